@@ -1,0 +1,180 @@
+"""Questions to train and to evaluate on, in the columns the trainer wants.
+
+Both sources give the same columns: `question`, `prompt` (messages, ready for a
+chat template) and `answer` (the gold number as text).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from .profiles import DATA, Profile
+from .prompts import SYSTEM_PROMPT, XML_COT_FORMAT, build_messages, extract_hash_answer, parse_number
+
+WORD_PROBLEM_SPLITS = ("train", "test", "new_families")
+GSM8K = "openai/gsm8k"
+GSM8K_REVISION = "e53f048856ff4f594e959d75785d2c2d37b678ee"
+
+Row = dict[str, Any]
+
+
+def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")) -> list[Row]:
+    """The rows of a JSONL file, one object a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not a JSON object or lacks a column; the message
+            names file and line.
+    """
+    path, rows = Path(path), []
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not valid JSON ({error.msg}); was the file cut off? It reads {line[:60]!r}"
+                ) from None
+            missing = [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]
+            if missing:
+                raise ValueError(f"{path}, line {number}: no text in column {missing[0]!r}; every line needs {list(columns)}")
+            rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: the file has no rows")
+    return rows
+
+
+def _to_dataset(rows: Sequence[Row], where: str, system_prompt: str | None, shots: Sequence[tuple[str, str]]) -> Dataset:
+    records = []
+    for number, row in enumerate(rows, start=1):
+        answer = extract_hash_answer(row["answer"])
+        if parse_number(answer) is None:
+            raise ValueError(f"{where}, row {number}: no number after '####' in the answer {row['answer'][-60:]!r}")
+        prompt = build_messages(row["question"], system_prompt, shots)
+        records.append({"question": row["question"], "prompt": prompt, "answer": answer})
+    return Dataset.from_list(records)
+
+
+def word_problem_rows(
+    split: str = "train", steps: Sequence[int] | None = None, families: Sequence[str] | None = None
+) -> list[Row]:
+    """The word problems as they are on disk: question, worked answer, family, steps.
+
+    Args:
+        split: "train", "test", or "new_families" (kinds of problem that training never sees).
+        steps: keep only problems of so many calculations.
+        families: keep only these kinds of problem.
+    """
+    if split not in WORD_PROBLEM_SPLITS:
+        raise ValueError(f"unknown split {split!r}; the word problems have {', '.join(WORD_PROBLEM_SPLITS)}")
+    rows = read_jsonl(DATA / "word_problems" / f"{split}.jsonl")
+    rows = [r for r in rows if (steps is None or r["steps"] in steps) and (families is None or r["family"] in families)]
+    if not rows:
+        raise ValueError(f"no word problem of {split!r} has steps in {steps} and a family in {families}")
+    return rows
+
+
+def word_problems(
+    split: str = "train",
+    max_samples: int | None = None,
+    *,
+    steps: Sequence[int] | None = None,
+    families: Sequence[str] | None = None,
+    system_prompt: str | None = SYSTEM_PROMPT,
+    shots: Sequence[tuple[str, str]] = (),
+) -> Dataset:
+    """The word problems of this repository, the first `max_samples` of those asked for."""
+    rows = word_problem_rows(split, steps, families)[:max_samples]
+    return _to_dataset(rows, f"word problems, {split}", system_prompt, shots)
+
+
+def get_gsm8k_questions(
+    split: str = "train",
+    max_samples: int | None = None,
+    source: str | Path | None = None,
+    *,
+    system_prompt: str | None = SYSTEM_PROMPT,
+    shots: Sequence[tuple[str, str]] = (),
+) -> Dataset:
+    """GSM8K (Cobbe et al. 2021, arXiv 2110.14168), the first `max_samples` questions of `split`.
+
+    Args:
+        source: a folder with GSM8K's `train.jsonl` and `test.jsonl`; None takes
+            openai/gsm8k from the hub, at a pinned revision.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"unknown split {split!r}; GSM8K has train and test")
+    if source is not None:
+        rows = read_jsonl(Path(source) / f"{split}.jsonl")
+    else:
+        try:
+            rows = load_dataset(GSM8K, "main", split=split, revision=GSM8K_REVISION).to_list()
+        except (ConnectionError, OSError) as error:
+            raise ConnectionError(
+                f"{GSM8K} cannot be loaded from the hub ({type(error).__name__}); "
+                "give a folder with its train.jsonl and test.jsonl as `source`, or use the profile 'tiny' or 'small'"
+            ) from error
+    return _to_dataset(rows[:max_samples], f"GSM8K, {split}", system_prompt, shots)
+
+
+def worked_reply(answer: str) -> str:
+    """A worked answer of GSM8K's form as a reply in the requested layout."""
+    steps = re.sub(r"<<.*?>>", "", answer.rpartition("####")[0]).strip()
+    return XML_COT_FORMAT.format(reasoning=steps, answer=extract_hash_answer(answer))
+
+
+def example_shots(n: int, steps: Sequence[int] | None = None) -> list[tuple[str, str]]:
+    """`n` worked examples for the prompt: the shortest training problems, each of another family.
+
+    Few tokens matter: the prompt is paid for in every completion's forward pass.
+    """
+    shots, families = [], set()
+    for row in sorted(word_problem_rows("train", steps), key=lambda r: len(r["question"]) + len(r["answer"])):
+        if len(shots) == n:
+            break
+        if row["family"] not in families:
+            families.add(row["family"])
+            shots.append((row["question"], worked_reply(row["answer"])))
+    return shots
+
+
+def load_task(profile: Profile, split: str, max_samples: int | None = None, source: str | Path | None = None) -> Dataset:
+    """The profile's questions, with the profile's prompt."""
+    shots = example_shots(profile.shots, profile.problem_steps) if profile.shots else []
+    if profile.task == "gsm8k":
+        return get_gsm8k_questions(split, max_samples, source, system_prompt=profile.system_prompt, shots=shots)
+    if profile.task == "word_problems":
+        steps = profile.problem_steps
+        return word_problems(split, max_samples, steps=steps, system_prompt=profile.system_prompt, shots=shots)
+    raise ValueError(f"unknown task {profile.task!r}; choose 'word_problems' or 'gsm8k'")
+
+
+def drop_long_prompts(dataset: Dataset, tokenizer: Any, max_prompt_length: int) -> tuple[Dataset, int]:
+    """Without the questions whose prompt has more than `max_prompt_length` tokens, and how many those were.
+
+    TRL no longer truncates prompts, and a truncated question is a wrong one.
+
+    Raises:
+        ValueError: nothing is left, or there is no column `prompt`.
+    """
+    if "prompt" not in dataset.column_names:
+        raise ValueError(f"the dataset has no column 'prompt' (it has {dataset.column_names}); build_messages makes one")
+    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in dataset["prompt"]]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    keep = [i for i, n in enumerate(lengths) if n <= max_prompt_length]
+    if not keep:
+        raise ValueError(
+            f"all {len(lengths)} prompts are longer than max_prompt_length={max_prompt_length} tokens "
+            f"(the shortest has {min(lengths)}); raise it"
+        )
+    return dataset.select(keep), len(lengths) - len(keep)

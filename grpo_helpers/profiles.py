@@ -1,0 +1,245 @@
+"""One recipe, four sizes: everything that differs between machines is a field here.
+
+No notebook branches on a profile's name: sizes, budgets, precision, prompt
+style and data all come from the `Profile` object. `detect()` picks one for the
+machine at hand; the environment variable `GRPO_PROFILE` overrides it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .prompts import SYSTEM_PROMPT
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A complete recipe. Lengths are in tokens, `minutes` on the machine named in `about`."""
+
+    name: str
+    about: str
+    minutes: float
+    # policy
+    model: str
+    revision: str | None = None
+    dtype: str = "float32"
+    # task and prompt
+    task: str = "word_problems"
+    max_samples: int | None = None
+    problem_steps: tuple[int, ...] = (1, 2, 3)
+    system_prompt: str | None = SYSTEM_PROMPT
+    shots: int = 0
+    # sampling
+    num_generations: int = 8
+    temperature: float = 1.0
+    max_prompt_length: int = 256
+    max_completion_length: int = 64
+    # optimisation; a step samples batch · accumulation completions
+    steps: int = 100
+    batch: int = 64
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    lr_scheduler: str = "cosine"
+    warmup_steps: float = 0.1
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    adam_beta2: float = 0.999
+    # objective
+    loss_type: str = "dapo"
+    beta: float = 0.0
+    scale_rewards: str = "group"
+    num_iterations: int = 1
+    # LoRA
+    lora_rank: int = 8
+    lora_alpha: int = 32
+    lora_targets: tuple[str, ...] = ATTENTION
+    lora_dropout: float = 0.0
+    # machine
+    shared_prompts: bool = True
+    checkpointing: bool = False
+    save_steps: int = 20
+    # evaluation
+    eval_questions: int = 200
+    eval_batch: int = 100
+    eval_temperatures: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self) -> None:
+        completions, group = self.batch * self.accumulation, self.num_generations
+        if group < 2:
+            raise ValueError(
+                f"num_generations={group}: a group needs at least 2 completions, or there is nothing to compare"
+            )
+        if completions % group:
+            fits = [g for g in range(2, completions + 1) if completions % g == 0]
+            batches = [b for b in range(1, 2 * self.batch + group) if b * self.accumulation % group == 0]
+            nearest = sorted(batches, key=lambda b: abs(b - self.batch))[:2]
+            raise ValueError(
+                f"batch={self.batch} × accumulation={self.accumulation} = {completions} completions a step "
+                f"cannot be split into groups of num_generations={group}. "
+                f"Use num_generations from {fits}, or a batch of {' or '.join(map(str, sorted(nearest)))}."
+            )
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps}: at least one optimizer step is needed")
+
+    @property
+    def prompts_per_step(self) -> int:
+        return self.batch * self.accumulation // self.num_generations
+
+    def with_(self, **changes: Any) -> Profile:
+        """A copy with some fields changed; an unknown field is a TypeError that names it."""
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"profile {self.name}: {self.about}\n"
+            f"  policy      {self.model} in {self.dtype}, LoRA rank {self.lora_rank} on {', '.join(self.lora_targets)}\n"
+            f"  task        {self.task}, {self.shots} worked examples in the prompt\n"
+            f"  a step      {self.prompts_per_step} questions × {self.num_generations} completions"
+            f" of at most {self.max_completion_length} tokens, temperature {self.temperature:g}\n"
+            f"  training    {self.steps} steps, learning rate {self.learning_rate:g}, beta {self.beta:g},"
+            f" loss {self.loss_type}\n"
+            f"  evaluation  {self.eval_questions} held-out questions, before and after"
+        )
+
+
+TINY = Profile(
+    name="tiny",
+    about="a 1.8M-parameter policy shipped with this repository; any CPU, about 3 minutes",
+    minutes=3,
+    model=str(DATA / "tiny_policy"),
+    problem_steps=(1, 2),
+    num_generations=8,
+    batch=64,
+    steps=100,
+    learning_rate=2e-3,
+    max_completion_length=56,
+    eval_temperatures=(0.0, 1.0),
+)
+
+SMALL = Profile(
+    name="small",
+    about="SmolLM2-135M-Instruct, a real pre-trained model; 2 CPU cores, about 10 minutes",
+    minutes=10,
+    model="HuggingFaceTB/SmolLM2-135M-Instruct",
+    revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+    dtype="bfloat16",
+    problem_steps=(1, 2),
+    shots=2,
+    num_generations=8,
+    batch=32,
+    steps=50,
+    learning_rate=2e-4,
+    max_prompt_length=384,
+    max_completion_length=64,
+    save_steps=10,
+)
+
+T4 = Profile(
+    name="t4",
+    about="Qwen2.5-1.5B-Instruct on GSM8K; a Colab T4, a first look of about 15 minutes (an estimate)",
+    minutes=15,
+    model="Qwen/Qwen2.5-1.5B-Instruct",
+    revision="989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+    dtype="float16",
+    task="gsm8k",
+    num_generations=8,
+    batch=4,
+    accumulation=8,
+    steps=15,
+    learning_rate=2e-5,
+    max_grad_norm=0.2,
+    weight_decay=0.1,
+    adam_beta2=0.99,
+    max_prompt_length=256,
+    max_completion_length=512,
+    lora_rank=16,
+    shared_prompts=False,
+    checkpointing=True,
+    save_steps=5,
+    eval_questions=100,
+    eval_batch=50,
+)
+
+ARTICLE = Profile(
+    name="article",
+    about="the source article's configuration in today's field names; a Colab T4",
+    minutes=10,
+    model="Qwen/Qwen2.5-1.5B-Instruct",
+    revision="989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+    dtype="float16",
+    task="gsm8k",
+    max_samples=20,
+    num_generations=4,
+    batch=4,
+    accumulation=2,
+    steps=10,
+    learning_rate=5e-6,
+    max_grad_norm=0.1,
+    weight_decay=0.1,
+    adam_beta2=0.99,
+    max_prompt_length=256,
+    max_completion_length=512,
+    lora_dropout=0.05,
+    shared_prompts=False,
+    checkpointing=True,
+    save_steps=50,
+    eval_questions=100,
+    eval_batch=50,
+)
+
+PROFILES = {p.name: p for p in (TINY, SMALL, T4, ARTICLE)}
+LONGEST_MINUTES = 15
+
+
+def get_profile(name: str) -> Profile:
+    """The profile called `name`.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)} (GRPO_PROFILE or --profile)")
+    return PROFILES[name]
+
+
+def detect(verbose: bool = True) -> Profile:
+    """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand.
+
+    CUDA → t4. Otherwise small, unless its weights cannot be had or it would
+    take over a quarter of an hour here; then tiny. Says why in one line.
+    """
+    chosen = os.environ.get("GRPO_PROFILE")
+    if chosen:
+        profile, why = get_profile(chosen), "GRPO_PROFILE is set"
+    else:
+        profile, why = _detect()
+    if verbose:
+        print(f"profile {profile.name}: {why}")
+    return profile
+
+
+def _detect() -> tuple[Profile, str]:
+    import torch
+
+    from .models import WeightsNotFound, estimated_minutes, find_weights
+
+    if torch.cuda.is_available():
+        return T4, f"found {torch.cuda.get_device_name()}"
+    minutes = estimated_minutes(SMALL)
+    if minutes > LONGEST_MINUTES:
+        return TINY, f"no GPU, and 'small' would take about {minutes:.0f} minutes on this CPU (GRPO_PROFILE=small if you do not mind)"
+    try:
+        find_weights(SMALL.model, SMALL.revision)
+    except WeightsNotFound as error:
+        return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
+    return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"

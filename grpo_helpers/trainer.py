@@ -1,0 +1,113 @@
+"""TRL's GRPOTrainer with each prompt run once instead of once per completion.
+
+Two of its methods are overridden, the one that samples and the one that
+scores; objective, optimiser, logging and checkpoints are TRL's. It is used
+where `Profile.shared_prompts` says so: on a CPU the saved work is most of a
+step (see `make bench`), on a GPU activation checkpointing is worth more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from trl import GRPOTrainer
+
+from .sampling import prefill, sample
+
+SCORE_CHUNK = 512  # completion tokens whose logits (tokens × vocabulary) are in memory at a time
+
+
+def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
+    """The causal LM inside a PEFT wrapper, adapters included."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _score(head: torch.nn.Module, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    logps = (head(hidden).float() / temperature).log_softmax(dim=-1)
+    with torch.no_grad():
+        entropy = -(logps.exp() * logps).sum(dim=-1)
+    return logps.gather(-1, tokens[:, None])[:, 0], entropy
+
+
+def completion_logps(
+    model: PreTrainedModel,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of completion tokens, each distinct prompt run once, with gradients.
+
+    Args:
+        model: a causal LM with a trunk `.model` and a head `.lm_head`.
+        prompt_ids, prompt_mask: (B, P), padded on the left.
+        completion_ids, completion_mask: (B, C), padded on the right.
+
+    Returns:
+        Log-probabilities and entropies, both (B, C), zero where the mask is.
+    """
+    rows, which = torch.unique(torch.cat([prompt_ids, prompt_mask], dim=1), dim=0, return_inverse=True)
+    ids, keep = rows.chunk(2, dim=1)
+    prompts = [row[m.bool()].tolist() for row, m in zip(ids, keep, strict=True)]
+    cache, mask, last = prefill(model, prompts, pad_id=0)
+    cache.batch_select_indices(which)
+    mask = torch.cat([mask[which], completion_mask[:, :-1]], dim=1)
+    positions = prompt_mask.sum(dim=1, keepdim=True) + torch.arange(completion_ids.shape[1] - 1, device=ids.device)
+    trunk = model.model(
+        input_ids=completion_ids[:, :-1], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    scored = completion_mask.bool()
+    hidden = torch.cat([last[which][:, None], trunk], dim=1)[scored]
+    tokens = completion_ids[scored]
+    pieces = [
+        checkpoint(_score, model.lm_head, h, t, temperature, use_reentrant=False)
+        for h, t in zip(hidden.split(SCORE_CHUNK), tokens.split(SCORE_CHUNK), strict=True)
+    ]
+    logps, entropies = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    blank = torch.zeros(scored.shape, dtype=logps.dtype, device=logps.device)
+    return blank.masked_scatter(scored, logps), blank.masked_scatter(scored, entropies)
+
+
+class SharedPromptTrainer(GRPOTrainer):
+    """GRPOTrainer for plain text on one process; same objective, less repeated work."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
+        unique = list(dict.fromkeys(map(tuple, prompt_ids)))
+        repeats = len(prompt_ids) // len(unique)
+        if prompt_ids != [list(p) for p in unique for _ in range(repeats)]:
+            raise ValueError(f"{len(prompt_ids)} prompts do not form {len(unique)} groups of equal size side by side")
+        completions = sample(
+            causal_lm(self.model),
+            unique,
+            max_new_tokens=self.max_completion_length,
+            eos_id=self._tokenizer.eos_token_id,
+            pad_id=self._tokenizer.pad_token_id,
+            num_generations=repeats,
+            temperature=self.temperature,
+        )
+        return completions, None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        with self.accelerator.autocast():
+            logps, entropies = completion_logps(
+                causal_lm(self.accelerator.unwrap_model(model)),
+                input_ids[:, :-logits_to_keep],
+                attention_mask[:, :-logits_to_keep],
+                input_ids[:, -logits_to_keep:],
+                attention_mask[:, -logits_to_keep:],
+                self.temperature,
+            )
+        return logps, entropies, None

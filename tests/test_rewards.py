@@ -50,7 +50,9 @@ hostile_texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_si
 numbers = st.one_of(
     st.integers(-(10**9), 10**9).map(Decimal),
     st.integers(-(10**40), -(10**30)).map(Decimal),
-    st.builds(lambda digits, places: Decimal(digits).scaleb(-places), st.integers(-(10**20), 10**20), st.integers(1, 8)),
+    st.builds(
+        lambda digits, places: Decimal(digits).scaleb(-places), st.integers(-(10**20), 10**20), st.integers(1, 8)
+    ),
 )
 
 
@@ -95,7 +97,11 @@ def test_conversational_completion_scores_as_its_text(func):
 
 
 def test_last_message_of_a_conversation_counts():
-    chat = [{"role": "assistant", "content": "hm"}, {"role": "user", "content": "?"}, {"role": "assistant", "content": PERFECT}]
+    chat = [
+        {"role": "assistant", "content": "hm"},
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": PERFECT},
+    ]
     assert completion_text(chat) == completion_text(PERFECT) == PERFECT
 
 
@@ -173,7 +179,9 @@ def test_answer_on_the_tag_line_is_correct_and_soft_but_not_strict():
     assert score(strict_format_reward_func, ONE_LINE) == 0.0
 
 
-@pytest.mark.parametrize("text", [f"\n\n {PERFECT} \n\n", ONE_LINE.replace(" <", "\n\n\t<"), ONE_LINE.replace("> <", "><")])
+@pytest.mark.parametrize(
+    "text", [f"\n\n {PERFECT} \n\n", ONE_LINE.replace(" <", "\n\n\t<"), ONE_LINE.replace("> <", "><")]
+)
 def test_soft_format_takes_any_spacing(text):
     assert has_soft_format(text)
 
@@ -203,7 +211,9 @@ def test_numbers_that_isdigit_rejects_are_numbers(number):
 # --- dishonest or broken completions are not --------------------------------
 
 
-@pytest.mark.parametrize("answer", ["²", "٣", "\uff13", "½", "72²", "", " ", "72 apples", "seventy-two", "1/2", "70 or 72", "1e3", "nan"])
+@pytest.mark.parametrize(
+    "answer", ["²", "٣", "\uff13", "½", "72²", "", " ", "72 apples", "seventy-two", "1/2", "70 or 72", "1e3", "nan"]
+)
 def test_what_is_not_a_number_is_not_paid(answer):
     text = XML_COT_FORMAT.format(reasoning="r", answer=answer)
     assert score(int_reward_func, text) == score(correctness_reward_func, text) == 0.0
@@ -228,7 +238,9 @@ def test_long_negative_number_is_not_rounded_into_the_gold_one(said, gold):
     assert not is_correct(f"<answer>{said}</answer>", gold)
 
 
-@pytest.mark.parametrize("text", ["42", "The answer is 42.", "#### 42", "\\boxed{42}", "42</answer>", "<answer>42", "</answer>42<answer>"])
+@pytest.mark.parametrize(
+    "text", ["42", "The answer is 42.", "#### 42", "\\boxed{42}", "42</answer>", "<answer>42", "</answer>42<answer>"]
+)
 def test_bare_or_unclosed_answer_is_not_paid(text):
     assert total(text, "42") == score(xmlcount_reward_func, text, "42") <= 0.25
 
@@ -338,7 +350,9 @@ def test_loose_spacing_is_soft_but_not_strict(text):
 # --- the gold answer --------------------------------------------------------
 
 
-@pytest.mark.parametrize("gold", ["", "# 72", "#### 72", "seventy-two", "72 apples", "1,00", "²", "6 * 12 = <<6*12=72>>72\n#### 72"])
+@pytest.mark.parametrize(
+    "gold", ["", "# 72", "#### 72", "seventy-two", "72 apples", "1,00", "²", "6 * 12 = <<6*12=72>>72\n#### 72"]
+)
 @pytest.mark.parametrize("text", [PERFECT, "no tags", ""])
 def test_unreadable_gold_answer_raises_and_is_named(gold, text):
     with pytest.raises(ValueError, match=re.escape(repr(gold))):

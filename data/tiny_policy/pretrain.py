@@ -75,18 +75,30 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE cut as Qwen2's is (a digit is always one token), with a small vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    ))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=512,
-        clean_up_tokenization_spaces=False, padding_side="left", chat_template=CHAT_TEMPLATE,
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
     )
 
 
@@ -95,7 +107,9 @@ def render(tokenizer: PreTrainedTokenizerFast, problem: Problem, asked: bool) ->
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def make_corpus(tokenizer: PreTrainedTokenizerFast, rng: random.Random, n: int, banned: set[str]) -> list[tuple[list[int], list[int]]]:
+def make_corpus(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, n: int, banned: set[str]
+) -> list[tuple[list[int], list[int]]]:
     """`n` pairs of (prompt ids, reply ids), no question of `banned` among them."""
     prompts, replies = [], []
     while len(prompts) < n:
@@ -133,21 +147,42 @@ def main() -> None:
 
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
-    banned = {json.loads(line)["question"] for line in (HERE.parent / "word_problems" / "test.jsonl").open(encoding="utf-8")}
+    banned = {
+        json.loads(line)["question"] for line in (HERE.parent / "word_problems" / "test.jsonl").open(encoding="utf-8")
+    }
     sample = [make_problem(rng) for _ in range(20_000)]
-    tokenizer = train_tokenizer([f"system\nuser\nassistant\n{SYSTEM_PROMPT}\n{p.question}\n{demonstration(rng, p)[1]}" for p in sample])
-    model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, attn_implementation="eager",
-    ))
+    tokenizer = train_tokenizer(
+        [f"system\nuser\nassistant\n{SYSTEM_PROMPT}\n{p.question}\n{demonstration(rng, p)[1]}" for p in sample]
+    )
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            attn_implementation="eager",
+        )
+    )
     corpus = make_corpus(tokenizer, rng, args.examples, banned)
     tokens = sum(len(p) + len(r) for p, r in corpus)
-    print(f"{model.num_parameters() / 1e6:.2f}M parameters, {len(tokenizer)} tokens in the vocabulary, {tokens / 1e6:.1f}M tokens to read", flush=True)
+    print(
+        f"{model.num_parameters() / 1e6:.2f}M parameters, vocabulary of {len(tokenizer)}, "
+        f"{tokens / 1e6:.1f}M tokens to read",
+        flush=True,
+    )
 
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+    )
     total, start = args.examples // args.batch, time.time()
     for step, (ids, labels) in enumerate(batches(corpus, args.batch, rng), start=1):
         fraction = step / total

@@ -1,0 +1,414 @@
+"""The word problems on disk, and both sources of questions: good input, and bad input named with its place."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from decimal import Decimal
+
+import pytest
+from datasets import Dataset
+
+from grpo_helpers import data
+from grpo_helpers.data import (
+    WORD_PROBLEM_SPLITS,
+    drop_long_prompts,
+    example_shots,
+    get_gsm8k_questions,
+    load_task,
+    read_jsonl,
+    word_problem_rows,
+    word_problems,
+    worked_reply,
+)
+from grpo_helpers.profiles import DATA, PROFILES, SMALL, TINY
+from grpo_helpers.prompts import SYSTEM_PROMPT, extract_hash_answer, parse_number
+from grpo_helpers.rewards import has_strict_format, is_correct
+
+FOLDER = DATA / "word_problems"
+SIZES = {"train": 2000, "test": 500, "new_families": 200}
+NOTE = re.compile(r"<<([^<>]*)>>")
+CALCULATION = re.compile(r"(-?[0-9.]+)([-+*/])(-?[0-9.]+)=(-?[0-9.]+)")
+COLUMNS = ["question", "prompt", "answer"]
+GOOD = {"question": "How many are 2 and 2?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return {split: word_problem_rows(split) for split in WORD_PROBLEM_SPLITS}
+
+
+@pytest.fixture
+def every_row(rows):
+    return [row for split in rows.values() for row in split]
+
+
+def gsm8k_like(folder, *answers):
+    """A folder in GSM8K's form whose splits hold a question for each of `answers`."""
+    lines = [json.dumps({"question": f"Question {i}?", "answer": answer}) for i, answer in enumerate(answers)]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+class WordTokenizer:
+    """A word is a token; one more for the generation prompt."""
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        assert (tokenize, add_generation_prompt) == (False, True)
+        return " ".join([*(m["content"] for m in messages), "assistant:"])
+
+    def __call__(self, texts, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [text.split() for text in texts]}
+
+
+# --- the word problems on disk ----------------------------------------------
+
+
+def test_script_writes_the_committed_bytes_again(tmp_path):
+    script = FOLDER / "make_word_problems.py"
+    env = os.environ | {"PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, script, "--output", tmp_path], check=True, capture_output=True, env=env)
+    for split in WORD_PROBLEM_SPLITS:
+        assert (tmp_path / f"{split}.jsonl").read_bytes() == (FOLDER / f"{split}.jsonl").read_bytes(), split
+
+
+@pytest.mark.parametrize("split", WORD_PROBLEM_SPLITS)
+def test_split_has_its_size(rows, split):
+    assert len(rows[split]) == SIZES[split]
+
+
+def test_no_question_occurs_twice_in_or_across_splits(every_row):
+    questions = Counter(row["question"] for row in every_row)
+    assert [q for q, n in questions.items() if n > 1] == []
+
+
+def test_new_families_are_not_in_training_or_test(rows):
+    families = {split: {row["family"] for row in rows[split]} for split in rows}
+    assert families["train"] == families["test"]
+    assert families["new_families"].isdisjoint(families["train"])
+
+
+def test_training_has_at_least_ten_families_none_of_them_rare(rows):
+    families = Counter(row["family"] for row in rows["train"])
+    assert len(families) >= 10
+    assert min(families.values()) >= 50
+
+
+def test_training_families_vary_in_wording_not_only_in_names_and_numbers(rows):
+    questions = defaultdict(list)
+    for row in rows["train"]:
+        if row["steps"] == 1:
+            questions[row["family"]].append(re.findall(r"[A-Za-z']+", row["question"]))
+    for family, worded in questions.items():
+        seen = Counter(word for words in worded for word in set(words))
+        # Names and things come from pools of five or more, so what is left are the fixed words.
+        wordings = {tuple(w for w in words if seen[w] > len(worded) / 4) for words in worded}
+        assert len(wordings) >= 2, family
+
+
+@pytest.mark.parametrize("split", WORD_PROBLEM_SPLITS)
+def test_one_two_and_three_steps_occur_in_every_family(rows, split):
+    steps = defaultdict(set)
+    for row in rows[split]:
+        steps[row["family"]].add(row["steps"])
+    assert set(map(frozenset, steps.values())) == {frozenset({1, 2, 3})}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    "kind",
+    [lambda x: x >= 1000, lambda x: x < 0, lambda x: x != x.to_integral_value()],
+    ids=["≥ 1,000", "negative", "decimal"],
+)
+def test_some_answers_are_hard_to_read_back(rows, split, kind):
+    answers = [Decimal(extract_hash_answer(row["answer"])) for row in rows[split]]
+    assert sum(map(kind, answers)) >= len(answers) / 50
+
+
+def test_rows_have_gsm8k_columns_and_family_and_steps(every_row):
+    assert {tuple(row) for row in every_row} == {("question", "answer", "family", "steps")}
+    assert {tuple(map(type, row.values())) for row in every_row} == {(str, str, str, int)}
+
+
+def test_worked_answers_end_with_hashes_and_a_plain_number(every_row):
+    assert [row for row in every_row if not re.search(r"\n#### -?[0-9]+(\.[0-9]+)?\Z", row["answer"])] == []
+    assert [row for row in every_row if row["answer"].count("####") != 1] == []
+
+
+def test_steps_is_the_number_of_notes(every_row):
+    assert [row for row in every_row if len(NOTE.findall(row["answer"])) != row["steps"]] == []
+
+
+def test_every_note_is_arithmetically_right(every_row):
+    operations = {"+": Decimal.__add__, "-": Decimal.__sub__, "*": Decimal.__mul__, "/": Decimal.__truediv__}
+    for row in every_row:
+        for note in NOTE.findall(row["answer"]):
+            a, sign, b, value = CALCULATION.fullmatch(note).groups()
+            assert operations[sign](Decimal(a), Decimal(b)) == Decimal(value), row
+
+
+def test_last_note_is_the_gold_answer(every_row):
+    for row in every_row:
+        assert CALCULATION.fullmatch(NOTE.findall(row["answer"])[-1])[4] == extract_hash_answer(row["answer"])
+
+
+def test_every_line_says_what_its_note_says(every_row):
+    for row in every_row:
+        for line in row["answer"].splitlines()[:-1]:
+            a, sign, b, value = CALCULATION.fullmatch(NOTE.search(line)[1]).groups()
+            assert re.fullmatch(rf"{re.escape(f'{a} {sign} {b} = ')}<<.*>>{re.escape(value)}( [a-z ]+)?", line), line
+
+
+def test_every_number_of_a_calculation_is_in_the_question_or_an_earlier_result(every_row):
+    for row in every_row:
+        known = {Decimal(n.replace(",", "")) for n in re.findall(r"[0-9][0-9,]*(?:\.[0-9]+)?", row["question"])}
+        known.add(Decimal(2))  # "twice as old", the two sides of a rectangle
+        for note in NOTE.findall(row["answer"]):
+            a, _, b, value = CALCULATION.fullmatch(note).groups()
+            assert {Decimal(a), Decimal(b)} <= known, row
+            known.add(Decimal(value))
+
+
+# --- both sources -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", WORD_PROBLEM_SPLITS)
+def test_word_problems_come_as_question_prompt_and_answer(split):
+    dataset, row = word_problems(split, 3), word_problem_rows(split)[0]
+    assert dataset.column_names == COLUMNS
+    assert dataset[0] == {
+        "question": row["question"],
+        "prompt": [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": row["question"]}],
+        "answer": extract_hash_answer(row["answer"]),
+    }
+
+
+def test_both_sources_give_the_same_columns(tmp_path):
+    ours = word_problems("train", 2)
+    theirs = get_gsm8k_questions("train", source=gsm8k_like(tmp_path, "#### 1", "1 + 1 = <<1+1=2>>2\n#### $1,002"))
+    assert theirs.features == ours.features
+    assert theirs.column_names == COLUMNS
+    assert theirs["answer"] == ["1", "1,002"]
+    assert [[m["role"] for m in p] for p in theirs["prompt"]] == [["system", "user"]] * 2
+
+
+@pytest.mark.parametrize("load", [word_problems, get_gsm8k_questions])
+def test_prompt_carries_system_prompt_and_shots_as_asked(tmp_path, load):
+    source = {"source": gsm8k_like(tmp_path, "#### 1")} if load is get_gsm8k_questions else {}
+    (messages,) = load("train", 1, **source, system_prompt=None, shots=[("1 + 1?", "2")])["prompt"]
+    assert [m["role"] for m in messages] == ["user", "assistant", "user"]
+    assert [m["content"] for m in messages[:2]] == ["1 + 1?", "2"]
+
+
+def test_max_samples_takes_the_first_and_none_takes_all(tmp_path):
+    source = gsm8k_like(tmp_path, "#### 1", "#### 2", "#### 3")
+    assert get_gsm8k_questions("test", 2, source)["answer"] == ["1", "2"]
+    assert len(get_gsm8k_questions("test", None, source)) == len(get_gsm8k_questions("test", 99, source)) == 3
+    assert word_problems("test", 5)["question"] == word_problems("test")["question"][:5]
+
+
+def test_word_problems_of_given_steps_and_families_only():
+    rows = word_problem_rows("train", steps=(1, 2), families=["prices", "town"])
+    assert {row["steps"] for row in rows} == {1, 2}
+    assert {row["family"] for row in rows} == {"prices", "town"}
+    assert word_problems("train", steps=(1, 2), families=["prices", "town"])["question"] == [
+        r["question"] for r in rows
+    ]
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 7473), ("test", 1319)])
+def test_all_of_gsm8k_loads_from_a_folder(split, size):
+    if not os.environ.get("GSM8K_DIR"):
+        pytest.skip("set GSM8K_DIR to a folder with train.jsonl and test.jsonl")
+    dataset = get_gsm8k_questions(split, source=os.environ["GSM8K_DIR"])
+    assert len(dataset) == size
+    assert dataset.features == word_problems("train", 1).features
+    assert None not in map(parse_number, dataset["answer"])
+    assert [p[-1]["content"] for p in dataset["prompt"]] == dataset["question"]
+
+
+def test_hub_is_asked_for_gsm8k_at_a_pinned_commit(monkeypatch):
+    asked = {}
+
+    def load_dataset(*args, **kwargs):
+        asked.update(kwargs, args=args)
+        return Dataset.from_list([GOOD])
+
+    monkeypatch.setattr(data, "load_dataset", load_dataset)
+    assert get_gsm8k_questions("train")["answer"] == ["4"]
+    assert asked["args"][0] == "openai/gsm8k"
+    assert re.fullmatch("[0-9a-f]{40}", asked["revision"])
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_loads_its_task(monkeypatch, tmp_path, name):
+    profile = PROFILES[name]
+    dataset = load_task(profile, "train", 2, gsm8k_like(tmp_path, "#### 1", "#### 2"))
+    assert dataset.column_names == COLUMNS
+    assert {len(p) for p in dataset["prompt"]} == {2 + 2 * profile.shots}
+    assert (dataset["answer"] == ["1", "2"]) == (profile.task == "gsm8k")
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_example_shots_are_right_in_format_and_each_of_another_family(n):
+    shots = example_shots(n, steps=(1, 2))
+    found = {row["question"]: row for row in word_problem_rows("train", steps=(1, 2))}
+    assert len({found[question]["family"] for question, _ in shots}) == len(shots) == n
+    for question, reply in shots:
+        assert has_strict_format(reply)
+        assert is_correct(reply, extract_hash_answer(found[question]["answer"]))
+
+
+def test_worked_reply_shows_the_steps_without_calculator_notes():
+    text = worked_reply("6 * 2 = <<6*2=12>>12 eggs\n12 - 4 = <<12-4=8>>8 eggs\n#### 8")
+    assert text == "<reasoning>\n6 * 2 = 12 eggs\n12 - 4 = 8 eggs\n</reasoning>\n<answer>\n8\n</answer>"
+
+
+# --- bad input is named -----------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["alone", "after blank lines", "at the end"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b'{"question": "q", "answer": "a #### 1"', id="closing brace cut off"),
+        pytest.param(b'{"question": "q", "ans', id="cut off in a name"),
+        pytest.param(b'{"question": "q", "answer": "caf\xc3', id="cut off in a letter of two bytes"),
+        pytest.param(b"question,answer", id="csv"),
+        pytest.param(b"{'question': 'q', 'answer': '#### 1'}", id="Python's repr"),
+        pytest.param(b'{"question": "q", "answer": "#### 1"}{"question": "q"}', id="two objects on a line"),
+        pytest.param(b'["q", "#### 1"]', id="a list"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b'"question answer"', id="a text"),
+        pytest.param(b'{"question": "q"}', id="no answer"),
+        pytest.param(b'{"question": "q", "answer": null}', id="empty answer"),
+        pytest.param(b'{"question": "q", "answer": 4}', id="answer not text"),
+        pytest.param(b'{"answer": "#### 1"}', id="no question"),
+    ],
+)
+def test_broken_line_is_named_with_file_and_line(tmp_path, line, where):
+    good = json.dumps(GOOD).encode() + b"\n"
+    before = {"alone": b"", "after blank lines": good + b"\n  \n", "at the end": good * 5}[where]
+    (tmp_path / "train.jsonl").write_bytes(before + line)
+    number = len(before.splitlines()) + 1
+    place = re.escape(f"{tmp_path / 'train.jsonl'}, line {number}:")
+    with pytest.raises(ValueError, match=place):
+        read_jsonl(tmp_path / "train.jsonl")
+    with pytest.raises(ValueError, match=place):
+        get_gsm8k_questions("train", source=tmp_path)
+
+
+@pytest.mark.parametrize("column", ["question", "answer"])
+def test_missing_column_is_named(tmp_path, column):
+    row = {k: v for k, v in GOOD.items() if k != column}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"'{column}'; every line needs"):
+        read_jsonl(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("text", ["", "\n", " \n\n\t\n"])
+def test_file_without_rows_is_named(tmp_path, text):
+    (tmp_path / "test.jsonl").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "test.jsonl"))):
+        get_gsm8k_questions("test", source=tmp_path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "train.jsonl"))):
+        get_gsm8k_questions("train", source=tmp_path)
+
+
+def test_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
+        read_jsonl(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n"])
+def test_line_endings_and_unicode_inside_texts_do_not_split_rows(tmp_path, ending):
+    rows = [GOOD, GOOD | {"question": "a\u2028b\u0085c \u2014 π?"}]
+    text = "".join(json.dumps(row, ensure_ascii=False) + ending for row in rows)
+    (tmp_path / "x.jsonl").write_bytes(text.encode())
+    assert read_jsonl(tmp_path / "x.jsonl") == rows
+
+
+@pytest.mark.parametrize(
+    ("load", "split"),
+    [(word_problems, "val"), (word_problem_rows, "Train"), (word_problems, "../test"), (get_gsm8k_questions, "new_families"), (get_gsm8k_questions, "")],
+)  # fmt: skip
+def test_unknown_split_is_named_and_the_known_ones_listed(load, split):
+    with pytest.raises(ValueError, match=rf"unknown split {re.escape(repr(split))}.*train.*test"):
+        load(split)
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "no hashes 4", "####", "#### four", "#### 4 eggs", "#### 1,00", "#### ²", "### 4"]
+)
+def test_answer_without_a_number_is_named_with_its_row(tmp_path, answer):
+    source = gsm8k_like(tmp_path, "#### 1", answer, "#### 3")
+    with pytest.raises(ValueError, match=rf"row 2: .*{re.escape(repr(answer))}"):
+        get_gsm8k_questions("train", source=source)
+
+
+@pytest.mark.parametrize("asked", [{"steps": (4,)}, {"families": ["poems"]}, {"steps": (1,), "families": ["theatre"]}])
+def test_asking_for_problems_that_do_not_exist_is_an_error(asked):
+    with pytest.raises(ValueError, match=re.escape(str(next(iter(asked.values()))))):
+        word_problems("train", **asked)
+
+
+@pytest.mark.parametrize("error", [ConnectionError, FileNotFoundError, TimeoutError])
+def test_unreachable_hub_names_data_set_and_both_ways_out(monkeypatch, error):
+    def load_dataset(*args, **kwargs):
+        raise error("no route to host")
+
+    monkeypatch.setattr(data, "load_dataset", load_dataset)
+    with pytest.raises(ConnectionError, match="(?s)openai/gsm8k.*source.*tiny"):
+        get_gsm8k_questions("train")
+
+
+def test_unknown_task_is_named_and_the_known_ones_listed():
+    with pytest.raises(ValueError, match="'poems'.*word_problems.*gsm8k"):
+        load_task(TINY.with_(task="poems"), "train")
+
+
+# --- prompts over the limit -------------------------------------------------
+
+
+def prompts_of(*lengths):
+    """A dataset whose prompts have so many tokens for WordTokenizer."""
+    rows = [
+        {"question": str(n), "prompt": [{"role": "user", "content": "w " * (n - 1)}], "answer": "1"} for n in lengths
+    ]
+    return Dataset.from_list(rows)
+
+
+def test_prompts_over_the_limit_are_dropped_and_counted():
+    kept, dropped = drop_long_prompts(prompts_of(5, 12, 10, 11, 3), WordTokenizer(), 10)
+    assert (kept["question"], dropped) == (["5", "10", "3"], 2)
+    assert kept.column_names == COLUMNS
+
+
+def test_nothing_is_dropped_at_the_limit():
+    dataset = prompts_of(5, 10)
+    kept, dropped = drop_long_prompts(dataset, WordTokenizer(), 10)
+    assert (kept.to_list(), dropped) == (dataset.to_list(), 0)
+
+
+def test_all_prompts_over_the_limit_is_an_error_that_says_what_would_do():
+    with pytest.raises(ValueError, match="all 2 .*max_prompt_length=10 .*the shortest has 12.*raise it"):
+        drop_long_prompts(prompts_of(12, 20), WordTokenizer(), 10)
+
+
+def test_data_set_without_prompts_is_named_with_its_columns():
+    with pytest.raises(ValueError, match=r"no column 'prompt'.*\['question'\].*build_messages"):
+        drop_long_prompts(Dataset.from_list([{"question": "q"}]), WordTokenizer(), 10)
+
+
+def test_shots_count_towards_the_limit():
+    dataset = load_task(SMALL, "train", 20)
+    with pytest.raises(ValueError, match="all 20 prompts"):
+        drop_long_prompts(dataset, WordTokenizer(), 40)
+    assert drop_long_prompts(load_task(SMALL.with_(shots=0), "train", 20), WordTokenizer(), 100)[1] == 0

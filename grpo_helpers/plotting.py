@@ -9,6 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .evaluation import wilson_interval
+
 # Okabe and Ito's palette, made for colour-blind readers.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
@@ -84,4 +86,52 @@ def plot_before_after(comparison: pd.DataFrame, title: str = "Before and after o
     ax.set_title(title)
     ax.grid(axis="x", alpha=0.3)
     ax.legend(loc="best")
+    return fig
+
+
+def plot_group(rewards: pd.Series, advantages: pd.Series, title: str = "One group, scored") -> Figure:
+    """The reward of each completion of a group beside its advantage; the dashed line is the group's mean."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.7), layout="constrained")
+    numbers = range(1, len(rewards) + 1)
+    left.bar(numbers, rewards, color=GREY)
+    left.axhline(rewards.mean(), color="black", linestyle="--", linewidth=1, label="group mean")
+    left.set_ylim(0, max(1.0, 1.25 * rewards.max()))
+    left.legend(loc="upper right", fontsize=8)
+    right.bar(numbers, advantages, color=[BLUE if a >= 0 else ORANGE for a in advantages])
+    right.axhline(0, color="black", linewidth=1)
+    labels = (("reward", "total reward (points)"), ("advantage", "advantage (standard deviations)"))
+    for ax, (name, unit) in zip((left, right), labels, strict=True):
+        ax.set_title(name, fontsize=10)
+        ax.set_xlabel("completion (number in the group)")
+        ax.set_ylabel(unit)
+        ax.set_xticks(numbers)
+    fig.suptitle(title)
+    return fig
+
+
+def plot_loss_and_reward(history: pd.DataFrame, title: str = "The same run, two curves") -> Figure:
+    """The logged loss beside the reward: the first says little, the second is what training is for."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.7), layout="constrained")
+    _trace(left, history, "loss", "loss")
+    left.axhline(0, color="black", linewidth=0.8)
+    left.set_ylabel("loss (no unit)")
+    _trace(right, history, "reward", "reward")
+    right.set_ylim(bottom=min(0.0, float(history["reward"].min())))
+    fig.suptitle(title)
+    return fig
+
+
+def plot_intervals(results: Mapping[str, tuple[int, int]], title: str = "How far a rate can be trusted") -> Figure:
+    """Rates with their 95 % Wilson intervals: label → (right answers, questions)."""
+    fig, ax = plt.subplots(figsize=(7.5, 0.5 * len(results) + 1.3), layout="constrained")
+    for y, (k, n) in enumerate(results.values()):
+        low, high = wilson_interval(k, n)
+        error = [[100 * (k / n - low)], [100 * (high - k / n)]]
+        ax.errorbar(100 * k / n, y, xerr=error, fmt="o", color=BLUE, capsize=4)
+    ax.set_yticks(range(len(results)), [f"{label}\n{k} of {n}" for label, (k, n) in results.items()])
+    ax.set_ylim(len(results) - 0.5, -0.5)
+    ax.set_xlim(-2, 102)
+    ax.set_xlabel("per cent right, with 95 % Wilson interval")
+    ax.set_title(title)
+    ax.grid(axis="x", alpha=0.3)
     return fig

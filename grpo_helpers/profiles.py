@@ -71,6 +71,9 @@ class Profile:
     eval_temperatures: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
+        for field in ("batch", "accumulation", "steps"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: at least 1 is needed")
         completions, group = self.batch * self.accumulation, self.num_generations
         if group < 2:
             raise ValueError(
@@ -78,15 +81,14 @@ class Profile:
             )
         if completions % group:
             fits = [g for g in range(2, completions + 1) if completions % g == 0]
+            by_group = f"num_generations from {fits}, or " if fits else ""
             batches = [b for b in range(1, 2 * self.batch + group) if b * self.accumulation % group == 0]
             nearest = sorted(batches, key=lambda b: abs(b - self.batch))[:2]
             raise ValueError(
                 f"batch={self.batch} × accumulation={self.accumulation} = {completions} completions a step "
                 f"cannot be split into groups of num_generations={group}. "
-                f"Use num_generations from {fits}, or a batch of {' or '.join(map(str, sorted(nearest)))}."
+                f"Use {by_group}a batch of {' or '.join(map(str, sorted(nearest)))}."
             )
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: at least one optimizer step is needed")
 
     @property
     def prompts_per_step(self) -> int:
@@ -118,12 +120,12 @@ TINY = Profile(
     about="a 1.8M-parameter policy shipped with this repository; any CPU, about 3 minutes",
     minutes=3,
     model=str(DATA / "tiny_policy"),
-    problem_steps=(1, 2),
+    problem_steps=(1,),
     num_generations=8,
     batch=64,
-    steps=100,
+    steps=150,
     learning_rate=2e-3,
-    max_completion_length=56,
+    max_completion_length=48,
     eval_temperatures=(0.0, 1.0),
 )
 

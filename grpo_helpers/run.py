@@ -86,11 +86,11 @@ def prepare_output(output: Path, resume: bool) -> None:
     """
     if resume and not (output / "run.json").is_file():
         raise FileNotFoundError(f"{output} holds no run to resume (no run.json); start one without --resume")
-    if not resume and (output / "run.json").exists():
-        k = next(k for k in range(1, 10_000) if not output.with_name(f"{output.name}.old{k}").exists())
-        output.rename(output.with_name(f"{output.name}.old{k}"))
-        print(f"an earlier run was there; it is kept as {output.name}.old{k}")
     try:
+        if not resume and (output / "run.json").exists():
+            k = next(k for k in range(1, 10_000) if not output.with_name(f"{output.name}.old{k}").exists())
+            output.rename(output.with_name(f"{output.name}.old{k}"))
+            print(f"an earlier run was there; it is kept as {output.name}.old{k}")
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
@@ -144,7 +144,7 @@ def _evaluations(
     for temperature in profile.eval_temperatures:
         path = output / f"{when}{'' if temperature == 0 else '_sampled'}.jsonl"
         if when == "before" and path.exists():
-            tables[temperature] = pd.read_json(path, lines=True, dtype={"gold": str, "extracted": str})
+            tables[temperature] = pd.DataFrame(data.read_jsonl(path, columns=("question", "completion")))
             continue
         table = evaluation.evaluate(
             model,

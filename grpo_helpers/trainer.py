@@ -59,16 +59,19 @@ def completion_logps(
     cache, mask, last = prefill(model, prompts, pad_id=0)
     cache.batch_select_indices(which)
     mask = torch.cat([mask[which], completion_mask[:, :-1]], dim=1)
-    positions = prompt_mask.sum(dim=1, keepdim=True) + torch.arange(completion_ids.shape[1] - 1, device=ids.device)
-    trunk = model.model(
-        input_ids=completion_ids[:, :-1],
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
+    hidden = last[which][:, None]
+    if completion_ids.shape[1] > 1:
+        positions = prompt_mask.sum(dim=1, keepdim=True) + torch.arange(completion_ids.shape[1] - 1, device=ids.device)
+        trunk = model.model(
+            input_ids=completion_ids[:, :-1],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        hidden = torch.cat([hidden, trunk], dim=1)
     scored = completion_mask.bool()
-    hidden = torch.cat([last[which][:, None], trunk], dim=1)[scored]
+    hidden = hidden[scored]
     tokens = completion_ids[scored]
     pieces = [
         checkpoint(_score, model.lm_head, h, t, temperature, use_reentrant=False)
@@ -83,19 +86,18 @@ class SharedPromptTrainer(GRPOTrainer):
     """GRPOTrainer for plain text on one process; same objective, less repeated work."""
 
     def _generate_single_turn(
-        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *args: Any
     ) -> tuple[list[list[int]], None]:
-        unique = list(dict.fromkeys(map(tuple, prompt_ids)))
-        repeats = len(prompt_ids) // len(unique)
-        if prompt_ids != [list(p) for p in unique for _ in range(repeats)]:
-            raise ValueError(f"{len(prompt_ids)} prompts do not form {len(unique)} groups of equal size side by side")
+        groups = prompt_ids[::num_generations]  # TRL repeats each prompt side by side
+        if prompt_ids != [prompt for prompt in groups for _ in range(num_generations)]:
+            raise ValueError(f"{len(prompt_ids)} prompts are not groups of {num_generations} equal ones side by side")
         completions = sample(
             causal_lm(self.model),
-            unique,
+            groups,
             max_new_tokens=self.max_completion_length,
             eos_id=self._tokenizer.eos_token_id,
             pad_id=self._tokenizer.pad_token_id,
-            num_generations=repeats,
+            num_generations=num_generations,
             temperature=self.temperature,
         )
         return completions, None

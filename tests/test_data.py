@@ -337,8 +337,14 @@ def test_line_endings_and_unicode_inside_texts_do_not_split_rows(tmp_path, endin
 
 @pytest.mark.parametrize(
     ("load", "split"),
-    [(word_problems, "val"), (word_problem_rows, "Train"), (word_problems, "../test"), (get_gsm8k_questions, "new_families"), (get_gsm8k_questions, "")],
-)  # fmt: skip
+    [
+        (word_problems, "val"),
+        (word_problems, "../test"),
+        (word_problem_rows, "Train"),
+        (get_gsm8k_questions, "new_families"),
+        (get_gsm8k_questions, ""),
+    ],
+)
 def test_unknown_split_is_named_and_the_known_ones_listed(load, split):
     with pytest.raises(ValueError, match=rf"unknown split {re.escape(repr(split))}.*train.*test"):
         load(split)

@@ -1,0 +1,405 @@
+"""Evaluation: replies in their places, verdicts, intervals and tests that can be checked by hand."""
+
+import copy
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from scipy.stats import binomtest
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+from grpo_helpers import evaluation
+from grpo_helpers.data import word_problems
+from grpo_helpers.evaluation import (
+    RATES,
+    as_percentages,
+    compare,
+    decompose,
+    evaluate,
+    generate_prediction,
+    generate_predictions,
+    paired_test,
+    score,
+    wilson_interval,
+)
+from grpo_helpers.profiles import DATA
+from grpo_helpers.prompts import build_messages
+
+# A shared CPU must not fail a test, and a test run must not leave files behind.
+relaxed = settings(deadline=None, database=None)
+
+NEW_TOKENS = 12
+OUTCOMES = ["strict", "flexible", "format", "truncated"]
+# Of many lengths, with a common beginning and without.
+PROMPTS = [
+    *word_problems("test", 5)["prompt"],
+    *(build_messages(question, system_prompt=None) for question in ("1 + 1?", "Hi", "What is the sum of 3 and 4?")),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(DATA / "tiny_policy", padding_side="left")
+
+
+def random_model(tokenizer):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 512}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, **ends)).eval()
+
+
+@torch.no_grad()
+def plain_greedy(model, tokenizer, messages):
+    """One prompt, the whole forward again for every token: slow and beyond doubt."""
+    text, reply = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), []
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    while len(reply) < NEW_TOKENS and tokenizer.eos_token_id not in reply:
+        reply.append(model(torch.tensor([[*ids, *reply]])).logits[0, -1].argmax().item())
+    return reply
+
+
+@pytest.fixture(scope="module")
+def some_end(tokenizer):
+    """A model whose end token took the place of one that it is fond of, and its greedy replies: some end, some not."""
+    model = random_model(tokenizer)
+    replies = [plain_greedy(model, tokenizer, p) for p in PROMPTS]
+    holders = {token: sum(token in other for other in replies) for reply in replies for token in reply}
+    fond = min(holders, key=lambda token: (abs(holders[token] - len(PROMPTS) // 2), token))
+    swap, head = [fond, tokenizer.eos_token_id], model.lm_head.weight
+    with torch.no_grad():
+        head[swap] = head[swap[::-1]]
+    return model, [plain_greedy(model, tokenizer, p) for p in PROMPTS]
+
+
+@pytest.fixture
+def model(some_end):
+    return copy.deepcopy(some_end[0])
+
+
+def replies_of(model, tokenizer, prompts=PROMPTS, **kwargs):
+    return generate_predictions(model, tokenizer, prompts, NEW_TOKENS, **kwargs)
+
+
+# --- replies ----------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False], ids=["shared prompts", "transformers' generate"])
+def either_way(request, monkeypatch):
+    """Both ways that replies are sampled: this package's, and the one for architectures it does not know."""
+    if not request.param:
+        monkeypatch.setattr(evaluation, "supports_sharing", lambda model: False)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_greedy_replies_are_right_and_in_the_order_given(some_end, tokenizer, either_way, batch_size):
+    model, tokens = some_end
+    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    truncated = [reply[-1] != tokenizer.eos_token_id for reply in tokens]
+    assert len(set(texts)) > len(PROMPTS) / 2
+    assert set(truncated) == {True, False}
+    expected = [[reply] for reply in zip(texts, truncated, strict=True)]
+    assert replies_of(model, tokenizer, batch_size=batch_size) == expected
+
+
+def test_order_of_the_questions_does_not_matter(model, tokenizer):
+    forwards = replies_of(model, tokenizer, batch_size=4)
+    assert replies_of(model, tokenizer, PROMPTS[::-1], batch_size=4) == forwards[::-1]
+
+
+def test_greedy_replies_equal_the_articles_function(model, tokenizer):
+    one_by_one = [generate_prediction(model, tokenizer, p, NEW_TOKENS) for p in PROMPTS]
+    assert [text for ((text, _),) in replies_of(model, tokenizer)] == one_by_one
+
+
+def test_articles_function_takes_a_bare_question(model, tokenizer):
+    (question,) = word_problems("test", 1)["question"]
+    assert generate_prediction(model, tokenizer, question, NEW_TOKENS) == generate_prediction(
+        model, tokenizer, build_messages(question), NEW_TOKENS
+    )
+
+
+def test_a_models_own_generation_settings_change_no_greedy_reply(model, tokenizer, either_way):
+    """Qwen2.5's instruct models, for one, bring a repetition penalty, which training does not use."""
+    plain = replies_of(model, tokenizer)
+    model.generation_config.repetition_penalty = 5.0
+    assert replies_of(model, tokenizer) == plain
+    assert [generate_prediction(model, tokenizer, p, NEW_TOKENS) for p in PROMPTS] == [t for ((t, _),) in plain]
+
+
+def test_a_models_own_generation_settings_do_not_narrow_what_is_sampled(model, tokenizer, either_way):
+    model.generation_config.update(top_p=0.01, top_k=1, do_sample=True)
+    greedy = {text for ((text, _),) in replies_of(model, tokenizer, PROMPTS[:1])}
+    sampled = replies_of(model, tokenizer, PROMPTS[:1], temperature=1.0, num_generations=20)[0]
+    assert len({text for text, _ in sampled} - greedy) > 10
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_every_prompt_gets_as_many_replies_as_asked(model, tokenizer, either_way, batch_size):
+    replies = replies_of(model, tokenizer, temperature=1.0, num_generations=3, batch_size=batch_size)
+    assert [len(group) for group in replies] == [3] * len(PROMPTS)
+    assert max(len({text for text, _ in group}) for group in replies) == 3
+
+
+def test_several_greedy_replies_are_copies_of_the_one(model, tokenizer):
+    several = replies_of(model, tokenizer, num_generations=3, batch_size=7)
+    assert several == [reply * 3 for reply in replies_of(model, tokenizer)]
+
+
+def test_one_seed_gives_the_same_sampled_replies_whatever_happened_before(model, tokenizer, either_way):
+    torch.manual_seed(1)
+    first = replies_of(model, tokenizer, temperature=1.0, seed=5)
+    torch.manual_seed(2)
+    assert replies_of(model, tokenizer, temperature=1.0, seed=5) == first
+    assert replies_of(model, tokenizer, temperature=1.0, seed=6) != first
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampling_replies_leaves_the_global_random_state_alone(model, tokenizer, either_way, temperature):
+    before = torch.get_rng_state()
+    replies_of(model, tokenizer, PROMPTS[:2], temperature=temperature, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_sampling_replies_leaves_the_random_state_of_the_gpu_alone(model, tokenizer):
+    before = torch.cuda.get_rng_state()
+    replies_of(model.to("cuda"), tokenizer, PROMPTS[:2], temperature=1.0, seed=5)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_replies_come_from_the_adapter_too(model, tokenizer):
+    plain = replies_of(model, tokenizer)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    lora = LoraConfig(r=4, lora_alpha=64, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, lora)
+    replies = replies_of(adapted, tokenizer)
+    one_by_one = [generate_prediction(adapted, tokenizer, p, NEW_TOKENS) for p in PROMPTS]
+    assert replies != plain
+    assert [text for ((text, _),) in replies] == one_by_one
+
+
+def test_evaluate_gives_a_scored_row_for_every_question_in_order(model, tokenizer):
+    dataset = word_problems("test", 7)
+    table = evaluate(model, tokenizer, dataset, NEW_TOKENS, batch_size=3)
+    assert list(table.columns) == ["question", "gold", "completion", "extracted", *OUTCOMES]
+    assert table["question"].to_list() == dataset["question"]
+    assert table["gold"].to_list() == dataset["answer"]
+    assert list(map(str, table[OUTCOMES].dtypes)) == ["bool"] * 4
+    replies = replies_of(model, tokenizer, dataset["prompt"])
+    assert list(zip(table["completion"], table["truncated"], strict=True)) == [reply for (reply,) in replies]
+
+
+# --- verdicts ---------------------------------------------------------------
+
+BLOCK = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
+
+
+@pytest.mark.parametrize(
+    ("completion", "truncated", "extracted", "right"),
+    [
+        pytest.param(BLOCK, False, "72", {"strict", "flexible", "format"}, id="right, in format"),
+        pytest.param(BLOCK + "\n", False, "72", {"strict", "flexible", "format"}, id="newline after"),
+        pytest.param(BLOCK.replace("72\n</a", "$72\n</a"), False, "$72", {"strict", "flexible", "format"}, id="money"),
+        pytest.param(BLOCK.replace("72\n</a", "71\n</a"), False, "71", {"format"}, id="wrong, in format"),
+        pytest.param("6 * 12 = 72\nThe answer is 72.", False, "", {"flexible"}, id="right, no format"),
+        pytest.param("<answer>\n72\n</answer>", False, "72", {"flexible"}, id="answer block alone"),
+        pytest.param("72 is 6 * 12", False, "", set(), id="another number is last"),
+        pytest.param(BLOCK + "\nSo 73.", False, "72", set(), id="text after the block"),
+        pytest.param(BLOCK + BLOCK, False, "72", {"flexible"}, id="block twice"),
+        pytest.param(BLOCK.removesuffix("\n</answer>"), True, "", {"flexible", "truncated"}, id="cut off"),
+        pytest.param("<reasoning>\n6 * 1", True, "", {"truncated"}, id="cut off in the reasoning"),
+        pytest.param("", False, "", set(), id="nothing"),
+    ],
+)
+def test_score_of_a_reply(completion, truncated, extracted, right):
+    row = score("6 * 12?", "72", completion, truncated)
+    texts = {"question": "6 * 12?", "gold": "72", "completion": completion, "extracted": extracted}
+    assert row == texts | {outcome: outcome in right for outcome in OUTCOMES}
+    assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
+
+
+# --- intervals --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(7, 30, 0.12, 0.41), (27, 30, 0.74, 0.97), (15, 30, 0.33, 0.67), (0, 30, 0.0, 0.11), (30, 30, 0.89, 1.0)],
+)
+def test_wilson_interval_is_the_known_one(successes, n, low, high):
+    assert [round(x, 2) for x in wilson_interval(successes, n)] == [low, high]
+
+
+@relaxed
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_is_the_formula_and_mirrors(rate):
+    k, n = rate
+    z, p = 1.959963984540054, k / n
+    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    low, high = wilson_interval(k, n)
+    assert (low, high) == pytest.approx(((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)), abs=1e-9)
+    assert (1 - high, 1 - low) == pytest.approx(wilson_interval(n - k, n))
+    assert 0 <= low <= p <= high <= 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 30, 10_000])
+def test_wilson_interval_ends_at_zero_and_one_exactly(n):
+    assert wilson_interval(0, n)[0] == 0.0
+    assert wilson_interval(n, n)[1] == 1.0
+
+
+def test_more_confidence_gives_a_wider_interval():
+    narrow, wide = wilson_interval(7, 30, 0.5), wilson_interval(7, 30, 0.99)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (1, 0), (6, 5), (-1, 5), (0, -1)])
+def test_what_is_no_rate_is_named(successes, n):
+    with pytest.raises(ValueError, match=f"{successes} of {n} is no rate"):
+        wilson_interval(successes, n)
+
+
+# --- paired test ------------------------------------------------------------
+
+verdicts = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
+
+
+def pairs(gained, lost, both, neither):
+    before = [False] * gained + [True] * lost + [True] * both + [False] * neither
+    after = [True] * gained + [False] * lost + [True] * both + [False] * neither
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p_value"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 6, 2 / 64), (10, 2, 158 / 4096), (2, 10, 158 / 4096)],
+)
+@pytest.mark.parametrize("unchanged", [(0, 0), (7, 100)])
+def test_paired_test_by_hand(gained, lost, p_value, unchanged):
+    got = paired_test(*pairs(gained, lost, *unchanged))
+    assert got == {"gained": gained, "lost": lost, "p_value": pytest.approx(p_value)}
+
+
+@relaxed
+@given(verdicts)
+def test_paired_test_is_scipys_binomial_test_and_symmetric(questions):
+    before, after = [b for b, _ in questions], [a for _, a in questions]
+    got, back = paired_test(before, after), paired_test(after, before)
+    assert (got["gained"], got["lost"]) == (questions.count((False, True)), questions.count((True, False)))
+    assert (back["gained"], back["lost"]) == (got["lost"], got["gained"])
+    assert back["p_value"] == pytest.approx(got["p_value"])
+    changed = got["gained"] + got["lost"]
+    assert got["p_value"] == pytest.approx(binomtest(got["gained"], changed, 0.5).pvalue if changed else 1.0)
+
+
+def test_paired_test_takes_columns_of_a_table():
+    before, after = pairs(10, 2, 3, 4)
+    assert paired_test(pd.Series(before), pd.Series(after)) == paired_test(before, after)
+
+
+@pytest.mark.parametrize(("before", "after"), [([True], []), ([], [True]), ([True] * 3, [True] * 2)])
+def test_other_number_of_questions_is_named(before, after):
+    with pytest.raises(ValueError, match=f"{len(before)} questions before, {len(after)} after"):
+        paired_test(before, after)
+
+
+# --- tables -----------------------------------------------------------------
+
+
+def table(*rows):
+    """A table of evaluation: for each reply the outcomes that hold."""
+    held = [{outcome: outcome in row.split() for outcome in OUTCOMES} for row in rows]
+    return pd.DataFrame(held).assign(question=[f"question {i}" for i in range(len(rows))])
+
+
+RIGHT = "strict flexible format"
+BEFORE = table("flexible", "", "truncated", RIGHT, "format", "truncated", "", "flexible")
+AFTER = table(RIGHT, RIGHT, RIGHT, "", "flexible", "", "flexible", "flexible")
+
+
+def test_compare_of_hand_made_tables():
+    comparison = compare(BEFORE, AFTER)
+    assert list(comparison.index) == list(RATES.values())
+    strict = comparison.loc[RATES["strict"]]
+    assert (strict["n"], strict["before"], strict["after"]) == (8, 1 / 8, 3 / 8)
+    assert (strict["before_low"], strict["before_high"]) == wilson_interval(1, 8)
+    assert (strict["after_low"], strict["after_high"]) == wilson_interval(3, 8)
+    assert (strict["gained"], strict["lost"]) == (3, 1)
+    assert strict["p_value"] == pytest.approx(binomtest(3, 4).pvalue)
+    changes = {"flexible": (4, 1), "format": (3, 2), "truncated": (0, 2)}
+    for outcome, (gained, lost) in changes.items():
+        row = comparison.loc[RATES[outcome]]
+        assert (row["gained"], row["lost"]) == (gained, lost), outcome
+        assert row["after"] - row["before"] == pytest.approx((gained - lost) / 8), outcome
+
+
+def test_compare_with_itself_finds_no_change():
+    comparison = compare(BEFORE, BEFORE)
+    assert (comparison["before"] == comparison["after"]).all()
+    assert (comparison[["gained", "lost"]] == 0).all(axis=None)
+    assert (comparison["p_value"] == 1.0).all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(AFTER[::-1], id="another order"),
+        pytest.param(AFTER[:-1], id="fewer"),
+        pytest.param(AFTER.assign(question="another"), id="others"),
+    ],
+)
+def test_tables_of_other_questions_are_not_compared(other):
+    with pytest.raises(ValueError, match="questions before and after differ"):
+        compare(BEFORE, other)
+
+
+def test_tables_without_questions_are_not_compared():
+    with pytest.raises(ValueError, match="0 of 0"):
+        compare(BEFORE[:0], AFTER[:0])
+
+
+def test_decompose_of_hand_made_tables():
+    assert decompose(BEFORE, AFTER) == {"format": 1, "arithmetic": 2, "lost": 1}
+
+
+rows_of_outcomes = st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=40)
+
+
+@relaxed
+@given(st.data())
+def test_decompose_adds_up_to_the_paired_test(data):
+    before = data.draw(rows_of_outcomes)
+    after = data.draw(st.lists(st.tuples(*[st.booleans()] * 4), min_size=len(before), max_size=len(before)))
+    before, after = (pd.DataFrame(rows, columns=OUTCOMES) for rows in (before, after))
+    parts, test = decompose(before, after), paired_test(before["strict"], after["strict"])
+    assert parts["format"] + parts["arithmetic"] == test["gained"]
+    assert parts["lost"] == test["lost"]
+    assert parts["format"] <= before["flexible"].sum()
+    assert after["strict"].sum() - before["strict"].sum() == test["gained"] - parts["lost"]
+
+
+def test_percentages_are_for_reading():
+    before = pd.DataFrame([{o: i < 7 for o in OUTCOMES} | {"question": i} for i in range(30)])
+    after = pd.DataFrame([{o: i < 27 for o in OUTCOMES} | {"question": i} for i in range(30)])
+    shown = as_percentages(compare(before, after))
+    assert list(shown.index) == list(RATES.values())
+    assert shown.loc[RATES["strict"]].to_dict() == {
+        "before (95 % interval)": "23.3 % (11.8-40.9)",
+        "after (95 % interval)": "90.0 % (74.4-96.5)",
+        "gained": 20,
+        "lost": 0,
+        "p": "1.9e-06",
+    }
+
+
+def test_percentages_of_all_and_none():
+    none, every = table("", "", ""), table(RIGHT, RIGHT, RIGHT)
+    row = as_percentages(compare(none, every)).loc[RATES["strict"]]
+    assert row["before (95 % interval)"].startswith("0.0 % (0.0-")
+    assert row["after (95 % interval)"].startswith("100.0 % (")
+    assert row["after (95 % interval)"].endswith("-100.0)")
+    assert row["p"] == "0.25"

@@ -1,0 +1,205 @@
+"""Sampling shares work between prompts and completions; what comes out must not show it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from grpo_helpers.sampling import next_tokens, pad_left, prefill, sample, supports_sharing
+
+# A shared CPU must not fail a test, and a test run must not leave files behind.
+relaxed = settings(deadline=None, database=None)
+
+NO_EOS = -1
+PROMPTS = {
+    "ragged, common beginning": [[5, 6, 7, 8, 9], [5, 6, 7, 4], [5, 6, 7, 8, 20, 21, 22], [5, 6, 7, 8, 9, 10]],
+    "ragged, no common beginning": [[5], [6, 7], [7, 8, 9, 10, 11, 12, 13], [40, 41, 42]],
+    "one a beginning of another": [[5, 6], [5, 6, 7], [5, 6, 7, 8, 9]],
+    "all alike": [[5, 6, 7]] * 3,
+    "one prompt": [[5, 6, 7, 8]],
+    "one token": [[5], [5], [6]],
+}
+ragged_prompts = pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+
+
+def random_model(vocabulary=64, **config):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    sizes = {"num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3}
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, **shape, **sizes, **ends, **config)).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+def up_to(row, eos):
+    return row[: row.index(eos) + 1] if eos in row else row
+
+
+def greedy(model, prompts, max_new_tokens):
+    """What transformers' own loop gives, without an end."""
+    ids, mask = pad_left(prompts, 0, "cpu")
+    output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
+    return output[:, ids.shape[1] :].tolist()
+
+
+# --- greedy decoding --------------------------------------------------------
+
+
+@ragged_prompts
+def test_greedy_sample_equals_generate(model, prompts):
+    expected = greedy(model, prompts, 12)
+    got = sample(model, prompts, max_new_tokens=12, eos_id=NO_EOS, pad_id=0, temperature=0)
+    assert got == expected
+
+
+@ragged_prompts
+def test_finished_rows_end_and_do_not_disturb_the_others(model, prompts):
+    whole = [row for row in greedy(model, prompts, 10) for _ in range(2)]
+    for eos in sorted({token for row in whole for token in row}):
+        got = sample(model, prompts, max_new_tokens=10, eos_id=eos, pad_id=0, num_generations=2, temperature=0)
+        assert got == [up_to(row, eos) for row in whole], eos
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_completions_are_cut_off_at_the_limit(model, limit):
+    prompts = PROMPTS["ragged, common beginning"]
+    got = sample(model, prompts, max_new_tokens=limit, eos_id=NO_EOS, pad_id=0, temperature=0)
+    assert got == [row[:limit] for row in greedy(model, prompts, 5)]
+
+
+@pytest.mark.parametrize("pad_id", [0, 7, 63])
+def test_padding_token_does_not_matter(model, pad_id):
+    prompts = PROMPTS["ragged, no common beginning"]
+    got = sample(model, prompts, max_new_tokens=8, eos_id=NO_EOS, pad_id=pad_id, temperature=0)
+    assert got == greedy(model, prompts, 8)
+
+
+def test_sampling_builds_no_graph_and_leaves_the_model_as_it_was(model):
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    sample(model, [[5, 6]], max_new_tokens=4, eos_id=NO_EOS, pad_id=0)
+    assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+# --- the distribution -------------------------------------------------------
+
+
+def p_value(tokens, probabilities):
+    """Pearson's test that `tokens` are draws from `probabilities`; a token of probability zero fails it."""
+    counts = torch.bincount(tokens, minlength=len(probabilities)).double()
+    possible = probabilities > 0
+    assert counts[~possible].sum() == 0
+    expected = probabilities[possible].double()
+    return chisquare(counts[possible].numpy(), (expected / expected.sum() * counts.sum()).numpy()).pvalue
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_next_tokens_are_draws_from_the_softmax(temperature):
+    torch.manual_seed(1)
+    logits = torch.randn(20)
+    logits[[0, 7, 8, 19]] = -torch.inf
+    tokens = next_tokens(logits.expand(50_000, -1), temperature)
+    assert p_value(tokens, (logits / temperature).softmax(dim=-1)) > 0.001
+
+
+def test_rows_are_drawn_independently():
+    torch.manual_seed(2)
+    tokens = next_tokens(torch.zeros(2, 4).repeat(20_000, 1), 1.0).view(-1, 2)
+    assert p_value(4 * tokens[:, 0] + tokens[:, 1], torch.full((16,), 1 / 16)) > 0.001
+
+
+@pytest.mark.parametrize("draw", [0.0, 2**-24, 0.5, 1 - 2**-24])
+@pytest.mark.parametrize("impossible", [[0], [4], [0, 1, 3, 4], [1, 2, 3], [0, 4]], ids=str)
+def test_token_of_probability_zero_is_never_drawn(monkeypatch, draw, impossible):
+    logits = torch.zeros(1, 5)
+    logits[:, impossible] = -torch.inf
+    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.full(size, draw))
+    assert next_tokens(logits, 1.0).item() not in impossible
+
+
+@relaxed
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
+def test_every_draw_is_in_the_vocabulary_and_possible(seed, temperature):
+    torch.manual_seed(seed)
+    logits = 30 * torch.randn(8, 50)
+    logits[logits < 0] = -torch.inf
+    tokens = next_tokens(logits, temperature)
+    assert logits.gather(1, tokens[:, None]).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_temperature_zero_takes_the_likeliest(dtype):
+    logits = torch.randn(10, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert next_tokens(logits, 0).tolist() == logits.argmax(dim=-1).tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_pairs_of_sampled_tokens_follow_the_model(temperature):
+    model, prompts, size = random_model(vocabulary=6), [[1, 2, 3], [1, 2], [4]], 4_000
+    torch.manual_seed(3)
+    sampling = {"max_new_tokens": 2, "num_generations": size, "temperature": temperature}
+    completions = sample(model, prompts, eos_id=NO_EOS, pad_id=0, **sampling)
+    with torch.no_grad():
+        for i, prompt in enumerate(prompts):
+            logits = model(torch.tensor([[*prompt, token] for token in range(6)])).logits / temperature
+            first, second = logits[0, -2].softmax(dim=-1), logits[:, -1].softmax(dim=-1)
+            pairs = torch.tensor(completions[i * size : (i + 1) * size])
+            assert p_value(6 * pairs[:, 0] + pairs[:, 1], (first[:, None] * second).flatten()) > 0.001
+
+
+def test_one_seed_gives_one_sample():
+    model, draws = random_model(), []
+    for seed in (4, 4, 5):
+        torch.manual_seed(seed)
+        draws.append(sample(model, [[5, 6]], max_new_tokens=8, eos_id=NO_EOS, pad_id=0, num_generations=4))
+    assert draws[0] == draws[1] != draws[2]
+
+
+# --- prefill ----------------------------------------------------------------
+
+
+@ragged_prompts
+def test_prefill_gives_the_last_hidden_states_of_plain_forwards(model, prompts):
+    with torch.no_grad():
+        cache, mask, hidden = prefill(model, prompts, pad_id=0)
+        plain = torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts])
+    torch.testing.assert_close(hidden, plain, atol=1e-5, rtol=1e-4)
+    assert mask.sum(dim=1).tolist() == [len(p) for p in prompts]
+    assert cache.get_seq_length() == mask.shape[1]
+
+
+@ragged_prompts
+def test_gradient_through_prefill_equals_that_of_plain_forwards(model, prompts):
+    weights = torch.randn(len(prompts), 32, generator=torch.Generator().manual_seed(0))
+    parameters = dict(model.model.named_parameters())
+
+    def gradients(hidden):
+        found = torch.autograd.grad((weights * hidden).sum(), list(parameters.values()))
+        return dict(zip(parameters, found, strict=True))
+
+    shared = gradients(prefill(model, prompts, pad_id=0)[2])
+    plain = gradients(torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts]))
+    assert max(expected.abs().max() for expected in plain.values()) > 0
+    for name, expected in plain.items():
+        torch.testing.assert_close(shared[name], expected, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_pad_left_puts_the_tokens_at_the_end():
+    ids, mask = pad_left([[1, 2, 3], [4]], 9, "cpu")
+    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("config", "known"),
+    [({}, True), ({"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}, False)],
+    ids=["full attention", "sliding window"],
+)
+def test_sliding_windows_are_left_to_the_libraries(config, known):
+    assert supports_sharing(random_model(**config)) == known

@@ -1,0 +1,154 @@
+"""Log-probabilities with each prompt run once must be those, gradients included, of a plain forward."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from grpo_helpers import trainer
+from grpo_helpers.sampling import pad_left
+from grpo_helpers.trainer import SharedPromptTrainer, causal_lm, completion_logps
+
+BATCHES = {
+    "groups of two, common beginning": (
+        [[5, 6, 7, 8], [5, 6, 7, 8], [5, 6, 9], [5, 6, 9], [5, 6, 7, 8, 10, 11], [5, 6, 7, 8, 10, 11]],
+        [[20, 21, 22, 1], [23, 1], [24, 25, 26, 27, 28], [1], [29, 30, 31], [20, 21, 1]],
+    ),
+    "ragged, no common beginning": ([[5], [6, 7, 8], [9, 10]], [[20, 21], [22, 23, 24, 1], [25]]),
+    "groups mixed up": ([[5, 6], [7], [5, 6], [7], [5, 6]], [[20], [21, 22], [23, 24, 25], [26, 1], [27, 1]]),
+    "one prompt": ([[5, 6, 7]] * 4, [[20, 21, 22], [23, 1], [24], [25, 26]]),
+    "one row": ([[5, 6, 7]], [[20, 21, 1]]),
+    "ends at once, all of them": ([[5, 6], [5, 6], [7]], [[1], [20], [1]]),
+}
+ragged_batches = pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+
+
+def random_model(lora):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 128}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+    ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, **ends)).eval()
+    if not lora:
+        return model
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(model, config).eval()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["all weights", "LoRA"])
+def model(request):
+    return random_model(request.param)
+
+
+def tensors(batch):
+    """The batch as TRL passes it: prompts padded on the left, completions on the right."""
+    prompts, completions = batch
+    width = max(map(len, completions))
+    ids = torch.tensor([[*c, *[0] * (width - len(c))] for c in completions])
+    mask = torch.tensor([[*[1] * len(c), *[0] * (width - len(c))] for c in completions])
+    return *pad_left(prompts, 0, "cpu"), ids, mask
+
+
+def plain_logps(model, batch, temperature):
+    """Row by row without padding or cache; log-probabilities and entropies, zero after the end."""
+    rows = []
+    for prompt, completion in zip(*batch, strict=True):
+        logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+        logps = (logits / temperature).log_softmax(dim=-1)
+        entropy = torch.distributions.Categorical(logits=logits / temperature).entropy()
+        rows.append((logps[range(len(completion)), completion], entropy))
+    return tuple(torch.nn.utils.rnn.pad_sequence(parts, batch_first=True) for parts in zip(*rows, strict=True))
+
+
+def gradients(model, logps):
+    weights = torch.randn(logps.shape, generator=torch.Generator().manual_seed(0))
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad((weights * logps).sum(), list(parameters.values()))
+    return dict(zip(parameters, found, strict=True))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@ragged_batches
+def test_logps_and_entropies_equal_a_plain_forward(model, batch, temperature):
+    with torch.no_grad():
+        logps, entropies = completion_logps(causal_lm(model), *tensors(batch), temperature)
+        expected_logps, expected_entropies = plain_logps(model, batch, temperature)
+    torch.testing.assert_close(logps, expected_logps, atol=1e-4, rtol=0)
+    torch.testing.assert_close(entropies, expected_entropies, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@ragged_batches
+def test_gradients_equal_those_of_a_plain_forward(model, batch, temperature):
+    got = gradients(model, completion_logps(causal_lm(model), *tensors(batch), temperature)[0])
+    expected = gradients(model, plain_logps(model, batch, temperature)[0])
+    assert ("lora" in " ".join(expected)) == (model is not causal_lm(model))
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_size_of_the_pieces_does_not_matter(model, monkeypatch, chunk):
+    batch = BATCHES["groups of two, common beginning"]
+    monkeypatch.setattr(trainer, "SCORE_CHUNK", chunk)
+    logps = completion_logps(causal_lm(model), *tensors(batch))[0]
+    expected = plain_logps(model, batch, 1.0)[0]
+    torch.testing.assert_close(logps, expected, atol=1e-4, rtol=0)
+    got = gradients(model, logps)
+    for name, gradient in gradients(model, expected).items():
+        torch.testing.assert_close(got[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("masked", [[1], [0, 1, 2, 3, 4, 5]], ids=["a row", "every row"])
+def test_masked_completions_score_zero(model, masked):
+    batch = BATCHES["groups of two, common beginning"]
+    prompt_ids, prompt_mask, ids, mask = tensors(batch)
+    mask[masked] = 0
+    with torch.no_grad():
+        logps, entropies = completion_logps(causal_lm(model), prompt_ids, prompt_mask, ids, mask)
+        expected = plain_logps(model, batch, 1.0)[0]
+    expected[masked] = 0
+    torch.testing.assert_close(logps, expected, atol=1e-4, rtol=0)
+    assert entropies[masked].abs().sum() == 0
+
+
+def test_causal_lm_is_found_with_its_adapters_on():
+    plain, adapted = random_model(lora=False), random_model(lora=True)
+    ids = torch.tensor([[5, 6, 7]])
+    assert causal_lm(plain) is plain
+    with torch.no_grad():
+        assert torch.equal(causal_lm(adapted)(ids).logits, adapted(ids).logits)
+        assert not torch.allclose(adapted(ids).logits, plain(ids).logits)
+
+
+# --- completions of a batch -------------------------------------------------
+
+
+def generate(prompt_ids, num_generations=1):
+    """SharedPromptTrainer's sampling, greedy, on a random model."""
+    tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0)
+    fields = {"model": random_model(lora=True), "max_completion_length": 5, "_tokenizer": tokenizer, "temperature": 0}
+    return SharedPromptTrainer._generate_single_turn(
+        SimpleNamespace(**fields), prompt_ids, None, {}, num_generations
+    )[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "size"),
+    [
+        pytest.param([[5, 6]] * 2 + [[7]] * 2, 2, id="groups"),
+        pytest.param([[5, 6]] * 4, 4, id="one group"),
+        pytest.param([[5, 6], [7], [8, 9, 10]], 1, id="groups of one"),
+        pytest.param([[5, 6]] * 4 + [[7]] * 2, 2, id="a question that is twice in the data set"),
+    ],
+)
+def test_every_prompt_of_a_batch_gets_its_completion(prompts, size):
+    assert generate(prompts, size) == [generate([prompt])[0] for prompt in prompts]
+
+
+def test_prompts_that_are_no_groups_are_refused():
+    with pytest.raises(ValueError, match="not groups of 2"):
+        generate([[5, 6], [7]], 2)

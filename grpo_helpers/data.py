@@ -137,18 +137,18 @@ def worked_reply(answer: str) -> str:
     return XML_COT_FORMAT.format(reasoning=steps, answer=extract_hash_answer(answer))
 
 
-def example_shots(n: int, steps: Sequence[int] = (1, 2, 3)) -> list[tuple[str, str]]:
-    """`n` worked examples for the prompt, in turn of each number of `steps`, no two of one family.
+def example_shots(n: int, steps: Sequence[int] | None = None) -> list[tuple[str, str]]:
+    """`n` worked examples for the prompt: the shortest training problems, no two of one family.
 
-    The shortest training problems are taken, because the prompt is paid for in
-    every forward pass.
+    The prompt is paid for in every forward pass, and for the `small` policy
+    short examples also worked best: it follows the layout of a one-step example
+    far more often than that of a two-step one.
     """
-    rows = sorted(word_problem_rows("train", steps), key=lambda r: len(r["question"]) + len(r["answer"]))
     shots, families = [], set()
-    for i in range(n):
-        row = next(r for r in rows if r["steps"] == steps[i % len(steps)] and r["family"] not in families)
-        families.add(row["family"])
-        shots.append((row["question"], worked_reply(row["answer"])))
+    for row in sorted(word_problem_rows("train", steps), key=lambda r: len(r["question"]) + len(r["answer"])):
+        if len(shots) < n and row["family"] not in families:
+            families.add(row["family"])
+            shots.append((row["question"], worked_reply(row["answer"])))
     return shots
 
 

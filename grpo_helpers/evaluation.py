@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
 from .sampling import pad_left, sample, supports_sharing
-from .trainer import causal_lm
+from .trainer import causal_lm, merged_adapters
 
 RATES = {
     "strict": "strict accuracy (right, in format)",
@@ -90,15 +90,16 @@ def _generate(
 ) -> list[list[int]]:
     eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if supports_sharing(causal_lm(model)):
-        return sample(
-            causal_lm(model),
-            prompts,
-            max_new_tokens=max_new_tokens,
-            eos_id=eos_id,
-            pad_id=pad_id,
-            num_generations=num_generations,
-            temperature=temperature,
-        )
+        with merged_adapters(model):
+            return sample(
+                causal_lm(model),
+                prompts,
+                max_new_tokens=max_new_tokens,
+                eos_id=eos_id,
+                pad_id=pad_id,
+                num_generations=num_generations,
+                temperature=temperature,
+            )
     ids, mask = pad_left(prompts, pad_id, model.device)
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature:

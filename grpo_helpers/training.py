@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,17 +126,15 @@ def make_trainer(
     one_process = int(os.environ.get("WORLD_SIZE", "1")) == 1
     share = profile.shared_prompts and one_process and supports_sharing(model)
     trainer_class = SharedPromptTrainer if share else GRPOTrainer
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=FutureWarning)
-        trainer = trainer_class(
-            model=model,
-            reward_funcs=[checked(f) for f in reward_funcs],
-            args=grpo_config(profile, output_dir, seed, **overrides),
-            train_dataset=dataset,
-            processing_class=tokenizer,
-            peft_config=lora_config(profile),
-            callbacks=[RewardProgress(), *callbacks],
-        )
+    trainer = trainer_class(
+        model=model,
+        reward_funcs=[checked(f) for f in reward_funcs],
+        args=grpo_config(profile, output_dir, seed, **overrides),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=lora_config(profile),
+        callbacks=[RewardProgress(), *callbacks],
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer

@@ -131,9 +131,9 @@ def generate(prompt_ids, num_generations=1):
     """SharedPromptTrainer's sampling, greedy, on a random model."""
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0)
     fields = {"model": random_model(lora=True), "max_completion_length": 5, "_tokenizer": tokenizer, "temperature": 0}
-    return SharedPromptTrainer._generate_single_turn(
-        SimpleNamespace(**fields), prompt_ids, None, {}, num_generations
-    )[0]
+    return SharedPromptTrainer._generate_single_turn(SimpleNamespace(**fields), prompt_ids, None, {}, num_generations)[
+        0
+    ]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import random
 import re
 import sys
 import time
+from array import array
 from pathlib import Path
 
 import torch
@@ -109,7 +110,7 @@ def render(tokenizer: PreTrainedTokenizerFast, problem: Problem, asked: bool) ->
 
 def make_corpus(
     tokenizer: PreTrainedTokenizerFast, rng: random.Random, n: int, banned: set[str]
-) -> list[tuple[list[int], list[int]]]:
+) -> list[tuple[array, array]]:
     """`n` pairs of (prompt ids, reply ids), no question of `banned` among them."""
     prompts, replies = [], []
     while len(prompts) < n:
@@ -118,8 +119,13 @@ def make_corpus(
             asked, reply = demonstration(rng, problem)
             prompts.append(render(tokenizer, problem, asked))
             replies.append(reply + tokenizer.eos_token)
-    encode = lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]  # noqa: E731
-    return list(zip(encode(prompts), encode(replies), strict=True))
+    return list(zip(encode(tokenizer, prompts), encode(tokenizer, replies), strict=True))
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], piece: int = 10_000) -> list[array]:
+    """Token ids as 16-bit arrays, a piece at a time: Python lists of all of them would take gigabytes."""
+    pieces = (texts[i : i + piece] for i in range(0, len(texts), piece))
+    return [array("H", ids) for part in pieces for ids in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 def batches(corpus: list, size: int, rng: random.Random):

@@ -18,7 +18,7 @@ what happens
   5. tables, figures, predictions and the adapter are in outputs/<profile>-<seed>/
 
 profiles
-  tiny     1.8M parameters, shipped with the repository; any CPU, about 3 minutes
+  tiny     1.8M parameters, shipped with the repository; any CPU, about 2 minutes
   small    SmolLM2-135M-Instruct; 2 CPU cores, about 10 minutes
   t4       Qwen2.5-1.5B-Instruct on GSM8K; a Colab T4, a first look
   article  the source article's configuration on a T4, for comparison

@@ -249,18 +249,23 @@ def test_every_profile_loads_its_task(monkeypatch, tmp_path, name):
     profile = PROFILES[name]
     dataset = load_task(profile, "train", 2, gsm8k_like(tmp_path, "#### 1", "#### 2"))
     assert dataset.column_names == COLUMNS
-    assert {len(p) for p in dataset["prompt"]} == {2 + 2 * profile.shots}
+    assert {len(p) for p in dataset["prompt"]} == {2 + 2 * len(profile.shots)}
     assert (dataset["answer"] == ["1", "2"]) == (profile.task == "gsm8k")
 
 
-@pytest.mark.parametrize("n", [0, 1, 3])
-def test_example_shots_are_right_in_format_and_each_of_another_family(n):
-    shots = example_shots(n, steps=(1, 2))
-    found = {row["question"]: row for row in word_problem_rows("train", steps=(1, 2))}
-    assert len({found[question]["family"] for question, _ in shots}) == len(shots) == n
+@pytest.mark.parametrize("operations", [(), ("+",), ("-", "*"), ("+", "-", "*", "/")])
+def test_example_shots_are_right_in_format_and_of_the_operations_asked_for(operations):
+    shots = example_shots(operations)
+    found = {row["question"]: row for row in word_problem_rows("train", steps=[1])}
+    assert [found[question]["answer"].split()[1] for question, _ in shots] == list(operations)
     for question, reply in shots:
         assert has_strict_format(reply)
         assert is_correct(reply, extract_hash_answer(found[question]["answer"]))
+
+
+def test_example_shots_of_an_unknown_operation_are_refused():
+    with pytest.raises(ValueError, match="operation '%'"):
+        example_shots(["%"])
 
 
 def test_worked_reply_shows_the_steps_without_calculator_notes():
@@ -417,4 +422,4 @@ def test_shots_count_towards_the_limit():
     dataset = load_task(SMALL, "train", 20)
     with pytest.raises(ValueError, match="all 20 prompts"):
         drop_long_prompts(dataset, WordTokenizer(), 40)
-    assert drop_long_prompts(load_task(SMALL.with_(shots=0), "train", 20), WordTokenizer(), 100)[1] == 0
+    assert drop_long_prompts(load_task(SMALL.with_(shots=()), "train", 20), WordTokenizer(), 100)[1] == 0

@@ -36,7 +36,8 @@ numbers = st.one_of(integers, decimals)
 
 FRAGMENTS = [
     "<reasoning>", "</reasoning>", "<answer>", "</answer>", "</answer", "<answer>72</answer>",
-    "####", "###", "72", "-5", "3.5", "1,000", "²", "٣", "-", "\u2212", "+", "$", "€", "%", ".", ",", "/", "e", "a", " ", "\n", "\0",
+    "####", "###", "72", "-5", "3.5", "1,000", "²", "٣", "-", "\u2212", "+", "$", "€", "%",
+    ".", ",", "/", "e", "a", " ", "\n", "\0",
 ]  # fmt: skip
 hostile_texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join))
 

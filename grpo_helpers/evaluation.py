@@ -173,7 +173,7 @@ def paired_test(before: Sequence[bool], after: Sequence[bool]) -> dict[str, floa
         raise ValueError(f"{len(before)} questions before, {len(after)} after; a paired test needs the same ones")
     gained = sum(not b and a for b, a in zip(before, after, strict=True))
     lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return {"gained": gained, "lost": lost, "p_value": p_value}
 
 

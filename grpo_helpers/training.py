@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError, safe_open
-from tqdm.auto import tqdm
+from tqdm import tqdm  # not tqdm.auto: its widget would be all that a saved notebook keeps
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 

@@ -35,7 +35,7 @@ def merged_adapters(model: torch.nn.Module) -> Iterator[None]:
     Afterwards the original weights are put back as they were, bit for bit:
     subtracting the adapters again would let bfloat16 weights drift.
     """
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not m.merged]
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not (m.merged or m.disable_adapters)]
     originals = [layer.get_base_layer().weight.data for layer in layers]
     try:
         for layer in layers:

@@ -218,7 +218,7 @@ def test_figures_come_from_plotting(path):
     "text, is_path",
     [
         ("saved to /home/ada/x", True),
-        ("'/work/main/data'", True),
+        ("'/home/me/course/data'", True),
         ("C:\\Users\\ada", True),
         ("see https://github.com/home/x", False),
         ("data/tiny_policy", False),

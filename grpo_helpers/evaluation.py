@@ -7,9 +7,11 @@ forgiving human would see.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -18,8 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
-from .sampling import pad_left, sample, supports_sharing
-from .trainer import causal_lm, merged_adapters
+from .sampling import pad_left, supports_sharing
+from .trainer import causal_lm, sample_policy
 
 RATES = {
     "strict": "strict accuracy (right, in format)",
@@ -88,18 +90,9 @@ def _generate(
     num_generations: int,
     temperature: float,
 ) -> list[list[int]]:
-    eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if supports_sharing(causal_lm(model)):
-        with merged_adapters(model):
-            return sample(
-                causal_lm(model),
-                prompts,
-                max_new_tokens=max_new_tokens,
-                eos_id=eos_id,
-                pad_id=pad_id,
-                num_generations=num_generations,
-                temperature=temperature,
-            )
+        return sample_policy(model, tokenizer, prompts, max_new_tokens, num_generations, temperature)
+    eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     ids, mask = pad_left(prompts, pad_id, model.device)
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature:
@@ -224,3 +217,44 @@ def as_percentages(comparison: pd.DataFrame) -> pd.DataFrame:
         for rate, row in comparison.iterrows()
     ]
     return pd.DataFrame(rows).set_index("rate")
+
+
+def pass_at_k(n: Any, c: Any, k: Any) -> Any:
+    """The chance that at least one of k completions is right, when c of n sampled ones were (unbiased).
+
+    1 - C(n - c, k) / C(n, k): the share of ways to pick k of the n that hold a
+    right one (Chen et al. 2021, arXiv 2107.03374). The plug-in 1 - (1 - c/n)^k
+    is too low on average.
+
+    Args:
+        n, c, k: whole numbers, or arrays of them that broadcast.
+
+    Returns:
+        A float for three numbers, else an array of the broadcast shape.
+
+    Raises:
+        ValueError: a value is no whole number, or not 0 ≤ c ≤ n and 1 ≤ k ≤ n.
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+    """
+    values = {"n": np.asarray(n), "c": np.asarray(c), "k": np.asarray(k)}
+    for name, value in values.items():
+        if value.size and not np.issubdtype(value.dtype, np.integer):
+            raise ValueError(f"{name}={value.tolist()!r} is no whole number; pass counts as int, not as rates")
+    ns, cs, ks = np.broadcast_arrays(*values.values())
+    wrong = (cs < 0) | (cs > ns) | (ks < 1) | (ks > ns)
+    if wrong.any():
+        first = tuple(np.argwhere(wrong)[0])
+        raise ValueError(
+            f"n={ns[first]}, c={cs[first]}, k={ks[first]}: pass@k needs 0 ≤ c ≤ n and 1 ≤ k ≤ n; "
+            "sample at least k completions of each question"
+        )
+    chances = np.vectorize(_chance_of_a_pass, otypes=[float])(ns, cs, ks)
+    return float(chances) if chances.ndim == 0 else chances
+
+
+def _chance_of_a_pass(n: int, c: int, k: int) -> float:
+    # Whole numbers of any size divide exactly, where factorials as floats overflow.
+    picks = math.comb(int(n), int(k))
+    return (picks - math.comb(int(n - c), int(k))) / picks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
@@ -107,6 +108,15 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
         f"{model!r} was not found in {', '.join(tried)}; go online, give a folder with the model (--model), "
         "or use the profile 'tiny', whose weights are part of the repository"
     )
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the safetensors files of a model folder: the same weights, the same text."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _convert_wheel(target: Path) -> None:

@@ -19,6 +19,11 @@ DATA = ROOT / "data"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+def without_root(text: str) -> str:
+    """`text` with paths of this repository made relative to it, so that no machine's path is shown or kept."""
+    return text.replace(f"{ROOT}{os.sep}", "")
+
+
 @dataclass(frozen=True)
 class Profile:
     """A complete recipe. Lengths are in tokens, `minutes` on the machine named in `about`."""
@@ -104,14 +109,14 @@ class Profile:
     def __str__(self) -> str:
         return (
             f"profile {self.name}: {self.about}\n"
-            f"  policy      {self.model} in {self.dtype}\n"
+            f"  policy      {without_root(self.model)} in {self.dtype}\n"
             f"  LoRA        rank {self.lora_rank}, alpha {self.lora_alpha} on {', '.join(self.lora_targets)}\n"
             f"  task        {self.task}, {len(self.shots)} worked examples in the prompt\n"
             f"  a step      {self.prompts_per_step} questions × {self.num_generations} completions"
             f" of at most {self.max_completion_length} tokens, temperature {self.temperature:g}\n"
             f"  training    {self.steps} steps, learning rate {self.learning_rate:g}, beta {self.beta:g},"
             f" loss {self.loss_type}\n"
-            f"  evaluation  {self.eval_questions} held-out questions, before and after"
+            f"  evaluation  up to {self.eval_questions} held-out questions, before and after"
         )
 
 

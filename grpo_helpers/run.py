@@ -31,7 +31,7 @@ from trl import GRPOTrainer
 
 from . import data, evaluation, models, plotting, training
 from .files import read_json, write_json, write_text
-from .profiles import DATA, ROOT, Profile
+from .profiles import DATA, ROOT, Profile, without_root
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
@@ -42,21 +42,19 @@ def provenance(profile: Profile, seed: int) -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
     ).stdout.strip()
-    shown = profile.as_dict() | {"model": _without_root(profile.model)}
+    weights = models.find_weights(profile.model, profile.revision)
+    shown = profile.as_dict() | {"model": without_root(profile.model)}
     return {
         "profile": shown,
         "seed": seed,
-        "weights": models.find_weights(profile.model, profile.revision).source,
+        "weights": weights.source,
+        "weights_sha256": models.fingerprint(weights.folder),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "hardware": hardware(),
         "commit": commit or "unknown",
-        "command": " ".join(["python -m grpo_helpers", *map(shlex.quote, map(_without_root, sys.argv[1:]))]),
+        "command": " ".join(["python -m grpo_helpers", *map(shlex.quote, map(without_root, sys.argv[1:]))]),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def _without_root(text: str) -> str:
-    return text.replace(f"{ROOT}{os.sep}", "")
 
 
 def hardware() -> str:
@@ -108,6 +106,7 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """
     old, new = saved["profile"] | {"seed": saved["seed"]}, now["profile"] | {"seed": now["seed"]}
     listed = {k: list(v) if isinstance(v, tuple) else v for k, v in new.items()}
+    listed["weights_sha256"], old["weights_sha256"] = now["weights_sha256"], saved.get("weights_sha256")
     differ = [k for k in listed if k not in MAY_CHANGE_ON_RESUME and old.get(k) != listed[k]]
     if differ:
         changes = "; ".join(f"{k} was {old.get(k)!r}, now {listed[k]!r}" for k in differ)

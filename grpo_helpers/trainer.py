@@ -9,7 +9,7 @@ step (see `make bench`), on a GPU activation checkpointing is worth more.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from .sampling import prefill, sample
+from .sampling import TokenIds, prefill, sample
 
 SCORE_CHUNK = 512  # completion tokens whose logits (tokens × vocabulary) are in memory at a time
 
@@ -45,6 +45,27 @@ def merged_adapters(model: torch.nn.Module) -> Iterator[None]:
         for layer, original in zip(layers, originals, strict=True):
             layer.get_base_layer().weight.data = original
             layer.merged_adapters.clear()
+
+
+def sample_policy(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[TokenIds],
+    max_new_tokens: int,
+    num_generations: int,
+    temperature: float,
+) -> list[list[int]]:
+    """`sampling.sample` from a policy that may carry LoRA adapters."""
+    with merged_adapters(model):
+        return sample(
+            causal_lm(model),
+            prompts,
+            max_new_tokens=max_new_tokens,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            num_generations=num_generations,
+            temperature=temperature,
+        )
 
 
 class TokenLogps(torch.autograd.Function):
@@ -144,16 +165,9 @@ class SharedPromptTrainer(GRPOTrainer):
         groups = prompt_ids[::num_generations]  # TRL repeats each prompt side by side
         if prompt_ids != [prompt for prompt in groups for _ in range(num_generations)]:
             raise ValueError(f"{len(prompt_ids)} prompts are not groups of {num_generations} equal ones side by side")
-        with merged_adapters(self.model):
-            completions = sample(
-                causal_lm(self.model),
-                groups,
-                max_new_tokens=self.max_completion_length,
-                eos_id=self._tokenizer.eos_token_id,
-                pad_id=self._tokenizer.pad_token_id,
-                num_generations=num_generations,
-                temperature=self.temperature,
-            )
+        completions = sample_policy(
+            self.model, self._tokenizer, groups, self.max_completion_length, num_generations, self.temperature
+        )
         return completions, None
 
     def _get_per_token_logps_and_entropies(

@@ -80,7 +80,6 @@ def bench_training(profile: Profile, steps: int) -> dict[str, float]:
             model, tokenizer = models.load_policy(profile)
             train_set = data.load_task(profile, "train", 200)
             if name == "this package":
-                shared.sample = full_length(shared.sample)
                 trainer = training.make_trainer(profile, model, tokenizer, train_set, work)
             else:
                 same = name == "TRL, same precision"
@@ -103,7 +102,6 @@ def bench_evaluation(profile: Profile, questions: int, one_by_one: int) -> dict[
     prompts = data.load_task(profile, "test", questions)["prompt"]
     length = profile.max_completion_length
     model.generation_config.min_new_tokens = length
-    evaluation.sample = full_length(evaluation.sample)
     ways = {
         "this package": (
             partial(evaluation.generate_predictions, model, tokenizer, prompts, length, batch_size=profile.eval_batch),
@@ -130,6 +128,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="also write the numbers to this JSON file")
     args = parser.parse_args()
     profile = get_profile(args.profile)
+    shared.sample = full_length(shared.sample)
     facts = provenance(profile, seed=42) | {
         "command": f"make bench ARGS='--profile {args.profile} --steps {args.steps}'"
     }

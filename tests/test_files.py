@@ -174,7 +174,7 @@ def test_file_in_the_way_is_named_and_kept(tmp_path, below):
 
 
 def facts(seed=42, **changes):
-    return {"profile": TINY.with_(**changes).as_dict(), "seed": seed}
+    return {"profile": TINY.with_(**changes).as_dict(), "seed": seed, "weights_sha256": "a" * 64}
 
 
 def saved(tmp_path, seed=42, **changes):
@@ -221,3 +221,8 @@ def test_field_that_the_saved_run_did_not_know_is_named(tmp_path):
     del old["profile"]["loss_type"]
     with pytest.raises(ValueError, match="loss_type was None, now 'dapo'"):
         check_same_run(old, facts())
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="weights_sha256 was 'a+', now 'b+'"):
+        check_same_run(saved(tmp_path), facts() | {"weights_sha256": "b" * 64})

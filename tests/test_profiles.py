@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from grpo_helpers import models
 from grpo_helpers.models import WeightsNotFound, find_weights, load_trained
-from grpo_helpers.profiles import ARTICLE, PROFILES, SMALL, T4, TINY, detect, get_profile
+from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, TINY, detect, get_profile
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)
@@ -84,8 +84,10 @@ def test_presets_form_whole_groups_and_show_what_they_do(name):
     profile = PROFILES[name]
     assert profile.prompts_per_step * profile.num_generations == profile.batch * profile.accumulation
     shown = str(profile)
-    for value in (name, profile.model, profile.task, f"{profile.steps} steps", f"{profile.eval_questions} held-out"):
+    model = profile.model.removeprefix(f"{ROOT}/")
+    for value in (name, model, profile.task, f"{profile.steps} steps", f"{profile.eval_questions} held-out"):
         assert value in shown
+    assert str(ROOT) not in shown
 
 
 @pytest.mark.parametrize("profile", [SMALL, T4, ARTICLE])

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 SEED = 2402  # GRPO's paper is arXiv 2402.03300
 SIZES = {"train": 2000, "test": 500, "new_families": 200}
+TEST_STEPS = {1: 200, 2: 150, 3: 150}  # enough of each for an interval; the other splits take what comes
 
 SHE = ["Ada", "Bella", "Chen", "Dora", "Eve", "Fatima", "Grace", "Hana", "Ines", "Julia", "Kira", "Lucia"]
 HE = ["Adam", "Ben", "Carlos", "David", "Emil", "Felix", "George", "Hugo", "Ivan", "Jonas", "Karim", "Leo"]
@@ -442,6 +443,17 @@ def distinct_problems(rng: random.Random, families: tuple[Family, ...], taken: s
             yield problem
 
 
+def in_proportion(problems: Iterator[Problem], quota: dict[int, int]) -> Iterator[Problem]:
+    """Those of `problems` that still fit `quota`, the number of problems wanted for each number of steps."""
+    missing = dict(quota)
+    for problem in problems:
+        if missing[problem.steps]:
+            missing[problem.steps] -= 1
+            yield problem
+        if not any(missing.values()):
+            return
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder to write to")
@@ -449,6 +461,8 @@ def main() -> None:
     rng, taken = random.Random(SEED), set()
     for split, size in SIZES.items():
         source = distinct_problems(rng, NEW_FAMILIES if split == "new_families" else FAMILIES, taken)
+        if split == "test":
+            source = in_proportion(source, TEST_STEPS)
         rows = [json.dumps(next(source)._asdict(), ensure_ascii=False) for _ in range(size)]
         (args.output / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
         print(f"{split}.jsonl: {size} problems")

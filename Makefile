@@ -42,6 +42,8 @@ notebooks: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/bench.py $(ARGS)
+	$(BIN)/python tests/bench_rewards.py
+	$(BIN)/python tests/bench_memory.py
 
 clean:
 	rm -rf outputs $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis

@@ -5,14 +5,25 @@ question → messages → completions → parsed answer → rewards → advantag
 profiles     Profile, the four recipes, detect()
 prompts      SYSTEM_PROMPT, XML_COT_FORMAT, build_messages; answers and numbers read back
 data         word_problems, get_gsm8k_questions: the questions, in the trainer's columns
-models       find_weights, load_policy, lora_config
+probing      before training: prompts compared, lengths, groups without a signal
 rewards      the five reward functions and count_xml
+adversarial  completions that try to fool a reward, with the verdict each deserves
+validation   validate_rewards: is this reward fit to train on?
+cost         how a function's time grows with its input
+flawed       rewards that are wrong on purpose: the article's as published, one that can be farmed
+models       find_weights, load_policy, lora_config
+memory       what a configuration needs, before it is run
+objective    advantages, ratio, clip, KL and averages in plain torch
 sampling     completions without repeated work
 trainer      TRL's GRPOTrainer with each prompt run once
 training     grpo_config, make_trainer, train with safe resume, history
-evaluation   predictions, strict and flexible accuracy, Wilson intervals, paired test
+trial        one run for a notebook: evaluate, train, evaluate
+reward_experiments  the article's rewards and a reward hack, each beside its repair
+evaluation   predictions, strict and flexible accuracy, Wilson intervals, paired test, pass@k
 plotting     every figure
+checks       checks for the exercises
 run          the main job, `python -m grpo_helpers`
+experiments  experiments recorded in data/runs, `python -m grpo_helpers.experiments`
 files        files written whole or not at all
 """
 

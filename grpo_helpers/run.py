@@ -39,9 +39,6 @@ MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
 
 def provenance(profile: Profile, seed: int) -> dict[str, Any]:
     """Where numbers come from: profile, seed, versions, hardware, commit, command, time."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
-    ).stdout.strip()
     weights = models.find_weights(profile.model, profile.revision)
     shown = profile.as_dict() | {"model": without_root(profile.model)}
     return {
@@ -51,10 +48,20 @@ def provenance(profile: Profile, seed: int) -> dict[str, Any]:
         "weights_sha256": models.fingerprint(weights.folder),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "hardware": hardware(),
-        "commit": commit or "unknown",
+        "commit": _commit(),
         "command": " ".join(["python -m grpo_helpers", *map(shlex.quote, map(without_root, sys.argv[1:]))]),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _commit() -> str:
+    """The commit of the code, "-dirty" when something but recorded runs differs from it."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!data/runs")
+    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "") or "unknown"
 
 
 def hardware() -> str:

@@ -1,13 +1,35 @@
-"""Tidy executed notebooks for committing: no stderr, no widget state, no timings, finished progress bars only."""
+"""Tidy executed notebooks for committing: no stderr, no widgets, no timings, finished progress bars, small pictures."""
 
+import base64
+import io
 import sys
 
 import nbformat
+from PIL import Image
 
 
 def last_line_state(text: str) -> str:
     """What a terminal would show: of a line rewritten with carriage returns, only the last state."""
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+
+
+def smaller(png: str) -> str:
+    """The same picture (base64) in 256 colours, if that is shorter: charts have few, and notebooks a size limit."""
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return min(png, base64.b64encode(buffer.getvalue()).decode(), key=len)
+
+
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Neighbouring pieces of one stream as one: a kernel flushes a progress bar bit by bit."""
+    kept: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if kept and output.output_type == "stream" == kept[-1].output_type and output.name == kept[-1].name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -17,10 +39,13 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        shown = [o for o in cell.outputs if o.get("name") != "stderr"]
+        cell.outputs = joined([o for o in shown if not any("widget" in kind for kind in o.get("data", {}))])
         for output in cell.outputs:
             if output.output_type == "stream":
                 output.text = last_line_state(output.text)
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
     return notebook
 
 

@@ -10,7 +10,7 @@ import pytest
 from grpo_helpers import checks
 from grpo_helpers.evaluation import wilson_interval
 
-CHECKS = (checks.steps_shown, checks.silent_groups, checks.questions_needed, checks.verdict)
+CHECKS = [getattr(checks, name) for name in checks.__all__]
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:

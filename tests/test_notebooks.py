@@ -198,7 +198,8 @@ def test_exercises_have_minutes_and_solutions(path):
 
 @every_notebook
 def test_unsolved_exercises_say_so_and_solutions_pass(path, capsys):
-    imports = "import math\nimport pandas as pd\nfrom grpo_helpers import checks, evaluation, prompts, rewards\n"
+    imports = "import math\nimport pandas as pd\nimport torch\n"
+    imports += "from grpo_helpers import checks, data, evaluation, prompts, rewards\n"
     for stub, solution in exercises(path):
         check = stub.strip().splitlines()[-1]
         assert check.startswith("checks.")

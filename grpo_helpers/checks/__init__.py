@@ -4,7 +4,28 @@ A check takes the learner's function, calls it on small inputs and compares.
 Notebooks stay executable from top to bottom with every exercise unsolved.
 """
 
+from .notebook_01 import learns_from, leave_one_out, step_by_hand
+from .notebook_02 import chance_of_a_pass, read_gold, silent_chance
+from .notebook_03 import break_the_reward, disputed_group, never_fires
+from .notebook_04 import merged_weight, most_completions, next_scale
 from .notebook_05 import silent_groups, steps_shown
 from .notebook_06 import questions_needed, verdict
 
-__all__ = ["questions_needed", "silent_groups", "steps_shown", "verdict"]
+__all__ = [
+    "break_the_reward",
+    "chance_of_a_pass",
+    "disputed_group",
+    "learns_from",
+    "leave_one_out",
+    "merged_weight",
+    "most_completions",
+    "never_fires",
+    "next_scale",
+    "questions_needed",
+    "read_gold",
+    "silent_chance",
+    "silent_groups",
+    "step_by_hand",
+    "steps_shown",
+    "verdict",
+]

@@ -1,0 +1,58 @@
+"""Checks for the exercises of notebook 04."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ._exercise import NotYet, exercise, expect
+
+
+@exercise
+def merged_weight(function: Callable[..., Any]) -> None:
+    """W + alpha / rank · B A, for W (outputs, inputs), A (rank, inputs), B (outputs, rank)."""
+    import torch
+
+    cases = {
+        "rank 1, alpha 1": ([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]], [[1.0, 2.0, 3.0]], [[1.0], [-1.0]], 1),
+        "rank 2, alpha 8": ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 2.0], [3.0, 4.0]], 8),
+        "rank 4, alpha 2": ([[1.0, 1.0]], [[1.0, 2.0]] * 4, [[1.0, 1.0, 1.0, 1.0]], 2),
+        "B still zero": ([[0.5, -0.5]], [[1.0, 2.0]], [[0.0]], 16),
+    }
+    for case, (w, a, b, alpha) in cases.items():
+        tensors = [torch.tensor(x, dtype=torch.float64) for x in (w, a, b)]
+        kept = tensors[0].clone()
+        got = function(*tensors, alpha)
+        wanted = tensors[1].new_tensor(w) + alpha / len(a) * (tensors[2] @ tensors[1])
+        expect(got.tolist() if isinstance(got, torch.Tensor) else got, wanted.tolist(), case)
+        if not torch.equal(tensors[0], kept):
+            raise NotYet(f"for {case} your function changed W itself; return a new tensor, W is still needed")
+
+
+@exercise
+def most_completions(function: Callable[..., Any]) -> None:
+    """The largest whole number of completions whose KV cache fits into `free_gb` (10^9 bytes)."""
+    cases = {
+        "Qwen2.5-1.5B, 768 tokens each, 10 GB free": (10.0, 28, 2, 128, 768, 2),
+        "the same with one KV head for each of 12 query heads": (10.0, 28, 12, 128, 768, 2),
+        "SmolLM2-135M in float32, 512 tokens each": (1.0, 30, 3, 64, 512, 4),
+        "not even one fits": (0.01, 28, 2, 128, 768, 2),
+    }
+    for case, (free_gb, layers, kv_heads, head_dim, tokens, size) in cases.items():
+        wanted = int(free_gb * 1e9 // (2 * layers * kv_heads * head_dim * size * tokens))
+        expect(function(free_gb, layers, kv_heads, head_dim, tokens, size), wanted, case)
+
+
+@exercise
+def next_scale(function: Callable[..., Any]) -> None:
+    """(scale, good steps in a row) after one more step, by the rule of torch.amp.GradScaler."""
+    cases = {
+        "a good step": ((65536.0, 10, False), (65536.0, 11)),
+        "an overflow": ((65536.0, 1500, True), (32768.0, 0)),
+        "the 2000th good step in a row": ((65536.0, 1999, False), (131072.0, 0)),
+        "an overflow after 1999 good steps": ((65536.0, 1999, True), (32768.0, 0)),
+        "the first step": ((1024.0, 0, False), (1024.0, 1)),
+    }
+    for case, (arguments, wanted) in cases.items():
+        got = function(*arguments)
+        expect(tuple(got) if isinstance(got, list) else got, wanted, f"{case}, {arguments}")

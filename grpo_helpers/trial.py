@@ -1,0 +1,78 @@
+"""One complete training run for a notebook or an experiment: evaluate, train, evaluate, keep nothing on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from . import data, evaluation, models, training
+from .profiles import Profile
+from .rewards import REWARD_FUNCS, RewardFunc
+
+
+@dataclass
+class Trial:
+    """What a trial leaves: the history, the replies before and after (as `evaluation.evaluate`), the policy."""
+
+    history: pd.DataFrame
+    before: pd.DataFrame | None
+    after: pd.DataFrame
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def trial(
+    profile: Profile,
+    reward_funcs: Sequence[RewardFunc] = REWARD_FUNCS,
+    seed: int = 42,
+    *,
+    questions: Dataset | None = None,
+    evaluate_before: bool = True,
+    temperature: float = 0.0,
+    **overrides: Any,
+) -> Trial:
+    """Train the profile's policy with `reward_funcs` for `profile.steps` steps and evaluate it on held-out questions.
+
+    Args:
+        questions: the training questions; None takes the profile's.
+        evaluate_before: whether to evaluate the untrained policy too.
+        temperature: of the evaluation; 0 is greedy.
+        overrides: GRPOConfig fields.
+    """
+    model, tokenizer = models.load_policy(profile)
+    held_out = data.load_task(profile, "test", profile.eval_questions)
+    if questions is None:
+        questions = data.load_task(profile, "train", profile.max_samples)
+    questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
+
+    def outcome(policy: Any) -> pd.DataFrame:
+        return evaluation.evaluate(
+            policy,
+            tokenizer,
+            held_out,
+            profile.max_completion_length,
+            temperature=temperature,
+            batch_size=profile.eval_batch,
+        )
+
+    before = outcome(model) if evaluate_before else None
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = training.make_trainer(
+            profile,
+            model,
+            tokenizer,
+            questions,
+            folder,
+            reward_funcs,
+            seed,
+            **({"save_strategy": "no"} | overrides),
+        )
+        if not training.train(trainer):
+            raise KeyboardInterrupt("the trial was stopped by Ctrl-C")
+    return Trial(training.history(trainer), before, outcome(trainer.model), trainer.model, tokenizer)

@@ -1,0 +1,163 @@
+"""The adversarial suite: its own soundness, the rewards held to it, and the real gold answers."""
+
+import json
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from grpo_helpers import adversarial, flawed
+from grpo_helpers.adversarial import GOOD, SUITE, Case, left
+from grpo_helpers.prompts import XML_COT_FORMAT, extract_hash_answer, parse_number
+from grpo_helpers.rewards import (
+    MAX_REWARD,
+    REWARD_FUNCS,
+    correctness_reward_func,
+    count_xml,
+    int_reward_func,
+    soft_format_reward_func,
+    strict_format_reward_func,
+)
+
+JUDGES = {
+    "correct": correctness_reward_func,
+    "number": int_reward_func,
+    "soft": soft_format_reward_func,
+    "strict": strict_format_reward_func,
+}
+every_case = pytest.mark.parametrize("case", SUITE, ids=lambda c: c.name)
+
+
+def pays(func, case):
+    (reward,) = func(prompts=["?"], completions=[case.completion], answer=[case.gold])
+    return reward > 0
+
+
+# --- the suite ---------------------------------------------------------------
+
+
+def test_there_are_forty_cases_or_more_and_each_is_its_own():
+    assert len(SUITE) >= 40
+    assert len({c.name for c in SUITE}) == len(SUITE)
+    assert len({(c.completion, c.gold) for c in SUITE}) == len(SUITE)
+
+
+def test_enough_must_be_paid_that_paying_nobody_is_no_way_out():
+    for verdict in ("correct", "number", "soft", "strict"):
+        share = sum(getattr(c, verdict) for c in SUITE) / len(SUITE)
+        assert 0.2 < share < 0.8, verdict
+
+
+@every_case
+def test_its_verdicts_do_not_contradict_each_other(case):
+    assert case.why.strip().endswith(".")
+    assert parse_number(case.gold) is not None
+    assert case.strict <= case.soft and case.soft <= (case.tags == 4)
+    assert case.correct <= case.number
+
+
+@every_case
+@pytest.mark.parametrize("verdict", JUDGES)
+def test_the_rewards_of_the_series_agree_with_every_verdict(case, verdict):
+    assert pays(JUDGES[verdict], case) is getattr(case, verdict)
+
+
+@every_case
+def test_the_tags_are_counted_as_the_suite_says(case):
+    assert count_xml(case.completion) == 0.125 * case.tags
+
+
+def test_huge_cases_are_built_when_asked_for():
+    lazy = [c for c in SUITE if callable(c.text)]
+    assert max(len(c.completion) for c in lazy) >= 10 * 2**20
+    assert all(len(c.text) < 10_000 for c in SUITE if c not in lazy)
+
+
+@pytest.mark.parametrize(
+    "needle", ["²", "٣", "-5", "3.50", "1,000", "$20", "42.", "1e3", "1/2", "20%", "####", "```", "\r\n", "seventy-two"]
+)
+def test_the_known_traps_are_in_it(needle):
+    assert any(needle in c.completion or needle == c.gold for c in SUITE if isinstance(c.text, str))
+
+
+# --- what `left` says ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", JUDGES)
+def test_nothing_is_left_for_the_rewards_of_the_series(verdict):
+    assert left(JUDGES[verdict], verdict).empty
+
+
+@pytest.mark.parametrize("paid", [0.0, 2.0, None])
+def test_a_constant_reward_fails_all_of_one_kind(paid):
+    table = left(lambda completions, **kwargs: [paid])
+    wanted = "nothing" if paid else "pay"
+    assert set(table["deserves"]) == {wanted}
+    assert len(table) == sum(c.correct is not bool(paid) for c in SUITE)
+
+
+def test_an_exception_is_named_beside_its_case():
+    def chokes(completions, answer, **kwargs):
+        return [2.0 * (float(completions[0].split("\n")[-2]) == float(answer[0]))]
+
+    table = left(chokes, cases=[c for c in SUITE if c.name in ("as asked", "in words", "empty")])
+    assert table["name"].tolist() == ["in words", "empty"]
+    assert table["got"].str.contains("ValueError|IndexError").all()
+
+
+def test_a_wrong_count_is_named():
+    table = left(lambda completions, **kwargs: [1.0, 1.0], cases=SUITE[:1])
+    assert "ValueError" in table["got"][0]
+
+
+def test_a_careless_pattern_does_not_take_hours():
+    table = left(flawed.generous_reward_func).set_index("name")
+    assert table.loc["10 MB of opening tags", "got"].startswith("too slow: 10,485,760 characters")
+
+
+def test_an_unknown_verdict_is_named():
+    with pytest.raises(ValueError, match="'tags'"):
+        left(correctness_reward_func, "tags")
+
+
+def test_the_table_has_a_row_for_each_case_and_short_texts():
+    table = adversarial.as_table()
+    assert list(table.index) == [c.name for c in SUITE]
+    assert table["completion"].str.len().max() <= 60
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 60, "x" * 61, "a\r\nb" * 1000, "\n" * 10**6])
+def test_shortened_texts_are_one_short_line(text):
+    line = adversarial.shorten(text)
+    assert len(line) <= 60 and "\n" not in line and "\r" not in line
+    assert len(text) > 60 or line == text
+
+
+def test_a_case_of_the_readers_own_can_be_judged():
+    own = Case("mine", GOOD.replace("72", "8"), "8", True, True, True, True, 4, "Eight is eight.")
+    assert left(correctness_reward_func, cases=[own]).empty
+    assert len(left(lambda completions, **kwargs: [0.0], cases=[own])) == 1
+
+
+# --- the real data ------------------------------------------------------------
+
+
+def test_all_gold_answers_of_gsm8k_earn_full_marks_and_changed_ones_no_correctness():
+    if not os.environ.get("GSM8K_DIR"):
+        pytest.skip("set GSM8K_DIR to a folder with train.jsonl and test.jsonl")
+    golds = []
+    for split in ("train", "test"):
+        with open(Path(os.environ["GSM8K_DIR"]) / f"{split}.jsonl", encoding="utf-8") as lines:
+            golds += [extract_hash_answer(json.loads(line)["answer"]) for line in lines]
+    assert len(golds) == 8792
+
+    def replies(answers):
+        return [XML_COT_FORMAT.format(reasoning="worked out", answer=a) for a in answers]
+
+    totals = [sum(r) for r in zip(*(f(completions=replies(golds), answer=golds) for f in REWARD_FUNCS), strict=True)]
+    assert set(totals) == {MAX_REWARD}
+    for change in (Decimal(1), Decimal(-1), Decimal("0.5")):
+        others = replies(f"{parse_number(gold) + change:f}" for gold in golds)
+        assert set(correctness_reward_func(completions=others, answer=golds)) == {0.0}
+        assert set(int_reward_func(completions=others, answer=golds)) == {0.5}

@@ -1,0 +1,183 @@
+"""The rewards that are wrong on purpose must be wrong in exactly the ways the lessons say."""
+
+import ast
+
+import nbformat
+import pandas as pd
+import pytest
+
+from grpo_helpers import adversarial, flawed, rewards
+from grpo_helpers.adversarial import GOOD, SUITE
+from grpo_helpers.profiles import ROOT
+from grpo_helpers.prompts import XML_COT_FORMAT
+
+WRONG = GOOD.replace("72", "18")
+TWICE = f"{GOOD}\n<answer>\n73\n</answer>"
+
+
+def score(func, text, gold="72"):
+    (value,) = func(prompts=["?"], completions=[text], answer=[gold])
+    return value
+
+
+# --- as published --------------------------------------------------------------
+
+
+def test_the_published_reader_loses_the_answer_and_keeps_what_follows():
+    assert flawed.published_extract_xml_answer(GOOD) == ""
+    assert flawed.published_extract_xml_answer(GOOD + "\n# 72") == "# 72"
+    assert flawed.published_extract_xml_answer("72") == flawed.published_extract_xml_answer("<answer>72") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("#### 72", "# 72"), ("#### 3.5", "# 35"), ("#### $1,000", "# 1,000"), ("72", ""), ("### 72", "")],
+)
+def test_the_published_gold_reader_keeps_a_sign_and_loses_the_point(text, read):
+    assert flawed.published_extract_hash_answer(text) == read
+
+
+@pytest.mark.parametrize("gold", ["72", "-5", "3.5", "1,000"])
+def test_no_completion_in_the_layout_is_ever_paid_for_its_answer(gold):
+    text = XML_COT_FORMAT.format(reasoning="r", answer=gold)
+    for end in ("", "\n"):
+        assert score(flawed.published_correctness_reward_func, text + end, gold) == 0.0
+        assert score(flawed.published_int_reward_func, text + end, gold) == 0.0
+
+
+def test_the_one_way_to_be_paid_for_an_answer_is_absurd():
+    assert score(flawed.published_correctness_reward_func, WRONG + "\n# 72") == 2.0
+    assert score(flawed.published_int_reward_func, WRONG + "²") == 0.5
+
+
+def test_the_published_strict_format_wants_newlines_that_no_model_writes():
+    assert score(flawed.published_strict_format_reward_func, GOOD) == 0.0
+    assert score(flawed.published_strict_format_reward_func, f"\n{GOOD}\n") == 0.5
+    assert score(flawed.published_strict_format_reward_func, f"\n{GOOD}\n{GOOD}\n") == 0.5
+
+
+def test_the_published_soft_format_takes_what_follows():
+    for text in (GOOD, GOOD + "\nNo, wait: 73.", TWICE, f"{GOOD}\n{GOOD}"):
+        assert score(flawed.published_soft_format_reward_func, text) == 0.5
+
+
+@pytest.mark.parametrize("case", SUITE, ids=lambda c: c.name)
+def test_the_published_tag_count_is_the_one_that_works(case):
+    assert score(flawed.published_xmlcount_reward_func, case.completion) == rewards.count_xml(case.completion)
+
+
+def test_the_published_trainer_was_not_given_the_strict_reward():
+    assert flawed.published_strict_format_reward_func not in flawed.PUBLISHED_REWARD_FUNCS
+    assert len(flawed.PUBLISHED_REWARD_FUNCS) == 4
+
+
+def test_correctness_as_published_pays_none_that_deserves_it_in_the_suite():
+    table = adversarial.left(flawed.published_correctness_reward_func)
+    assert (table["deserves"] == "pay").sum() == sum(c.correct for c in SUITE)
+
+
+# --- generous and patched --------------------------------------------------------
+
+
+def test_the_generous_reward_prefers_a_bet_to_the_right_answer():
+    assert score(flawed.generous_reward_func, GOOD) == 4.0
+    assert score(flawed.generous_reward_func, TWICE) == 5.0
+
+
+def test_the_generous_reward_has_no_upper_bound():
+    assert score(flawed.generous_reward_func, "<answer>" * 1000) == 500.0
+
+
+@pytest.mark.parametrize("case", [c for c in SUITE if len(c.completion) < 10**5], ids=lambda c: c.name)
+def test_the_patched_reward_pays_most_only_where_it_is_deserved(case):
+    paid = score(flawed.patched_reward_func, case.completion, case.gold)
+    assert paid == 2.0 * case.correct + 0.5 * case.tags
+
+
+def test_both_agree_on_a_completion_that_is_as_asked():
+    for text in (GOOD, WRONG):
+        assert score(flawed.generous_reward_func, text) == score(flawed.patched_reward_func, text)
+
+
+# --- the lab's naive reward --------------------------------------------------------
+
+
+def test_the_naive_reward_works_until_it_is_attacked():
+    assert score(flawed.naive_reward_func, GOOD) == 2.0
+    assert score(flawed.naive_reward_func, WRONG) == 0.0
+    assert len(adversarial.left(flawed.naive_reward_func)) > 20
+
+
+# --- the notebook's functions are these ------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    """The functions of the notebook's cells, and the constant they share, without running anything else."""
+    cells = nbformat.read(ROOT / "notebooks" / "03_reward_design.ipynb", as_version=4).cells
+    space: dict = {}
+    exec("import re\nimport pandas as pd\nfrom grpo_helpers import prompts, rewards", space)
+    for cell in cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            tree.body = [
+                node
+                for node in tree.body
+                if isinstance(node, ast.FunctionDef)
+                or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TAGS")
+            ]
+            exec(compile(tree, cell.id, "exec"), space)
+    return space
+
+
+@pytest.mark.parametrize("name", [f.__name__ for f in rewards.REWARD_FUNCS])
+@pytest.mark.parametrize("case", SUITE, ids=lambda c: c.name)
+def test_the_rewards_built_in_the_notebook_equal_the_module_on_the_suite(notebook, name, case):
+    own, ours = notebook[name], getattr(rewards, name)
+    assert own is not ours
+    assert score(own, case.completion, case.gold) == score(ours, case.completion, case.gold)
+    chat = [{"role": "assistant", "content": case.completion}]
+    assert score(own, chat, case.gold) == score(ours, chat, case.gold)
+
+
+@pytest.mark.parametrize("name", ["generous_reward_func", "patched_reward_func", "naive_reward_func"])
+@pytest.mark.parametrize("case", [c for c in SUITE if len(c.completion) < 10**5], ids=lambda c: c.name)
+def test_the_flawed_rewards_of_the_notebook_equal_the_module_on_the_suite(notebook, name, case):
+    own, ours = notebook[name], getattr(flawed, name)
+    assert own is not ours
+    assert score(own, case.completion, case.gold) == score(ours, case.completion, case.gold)
+
+
+# --- how rewards are mixed -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["sum_then_normalize", "normalize_then_sum"])
+def test_the_advantages_by_hand_are_those_of_trl(notebook, how, tmp_path, capsys):
+    """One optimizer step of one group; TRL keeps the rewards and the advantages that it computed."""
+    from grpo_helpers import data, models, training
+    from grpo_helpers.profiles import TINY
+
+    def length_reward(completions, **kwargs):
+        return [len(rewards.completion_text(c)) / 10 for c in completions]
+
+    profile, weights = TINY.with_(batch=8, steps=1, max_completion_length=24), [1.0, 3.0]
+    model, tokenizer = models.load_policy(profile)
+    trainer = training.make_trainer(
+        profile,
+        model,
+        tokenizer,
+        data.load_task(profile, "train", 8),
+        tmp_path,
+        [rewards.xmlcount_reward_func, length_reward],
+        multi_objective_aggregation=how,
+        reward_weights=weights,
+        save_strategy="no",
+    )
+    training.train(trainer)
+    parts = pd.DataFrame({name: list(values) for name, values in trainer._logs["rewards"].items()})
+    assert len(parts) == 8 and parts["length_reward"].nunique() > 1
+    if how == "normalize_then_sum":
+        by_hand = notebook["normalise_then_sum"](parts, weights)
+    else:
+        by_hand = notebook["normalise"]((parts * weights).sum(axis=1))
+    assert by_hand.tolist() == pytest.approx(list(trainer._logs["advantages"]), abs=1e-3)

@@ -17,6 +17,7 @@ objective    advantages, ratio, clip, KL and averages in plain torch
 sampling     completions without repeated work
 trainer      TRL's GRPOTrainer with each prompt run once
 training     grpo_config, make_trainer, train with safe resume, history
+doctor       diagnose(history) → findings; DoctorCallback stops a run that cannot learn
 trial        one run for a notebook: evaluate, train, evaluate
 reward_experiments  the article's rewards and a reward hack, each beside its repair
 evaluation   predictions, strict and flexible accuracy, Wilson intervals, paired test, pass@k

@@ -1,0 +1,398 @@
+"""The doctor: silent on healthy runs at every step, names each planted illness, and survives any log."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo_helpers import doctor
+from grpo_helpers.doctor import EXPECTED, SYMPTOMS, diagnose
+from grpo_helpers.profiles import DATA, ROOT, TINY
+
+PATHS = sorted(path for name in ("tiny", "small") for path in (DATA / "runs").glob(f"{name}-[0-9]*/history.csv"))
+HEALTHY = {path.parent.name: pd.read_csv(path, comment="#") for path in PATHS}
+TINY_RUN, SMALL_RUN = HEALTHY["tiny-1"], HEALTHY["small-1"]
+PART = "rewards/{}_reward_func/{}".format
+
+
+def sick(history):
+    return {f.name: f.severity for f in diagnose(history) if f.severity != "note"}
+
+
+def notes(history):
+    return {f.name for f in diagnose(history) if f.severity == "note"}
+
+
+# --- healthy runs -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_run_is_called_healthy_at_every_step(name):
+    history = HEALTHY[name]
+    found = {k: sick(history[:k]) for k in range(1, len(history) + 1)}
+    assert {k: names for k, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_alarms_people_is_explained_in_a_healthy_run(name):
+    assert {"nothing is clipped", "the policy becomes sure"} <= notes(HEALTHY[name])
+    assert "the loss does not fall" in notes(HEALTHY[name][:10])
+
+
+def another_seed(history, seed):
+    """A run with the trend of `history` and its noise in another order, whole rows kept together."""
+    numbers = history.astype(float)
+    trend = numbers.rolling(11, center=True, min_periods=1).mean()
+    n = len(numbers)
+    near = (np.arange(n) + np.random.default_rng(seed).integers(-8, 9, n)).clip(0, n - 1)  # noise changes with time
+    run = (trend + (numbers - trend).iloc[near].to_numpy()).clip(numbers.min(), numbers.max(), axis=1)
+    run["step"] = history["step"]
+    return run
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_runs_of_other_seeds_are_called_healthy(name, seed):
+    run = another_seed(HEALTHY[name], seed)
+    assert [sick(run[:k]) for k in (10, 20, 30, 40, 50, len(run))] == [{}] * 6
+
+
+# --- planted illnesses --------------------------------------------------------
+
+
+def changed(history, start=0, **columns):
+    """A copy with columns replaced from a row on; a value, or one for each row."""
+    new = history.astype(float)
+    for name, values in columns.items():
+        new.loc[start:, name] = values
+    return new
+
+
+def untrained(history, steps, seed=0):
+    """The first ten steps drawn again and again: a run that does not learn."""
+    rows = np.random.default_rng(seed).integers(0, 10, steps)
+    return history.iloc[rows].reset_index(drop=True).assign(step=range(1, steps + 1))
+
+
+TIES = {"frac_reward_zero_std": 1.0, "reward_std": 0.0, "grad_norm": 0.0}
+CUT = "completions/clipped_ratio"
+
+
+def test_ties_from_the_start_stop_the_run_at_the_tenth_step():
+    run = changed(TINY_RUN, reward=1.0, **TIES)
+    assert sick(run[:9]) == {}
+    assert sick(run[:10]) == {"nothing but ties": "stop"}
+    assert sick(run)["nothing but ties"] == "stop"
+    one_group = changed(run, frac_reward_zero_std=np.where(run["step"] % 10 == 5, 0.5, 1.0))
+    assert "nothing but ties" not in sick(one_group), "a group in twenty still teaches"
+
+
+def test_ties_that_come_later_stop_the_run_unless_the_questions_are_mastered():
+    stuck = changed(SMALL_RUN, 30, reward=2.0, **TIES)
+    assert "nothing but ties" not in sick(stuck[:49])
+    assert sick(stuck[:50])["nothing but ties"] == "stop"
+    mastered = changed(TINY_RUN, 120, reward=4.0, **TIES)
+    assert sick(mastered) == {}
+    assert "the policy becomes sure" in notes(mastered)
+
+
+def test_truncation_stops_a_run_only_if_it_does_not_learn():
+    cut = changed(untrained(TINY_RUN, 30), **{CUT: 1.0}, reward=0.0)
+    assert "truncated" not in sick(cut[:9])
+    assert sick(cut[:10])["truncated"] == "stop"
+    assert sick(changed(TINY_RUN, **{CUT: 0.7})) == {"truncated": "warn"}
+    assert sick(changed(TINY_RUN, **{CUT: 1.0})) == {"truncated": "warn"}, "the reward rises all the same"
+    assert sick(changed(TINY_RUN, 50, **{CUT: np.where(TINY_RUN["step"][50:] < 54, 1.0, 0.0)})) == {}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", ["loss", "grad_norm"])
+def test_numbers_that_stay_infinite_stop_the_run(column, value):
+    assert sick(changed(TINY_RUN, 60, **{column: value})[:64]) == {}, "fp16 loss scaling does this, and recovers"
+    assert sick(changed(TINY_RUN, 60, **{column: value})[:65]) == {"not finite": "stop"}
+    assert sick(changed(TINY_RUN, **{column: value}))["not finite"] == "stop"
+    skipped = changed(TINY_RUN, **{column: TINY_RUN[column].where(~TINY_RUN["step"].isin([1, 2, 40]), value)})
+    assert sick(skipped) == {} and "not finite" in notes(skipped)
+
+
+def test_learning_rate_too_high():
+    ruined = changed(TINY_RUN, 60, reward=TINY_RUN["reward"][:90].to_numpy()[::-1] * 0.05, entropy=2.0)
+    assert "learning rate too high" not in sick(ruined[:60])
+    found = {f.name: f for f in diagnose(ruined[:80])}["learning rate too high"]
+    assert found.severity == "stop"
+    assert f"{ruined['reward'].rolling(10).mean().max():.2f} at its best" in found.seen
+    assert "learning_rate (now 0.00" in found.remedy
+    half = changed(TINY_RUN, 100, reward=TINY_RUN["reward"][100:] - 1.6)
+    assert sick(half) == {"learning rate too high": "warn"}
+    wild = changed(untrained(TINY_RUN, 40), 20, entropy=1.5)
+    assert sick(wild) == {"learning rate too high": "warn"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flat_reward_is_blamed_on_steps_or_on_questions(seed):
+    flat = untrained(TINY_RUN, 80, seed)
+    assert sick(flat[:49]) == {}
+    assert sick(flat) == {"learning rate too low": "warn"}
+    assert sick(changed(flat, frac_reward_zero_std=0.8)) == {"too hard or too easy": "warn"}
+
+
+def test_entropy_collapse_is_told_from_healthy_sharpening():
+    collapsed = changed(untrained(TINY_RUN, 40), 15, entropy=1e-3)
+    assert sick(collapsed) == {"entropy collapse": "warn"}
+    assert sick(changed(collapsed, 15, **TIES))["entropy collapse"] == "stop"
+    assert sick(changed(SMALL_RUN, 30, entropy=0.01, frac_reward_zero_std=0.9)) == {"entropy collapse": "warn"}
+    assert sick(changed(TINY_RUN, 100, entropy=1e-3)) == {}, "the reward is at its best"
+
+
+def test_kl_explosion_is_judged_by_the_median():
+    calm = changed(TINY_RUN, kl=np.linspace(0, 0.3, len(TINY_RUN)))
+    assert sick(calm) == {} and not any("KL" in f.seen for f in diagnose(calm))
+    assert sick(changed(calm, 148, kl=1e6)) == {}, "two spikes"
+    assert sick(changed(calm, 145, kl=2.0)) == {"KL explosion": "warn"}
+    assert sick(changed(calm, 145, kl=50.0)) == {"KL explosion": "stop"}
+
+
+def test_a_hack_is_a_reward_that_rises_while_correctness_falls():
+    correct = PART("correctness", "mean")
+    hacked = changed(TINY_RUN, **{correct: TINY_RUN[correct].to_numpy()[::-1]})
+    assert sick(hacked) == {"reward hacked": "warn"}
+    found = next(f for f in diagnose(hacked) if f.severity == "warn")
+    assert f"{hacked[correct].tail(10).mean():.2f} now; rose:" in found.seen
+    both_fall = TINY_RUN.iloc[::-1].reset_index(drop=True).assign(step=TINY_RUN["step"])
+    assert "reward hacked" not in sick(both_fall)
+
+
+@pytest.mark.parametrize("factor", [3.0, 1 / 3])
+def test_a_length_that_runs_away_with_the_reward(factor):
+    columns = {"completions/mean_length": 20 * np.linspace(1, factor, len(TINY_RUN))}
+    assert sick(changed(TINY_RUN, **columns)) == {}, "correctness rises as well: it may be reasoning"
+    columns[PART("correctness", "mean")] = untrained(TINY_RUN, len(TINY_RUN))[PART("correctness", "mean")]
+    assert sick(changed(TINY_RUN, **columns)) == {"length hacked": "warn"}
+
+
+def test_parts_of_the_reward_that_do_nothing():
+    mean, std = PART("strict_format", "mean"), PART("strict_format", "std")
+    never = changed(TINY_RUN, **{mean: 0.0, std: 0.0})
+    assert sick(never[:19]) == {}
+    assert sick(never) == {"never paid": "warn"}
+    always = changed(TINY_RUN, **{mean: 0.5, std: 0.0})
+    assert sick(always) == {"always paid": "warn"}
+    assert sick(changed(TINY_RUN, 100, **{mean: 0.5, std: 0.0})) == {}, "mastered, not useless"
+    assert sick(changed(TINY_RUN, **{mean: 0.25, std: 0.25})) == {}, "equal means, different completions"
+    assert "strict_format_reward_func" in next(f.seen for f in diagnose(never) if f.severity == "warn")
+
+
+# --- what a finding says --------------------------------------------------------
+
+
+def test_every_symptom_has_a_cause_a_remedy_and_a_reference():
+    for name, symptom in SYMPTOMS.items():
+        assert symptom.cause and symptom.remedy and symptom.steps > 0, name
+        assert "#" in symptom.reference or "arXiv" in symptom.reference, name
+    assert not set(SYMPTOMS) & set(EXPECTED)
+
+
+def test_a_finding_reads_well_and_names_the_settings():
+    finding = diagnose(changed(TINY_RUN, **{CUT: 1.0}, reward=0.0)[:12], max_completion_length=48)[0]
+    assert finding.steps == (3, 12)
+    for text in ("stop: truncated (steps 3 to 12)", "100%", "(now 48)", "cause", "remedy", "huggingface/trl#5697"):
+        assert text in str(finding)
+    tied = diagnose(changed(TINY_RUN, **TIES, reward=0.0)[:12], num_generations=4)[0]
+    assert "num_generations (now 4)" in tied.remedy
+
+
+def test_worst_comes_first():
+    everything = changed(untrained(TINY_RUN, 60), 20, entropy=1e-4, loss=np.nan, **{PART("int", "mean"): 0.0}, **TIES)
+    severities = [f.severity for f in diagnose(everything)]
+    assert severities == sorted(severities, key=("stop", "warn", "note").index)
+    assert {"stop", "note"} <= set(severities)
+
+
+# --- logs of every kind -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", [c for c in TINY_RUN if c not in ("step", "reward")])
+@pytest.mark.parametrize("gone", ["missing", "empty"])
+def test_a_missing_column_is_no_error_and_no_illness(column, gone):
+    if gone == "missing":
+        assert sick(TINY_RUN.drop(columns=column)) == {}
+    elif column not in ("loss", "grad_norm"):
+        assert sick(TINY_RUN.assign(**{column: None})) == {}
+
+
+def test_it_says_what_it_could_not_judge():
+    bare = diagnose(TINY_RUN[["step", "reward"]])
+    assert [f.name for f in bare] == ["not judged"]
+    for text in ("truncated (no column completions/clipped_ratio)", "KL explosion (no column kl)", "not finite"):
+        assert text in bare[0].seen
+    (first,) = [f for f in diagnose(TINY_RUN[:1]) if f.name == "not judged"]
+    assert "nothing but ties (10 logged steps needed)" in first.seen and first.steps == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        (pd.DataFrame(), "no training history"),
+        (TINY_RUN[:0], "0 steps"),
+        (pd.DataFrame({"step": [1], "Loss": [0.1]}), "'Loss'"),
+        (pd.DataFrame({0: [1.0], "a": ["x"]}), "no training history"),
+        (TINY_RUN.assign(reward="high"), "without one reward"),
+        (TINY_RUN.assign(reward=np.nan), "without one reward"),
+        (TINY_RUN.assign(step="last"), "no number"),
+        (pd.concat([TINY_RUN, TINY_RUN[["reward"]]], axis=1), "no column twice"),
+        ([{"step": 1, "reward": 0.0}], "a list is no training history"),
+    ],
+)
+def test_what_is_no_history_is_refused_with_the_remedy(history, message):
+    with pytest.raises(ValueError, match=message) as error:
+        diagnose(history)
+    assert "grpo_helpers.training.history" in str(error.value)
+
+
+def test_order_repeats_and_index_do_not_matter():
+    run = changed(TINY_RUN, **{CUT: 1.0})
+    shuffled = pd.concat([run[5:20].assign(reward=9.0), run]).sample(frac=1, random_state=0, ignore_index=True)
+    shuffled = pd.concat([shuffled[shuffled["reward"] == 9.0], shuffled[shuffled["reward"] != 9.0]])
+    before = shuffled.copy()
+    assert diagnose(shuffled) == diagnose(run)
+    pd.testing.assert_frame_equal(shuffled, before)
+
+
+values = st.one_of(st.none(), st.floats(), st.sampled_from(["", "x", "1.5"]), st.just(0.0), st.just(1.0))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_log_makes_it_raise(data):
+    n = data.draw(st.integers(1, 60))
+    columns = data.draw(st.lists(st.sampled_from([*TINY_RUN.columns[1:], "kl"]), unique=True))
+    run = pd.DataFrame({c: data.draw(st.lists(values, min_size=n, max_size=n)) for c in columns}, index=range(n))
+    run = run.assign(step=range(1, n + 1), reward=data.draw(st.lists(st.floats(-4, 4), min_size=n, max_size=n)))
+    for finding in diagnose(run):
+        assert finding.severity in ("stop", "warn", "note")
+        assert 1 <= finding.steps[0] <= finding.steps[1] <= n
+        assert finding.seen and finding.cause and str(finding)
+
+
+def test_reading_a_log_needs_neither_torch_nor_transformers():
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "import pandas as pd; from grpo_helpers.doctor import diagnose\n"
+        f"print(len(diagnose(pd.read_csv({str(PATHS[0])!r}, comment='#'))))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
+
+
+# --- the callback ---------------------------------------------------------------------
+
+
+ARGS = SimpleNamespace(num_generations=8, max_completion_length=48)
+
+
+def follow(callback, history, resumed_at=0):
+    """Show a log to the callback step by step, as the trainer does; the step at which it stops, or None."""
+    log = history.to_dict("records")
+    state = SimpleNamespace(global_step=resumed_at, log_history=log[:resumed_at])
+    callback.on_train_begin(ARGS, state, None)
+    for row in log[resumed_at:]:
+        control = SimpleNamespace(should_training_stop=False, should_save=False)
+        state.log_history = [*state.log_history, row]
+        callback.on_log(ARGS, state, control, logs=row)
+        if control.should_training_stop:
+            assert control.should_save
+            return row["step"]
+    return None
+
+
+@pytest.mark.parametrize("name", ["tiny-2", "small-1"])
+def test_callback_lets_a_healthy_run_finish_in_silence(name, capsys):
+    callback = doctor.DoctorCallback()
+    assert follow(callback, HEALTHY[name]) is None
+    assert capsys.readouterr().out == ""
+    assert callback.stopped_by is None
+    assert {f.severity for f in callback.findings} == {"note"}
+
+
+def test_callback_stops_a_dead_run_and_says_so_once(capsys):
+    callback = doctor.DoctorCallback()
+    assert follow(callback, changed(TINY_RUN, reward=1.0, **TIES)) == 10
+    printed = capsys.readouterr().out
+    assert printed.count("nothing but ties") == 1
+    assert "a checkpoint is saved" in printed and "num_generations (now 8)" in printed
+    assert callback.stopped_by in callback.findings
+
+
+def test_callback_may_be_told_to_warn_only(capsys):
+    callback = doctor.DoctorCallback(stop=False)
+    assert follow(callback, changed(TINY_RUN, reward=1.0, **TIES)[:40]) is None
+    assert capsys.readouterr().out.count("stop: nothing but ties") == 1
+    assert callback.stopped_by is None
+
+
+@pytest.mark.parametrize(
+    "columns", [TIES | {"reward": 1.0}, {CUT: 1.0, "reward": 0.0}, {"grad_norm": np.nan}], ids=["tied", "cut", "NaN"]
+)
+def test_after_a_resume_only_new_steps_count(columns):
+    dead = changed(TINY_RUN, **columns)[:20]
+    mended = pd.concat([dead, TINY_RUN[:40]], ignore_index=True).assign(step=range(1, 61))
+    assert follow(doctor.DoctorCallback(), mended, resumed_at=20) is None
+    still_dead = changed(TINY_RUN, **columns)
+    assert 20 < follow(doctor.DoctorCallback(), still_dead, resumed_at=20) <= 30
+
+
+def test_callback_ignores_rows_that_are_no_steps_and_never_breaks_a_run():
+    callback = doctor.DoctorCallback()
+    rows = [
+        {"step": 1, "reward": float("nan")},
+        {"step": 1, "eval_reward": 1.0},
+        {"step": 2, "train_runtime": 3.0},
+        None,
+    ]
+    for row in rows:
+        state = SimpleNamespace(global_step=0, log_history=[row or {}])
+        callback.on_log(ARGS, state, SimpleNamespace(), logs=row)
+    assert callback.findings == []
+
+
+def test_the_module_has_no_other_surprises():
+    with pytest.raises(AttributeError, match="Doctor_Callback"):
+        _ = doctor.Doctor_Callback
+    from grpo_helpers.doctor import DoctorCallback
+
+    assert DoctorCallback is doctor.DoctorCallback
+
+
+def test_a_real_run_with_a_constant_reward_is_stopped_saved_and_can_go_on(tmp_path, capsys):
+    from grpo_helpers import data, models, training
+
+    def constant_reward_func(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    quick = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=14)
+    model, tokenizer = models.load_policy(quick)
+    questions = data.load_task(quick, "train", 64)
+
+    def trainer(callback, reward_funcs):
+        arguments = (quick, model, tokenizer, questions, tmp_path, reward_funcs)
+        return training.make_trainer(*arguments, callbacks=[callback], save_steps=100)
+
+    callback = doctor.DoctorCallback()
+    stopped = trainer(callback, [constant_reward_func])
+    training.train(stopped)
+    assert stopped.state.global_step == 10
+    assert callback.stopped_by.name == "nothing but ties"
+    assert training.latest_checkpoint(tmp_path).name == "checkpoint-10"
+    assert capsys.readouterr().out.count("stop: nothing but ties") == 1
+
+    model, tokenizer = models.load_policy(quick)
+    callback = doctor.DoctorCallback()
+    resumed = trainer(callback, [constant_reward_func])
+    training.train(resumed, resume=True)
+    assert list(training.history(resumed)["step"]) == list(range(1, 15))
+    assert callback.stopped_by is None, "four new steps are not evidence enough"

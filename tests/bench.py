@@ -18,6 +18,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 import grpo_helpers.trainer as shared
@@ -92,6 +93,7 @@ def bench_training(profile: Profile, steps: int) -> dict[str, float]:
                     processing_class=tokenizer,
                     peft_config=models.lora_config(profile),
                 )
+            trainer.remove_callback(PrinterCallback)  # its rows of numbers would bury ours
             seconds[name] = seconds_per_step(trainer)
             print(f"  {name:22} {seconds[name]:7.2f} s a step", flush=True)
     return seconds

@@ -15,23 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from .profiles import Profile
 
-if TYPE_CHECKING:  # the planner itself needs no model library
-    from transformers import PretrainedConfig
-
 GB = 1e9
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# On T4s torch reports 14.56 GiB (facebookresearch/tribev2#28) to 14.74 GiB (zai-org/CogVideo#741): 15.6 to 15.8 GB.
+# On T4s torch reports 14.56 GiB (Zheng-Chong/CatVTON#133) to 14.75 (NUS-HPC-AI-Lab/VideoSys#192): 15.6 to 15.8 GB.
 # A little of that should stay free.
 T4_GB = 15.0
 
 FLOAT32 = 4
-SCORE_CHUNK = 512  # grpo_helpers.trainer: positions whose logits are in memory at a time
+SCORE_CHUNK = 128  # grpo_helpers.trainer: positions whose logits are in memory at a time
 TRL_POSITIONS, TRL_VOCABULARY = 4096, 32768  # trl.kernels.chunked_logprob: the tile that TRL scores at a time
 
 # What no formula gives: the libraries' own memory, and freed blocks too scattered to be used again, as a share of what
@@ -42,6 +39,7 @@ CPU_OVERHEAD_GB, CPU_SLACK = 0.1, 1 / 3
 GPU_OVERHEAD_GB, GPU_SLACK = 0.6, 0.1
 
 COMPONENTS = ("weights", "adapters", "gradients", "optimizer", "activations", "KV cache", "logits", "overhead")
+Parts = dict[str, float]  # component → bytes
 PHASES = ("generation", "update", "optimizer step", "evaluation")
 
 
@@ -69,14 +67,13 @@ class ModelShape:
                 raise ValueError(f"{field}={getattr(self, field)} in {self}: at least 1 is needed")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} cannot share kv_heads={self.kv_heads} evenly; take a divisor")
-        if not self.head_dim:
-            if self.hidden % self.heads:
-                raise ValueError(f"hidden={self.hidden} is no multiple of heads={self.heads}; give head_dim")
-            object.__setattr__(self, "head_dim", self.hidden // self.heads)
+        if not self.head_dim and self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden} is no multiple of heads={self.heads}; give head_dim")
+        object.__setattr__(self, "head_dim", self.head_dim or self.hidden // self.heads)
 
     @classmethod
-    def from_config(cls, config: PretrainedConfig) -> ModelShape:
-        """The shape in a transformers configuration.
+    def from_config(cls, config: Any) -> ModelShape:
+        """The shape in a configuration of transformers, such as `model.config`.
 
         Raises:
             ValueError: an architecture whose parameters this class cannot count.
@@ -84,28 +81,16 @@ class ModelShape:
         kind = config.model_type
         if kind not in ("llama", "qwen2", "qwen3"):
             raise ValueError(f"model_type {kind!r} is not known here; the planner counts llama, qwen2 and qwen3 models")
+        hidden, inner = config.hidden_size, config.intermediate_size
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        biases = 0
-        if kind == "qwen2" or getattr(config, "attention_bias", False):
-            biases += (heads + 2 * kv_heads) * head_dim
-        if kind != "qwen2" and getattr(config, "attention_bias", False):
-            biases += config.hidden_size
-        if getattr(config, "mlp_bias", False):
-            biases += 2 * config.intermediate_size + config.hidden_size
-        if kind == "qwen3":
-            biases += 2 * head_dim
-        return cls(
-            hidden=config.hidden_size,
-            layers=config.num_hidden_layers,
-            heads=heads,
-            kv_heads=kv_heads,
-            intermediate=config.intermediate_size,
-            vocab=config.vocab_size,
-            tied=config.tie_word_embeddings,
-            head_dim=head_dim,
-            biases=biases,
-        )
+        head_dim = getattr(config, "head_dim", None) or hidden // heads
+        bias = getattr(config, "attention_bias", False)
+        biases = (kind == "qwen2" or bias) * (heads + 2 * kv_heads) * head_dim  # of q, k and v
+        biases += (kind != "qwen2" and bias) * hidden  # of o
+        biases += getattr(config, "mlp_bias", False) * (2 * inner + hidden)
+        biases += (kind == "qwen3") * 2 * head_dim  # norms of queries and keys
+        tied = config.tie_word_embeddings
+        return cls(hidden, config.num_hidden_layers, heads, kv_heads, inner, config.vocab_size, tied, head_dim, biases)
 
     @property
     def attention(self) -> int:
@@ -115,16 +100,10 @@ class ModelShape:
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """The matrices of one layer, as (inputs, outputs)."""
-        keys = self.kv_heads * self.head_dim
-        return {
-            "q_proj": (self.hidden, self.attention),
-            "k_proj": (self.hidden, keys),
-            "v_proj": (self.hidden, keys),
-            "o_proj": (self.attention, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
-        }
+        hidden, queries, keys, inner = self.hidden, self.attention, self.kv_heads * self.head_dim, self.intermediate
+        attention = {"q_proj": (hidden, queries), "k_proj": (hidden, keys), "v_proj": (hidden, keys)}
+        mlp = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+        return attention | {"o_proj": (queries, hidden)} | mlp
 
     @property
     def parameters(self) -> int:
@@ -217,108 +196,94 @@ def plan(
     """
     on_gpu = not profile.shared_prompts if on_gpu is None else on_gpu
     prompt = profile.max_prompt_length if prompt_tokens is None else prompt_tokens
-    new = profile.max_completion_length
+    full, half = trainable == "full", bytes_of(profile.dtype)  # half: bytes of a number while computing; 2 is autocast
     if trainable not in ("lora", "full"):
         raise ValueError(f"trainable={trainable!r}: either 'lora' or 'full'")
-    if prompt < 1 or new < 1:
-        raise ValueError(f"prompt_tokens={prompt}, max_completion_length={new}: both must be at least 1")
-    if not 0 <= shared_prefix < prompt:
-        raise ValueError(f"shared_prefix={shared_prefix} must be shorter than the prompt of {prompt} tokens")
+    if not 0 <= shared_prefix < prompt or profile.max_completion_length < 1:
+        lengths = f"shared_prefix={shared_prefix}, prompt_tokens={prompt}, {profile.max_completion_length=}"
+        raise ValueError(f"{lengths}: prompts and completions have tokens, and a prompt is longer than what it shares")
     if not budget_gb > 0:
         raise ValueError(f"budget_gb={budget_gb}: a budget is above 0")
-    shape.lora_parameters(profile.lora_rank, profile.lora_targets)  # raises for a rank or target that is none
+    lora = shape.lora_parameters(profile.lora_rank, profile.lora_targets)  # raises for a rank or target that is none
     options = {"trainable": trainable, "on_gpu": on_gpu, "prompt_tokens": prompt_tokens, "shared_prefix": shared_prefix}
-    table = _table(profile, shape, _Lengths(prompt, shared_prefix, new), trainable == "full", on_gpu)
-    return Plan(profile, shape, table, budget_gb, options)
 
-
-@dataclass(frozen=True)
-class _Lengths:
-    prompt: int
-    prefix: int
-    new: int
-
-    @property
-    def total(self) -> int:
-        return self.prompt + self.new
-
-
-def _table(profile: Profile, shape: ModelShape, length: _Lengths, full: bool, on_gpu: bool) -> pd.DataFrame:
-    half = bytes_of(profile.dtype)  # bytes of a number while computing; 2 means autocast
-    table = pd.DataFrame(0.0, index=list(COMPONENTS), columns=list(PHASES))
+    sized = profile.with_(max_prompt_length=prompt)
+    alone = sized.with_(shared_prompts=True)
+    sampled = profile.batch * profile.accumulation  # TRL samples all completions of a step at once
+    phases = {
+        "generation": _generation(sized, shape, shared_prefix, sampled, profile.num_generations, full),
+        "update": _update(sized, shape, shared_prefix, full, on_gpu),
+        "optimizer step": {},
+        "evaluation": _generation(alone, shape, shared_prefix, profile.eval_batch, 1, full),
+    }
+    table = pd.DataFrame(phases, index=list(COMPONENTS), columns=list(PHASES), dtype=float).fillna(0.0)
     # Trained weights are float32: a gradient scaler refuses float16 ones, and small steps would round away.
     table.loc["weights"] = shape.parameters * (FLOAT32 if full else half)
-    if full and half < FLOAT32:
-        table.loc["weights", "update"] += shape.parameters * half  # autocast keeps a copy of trained weights
-    if full and profile.beta:
-        table.loc["weights"] += shape.parameters * FLOAT32  # the reference; with LoRA it is the policy, adapters off
-    trained = shape.parameters if full else shape.lora_parameters(profile.lora_rank, profile.lora_targets)
-    if not full:
-        table.loc["adapters"] = trained * FLOAT32
+    if full:  # autocast keeps a copy of trained weights; with LoRA the reference is the policy, adapters off
+        table.loc["weights", "update"] += (half < FLOAT32) * shape.parameters * half
+        table.loc["weights"] += bool(profile.beta) * shape.parameters * FLOAT32
+    trained = shape.parameters if full else lora
+    table.loc["adapters"] += 0 if full else trained * FLOAT32
     table.loc["optimizer"] = 2 * trained * FLOAT32  # Adam: running means of the gradient and of its square
     table.loc["gradients", ["update", "optimizer step"]] = trained * FLOAT32
-
-    sampled = profile.batch * profile.accumulation  # TRL samples all completions of a step at once
-    table["generation"] += _generation(profile, shape, length, sampled, profile.num_generations, full)
-    table["evaluation"] += _generation(profile.with_(shared_prompts=True), shape, length, profile.eval_batch, 1, full)
-    table["update"] += _update(profile, shape, length, full, on_gpu)
-
-    if on_gpu:  # transformers.generate lets the KV cache grow by copying, which scatters it, too
-        table.loc["overhead"] = GPU_OVERHEAD_GB * GB + GPU_SLACK * table.loc[["activations", "KV cache"]].sum()
-    else:
-        table.loc["overhead"] = CPU_OVERHEAD_GB * GB + CPU_SLACK * table.loc["activations"]
-    return table / GB
+    # On a GPU transformers.generate lets the KV cache grow by copying, which scatters it, too.
+    scattered = ["activations", "KV cache"] if on_gpu else ["activations"]
+    fixed, slack = (GPU_OVERHEAD_GB, GPU_SLACK) if on_gpu else (CPU_OVERHEAD_GB, CPU_SLACK)
+    table.loc["overhead"] = fixed * GB + slack * table.loc[scattered].sum()
+    return Plan(profile, shape, table / GB, budget_gb, options)
 
 
-def _generation(profile: Profile, shape: ModelShape, length: _Lengths, rows: int, group: int, full: bool) -> pd.Series:
+def _generation(profile: Profile, shape: ModelShape, prefix: int, rows: int, group: int, full: bool) -> Parts:
     """Sampling `rows` completions, `group` of each prompt: caches, the prefill's working memory, one token's logits."""
-    dtype, parts = "float32" if full else profile.dtype, pd.Series(0.0, index=list(COMPONENTS))  # no autocast here
-    half, per_token = bytes_of(dtype), shape.kv_bytes(dtype)
+    dtype = "float32" if full else profile.dtype  # no autocast here
+    half, prompt, merged = bytes_of(dtype), profile.max_prompt_length, 0
     if profile.shared_prompts:
         # grpo_helpers.sampling lets finished rows go when a quarter has: the cache with all rows, a copy with the
         # rows that go on, and their new, roomier cache exist at once.
-        parts["KV cache"] = rows * length.total * per_token * (1 + 0.75 + 0.75)
-        prefilled = length.prefix + -(-rows // group) * (length.prompt - length.prefix)
+        caches, prefilled = 1 + 0.75 + 0.75, prefix + -(-rows // group) * (prompt - prefix)
         if not full:  # the adapters are merged into copies of the weights they belong to
-            parts["adapters"] = sum(i * o for i, o in shape.target_sizes(profile.lora_targets)) * shape.layers * half
+            merged = sum(i * o for i, o in shape.target_sizes(profile.lora_targets)) * shape.layers * half
     else:
         # transformers.generate: one cache that grows by copying, a layer at a time.
-        parts["KV cache"] = rows * length.total * per_token * (1 + 1 / shape.layers)
-        prefilled = rows * length.prompt
-    # Without gradients a layer's results live until the next layer: MLP, and norms in float32.
-    parts["activations"] = prefilled * (3 * shape.intermediate * half + 3 * shape.hidden * FLOAT32)
-    # Logits of one position of each row, their float32 copy, probabilities, and a running sum or sort of them.
-    parts["logits"] = rows * shape.vocab * (half + 3 * FLOAT32)
-    return parts
+        caches, prefilled = 1 + 1 / shape.layers, rows * prompt
+    return {
+        "adapters": merged,
+        "KV cache": rows * (prompt + profile.max_completion_length) * shape.kv_bytes(dtype) * caches,
+        # Without gradients a layer's results live until the next layer: MLP, and norms in float32.
+        "activations": prefilled * (3 * shape.intermediate * half + 3 * shape.hidden * FLOAT32),
+        # Logits of one position of each row, their float32 copy, probabilities, and a running sum or sort of them.
+        "logits": rows * shape.vocab * (half + 3 * FLOAT32),
+    }
 
 
-def _update(profile: Profile, shape: ModelShape, length: _Lengths, full: bool, on_gpu: bool) -> pd.Series:
+def _update(profile: Profile, shape: ModelShape, prefix: int, full: bool, on_gpu: bool) -> Parts:
     """Log-probabilities, loss and backward of one micro-batch."""
-    half, parts = bytes_of(profile.dtype), pd.Series(0.0, index=list(COMPONENTS))
-    rows = profile.batch
-    if profile.shared_prompts:
+    half, rows, prompt = bytes_of(profile.dtype), profile.batch, profile.max_prompt_length
+    new, total = rows * profile.max_completion_length, rows * (prompt + profile.max_completion_length)
+    passes, cache = [(total, total)], 0  # (tokens, keys) of each pass
+    if profile.shared_prompts:  # the common beginning once, the rest of each prompt once, completions
         prompts = min(rows, profile.prompts_per_step)
-        # (tokens, keys) of each pass: common beginning once, rest of each prompt once, completions.
-        passes = [
-            (length.prefix, length.prefix),
-            (prompts * (length.prompt - length.prefix), prompts * length.prompt),
-            (rows * length.new, rows * length.total),
-        ]
-        parts["KV cache"] = rows * length.total * shape.kv_bytes(profile.dtype)  # alive until the log-probs are there
-    else:
-        passes = [(rows * length.total, rows * length.total)]
+        passes = [(prefix, prefix), (prompts * (prompt - prefix), prompts * prompt), (new, total)]
+        cache = total * shape.kv_bytes(profile.dtype)  # alive until the log-probs are there
     saved = sum(layer_activations(profile, shape, *p, full) for p in passes)
     tokens, keys = max(passes)
+    inputs = tokens * shape.hidden * (FLOAT32 if full else half)
+    # With checkpointing only each layer's input is kept; one layer at a time is computed again (arXiv 1604.06174).
+    activations = saved + shape.layers * inputs if profile.checkpointing and on_gpu else shape.layers * saved
     # Gradients of one layer's results while they are passed on.
-    working = tokens * (4 * shape.intermediate * half + 3 * shape.hidden * FLOAT32) + 2 * keys * shape.attention * half
-    if profile.checkpointing and on_gpu:
-        # Only each layer's input is kept; one layer at a time is computed again (Chen et al., arXiv 1604.06174).
-        kept = shape.layers * tokens * shape.hidden * (FLOAT32 if full else half)
-        parts["activations"] = kept + saved + working
+    activations += tokens * (4 * shape.intermediate * half + 3 * shape.hidden * FLOAT32)
+    activations += 2 * keys * shape.attention * half
+    # Log-probabilities from hidden states: never all logits at once, neither here nor in TRL 1.16.
+    if profile.shared_prompts:
+        # grpo_helpers.trainer.TokenLogps: logits as they come, then they and probabilities in float32; the gradient.
+        logits = min(new, SCORE_CHUNK) * shape.vocab * (half + 2 * FLOAT32) + 3 * new * shape.hidden * half
     else:
-        parts["activations"] = shape.layers * saved + working
-    parts["logits"] = _head(profile, shape, length, on_gpu)
-    return parts
+        # Without Triton every position is scored, the prompt's too, by torch operations on whole tiles in float32; of
+        # a tile wider than the vocabulary the rest is never touched, and so never resident.
+        scored, width = (new, TRL_VOCABULARY) if on_gpu else (total, min(TRL_VOCABULARY, shape.vocab))
+        tile = min(scored, TRL_POSITIONS) * width * (half if on_gpu else half + 7 * FLOAT32)
+        logits = tile + scored * shape.hidden * (FLOAT32 + 2 * half)  # hidden states and their gradient
+    return {"KV cache": cache, "activations": activations, "logits": logits}
 
 
 def layer_activations(profile: Profile, shape: ModelShape, tokens: int, keys: int, full: bool = False) -> int:
@@ -329,17 +294,12 @@ def layer_activations(profile: Profile, shape: ModelShape, tokens: int, keys: in
         keys: positions they attend to, all rows together.
         full: all weights are trained, not LoRA adapters.
     """
-    half, targets = bytes_of(profile.dtype), shape.linears if full else profile.lora_targets
-    sizes = shape.target_sizes(list(targets))
-    if half < FLOAT32:
-        # PEFT casts a target's input to the adapter's float32 and autocast back: a copy for each target.
-        inputs = sum(i for i, _ in sizes)
-    else:
-        # In float32 nothing is cast: q, k and v keep the same tensor, o keeps the attention's output (counted below).
-        inputs = 0
-        for together in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",)):
-            if set(together) & set(targets):
-                inputs += shape.linears[together[0]][0]
+    half, targets = bytes_of(profile.dtype), list(shape.linears if full else profile.lora_targets)
+    # PEFT casts a target's input to the adapter's float32 and autocast back: a copy for each target. In float32 nothing
+    # is cast: q, k and v keep the same tensor, o keeps the attention's output (counted below).
+    together = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",)]
+    kept = targets if half < FLOAT32 else [group[0] for group in together if set(group) & set(targets)]
+    inputs = sum(i for i, _ in shape.target_sizes(kept))
     norms = 2 * shape.hidden * FLOAT32 * (2 if full else 1)  # computed in float32; trained ones keep the result too
     attention = 2 * shape.attention * half + shape.heads * FLOAT32  # queries, output, log-sum-exp
     mlp = 3 * shape.intermediate * half  # gate, silu(gate), up
@@ -347,52 +307,29 @@ def layer_activations(profile: Profile, shape: ModelShape, tokens: int, keys: in
     return tokens * (norms + inputs * half + attention + mlp) + keys * 2 * shape.attention * half
 
 
-def _head(profile: Profile, shape: ModelShape, length: _Lengths, on_gpu: bool) -> float:
-    """Log-probabilities from hidden states: never all logits at once, neither here nor in TRL 1.16."""
-    half, scored = bytes_of(profile.dtype), profile.batch * length.new
-    if profile.shared_prompts:
-        # grpo_helpers.trainer.TokenLogps: logits, probabilities and their product in float32, then the gradient.
-        chunk = min(scored, SCORE_CHUNK) * shape.vocab * (3 * FLOAT32)
-        return chunk + 3 * scored * shape.hidden * half
-    if on_gpu:
-        tile = min(scored, TRL_POSITIONS) * TRL_VOCABULARY * half
-    else:
-        # Without Triton every position is scored, the prompt's too, by torch operations on whole tiles in float32; of
-        # a tile wider than the vocabulary the rest is never touched, and so never resident.
-        scored = profile.batch * length.total
-        tile = min(scored, TRL_POSITIONS) * min(TRL_VOCABULARY, shape.vocab) * (half + 7 * FLOAT32)
-    return tile + scored * shape.hidden * (FLOAT32 + 2 * half)  # hidden states and their gradient
-
-
-def _knobs(old: Plan) -> Iterator[tuple[str, str, Profile, dict[str, Any]]]:
-    """Changes that lower the need, the cheap ones first: knob, what it costs, the changed profile and options."""
-    p, same = old.profile, old.options
-    if same["trainable"] == "full":
-        yield "train LoRA adapters, not all weights", "less capacity", p, same | {"trainable": "lora"}
-    if p.dtype == "float32" and same["on_gpu"]:
-        yield "float16 weights", "needs loss scaling", p.with_(dtype="float16"), same
-    if same["on_gpu"] and not p.checkpointing:
-        yield "activation checkpointing on", "one more forward", p.with_(checkpointing=True), same
-    if p.batch % 2 == 0:
-        smaller = p.with_(batch=p.batch // 2, accumulation=2 * p.accumulation)
-        yield f"batch {smaller.batch} × accumulation {smaller.accumulation}", "smaller products", smaller, same
-    if p.eval_batch > 1:
-        half = p.with_(eval_batch=p.eval_batch // 2)
-        yield f"eval_batch {half.eval_batch}", "slower evaluation", half, same
-    if p.accumulation % 2 == 0 and p.prompts_per_step % 2 == 0:
-        fewer = p.with_(accumulation=p.accumulation // 2)
-        yield f"accumulation {fewer.accumulation}", "fewer questions a step", fewer, same
-    if p.max_completion_length > 1:
-        short = p.with_(max_completion_length=p.max_completion_length // 2)
-        yield f"max_completion_length {short.max_completion_length}", "more answers cut off", short, same
+def _knobs(old: Plan) -> Iterator[tuple[str, str, Plan]]:
+    """Changes that lower the need, the cheap ones first: knob, what it costs, the plan it leads to."""
+    p, gpu = old.profile, old.options["on_gpu"]
+    batch, twice, fewer, new = p.batch // 2, 2 * p.accumulation, p.accumulation // 2, p.max_completion_length // 2
+    even = p.accumulation % 2 == 0 and p.prompts_per_step % 2 == 0
+    for possible, name, cost, changes in (
+        (old.options["trainable"] == "full", "train LoRA adapters, not all weights", "less capacity", {}),
+        (gpu and p.dtype == "float32", "float16 weights", "needs loss scaling", {"dtype": "float16"}),
+        (gpu and not p.checkpointing, "activation checkpointing on", "one more forward", {"checkpointing": True}),
+        (p.batch % 2 == 0, f"batch {batch} × accumulation {twice}", "smaller products",
+         {"batch": batch, "accumulation": twice}),
+        (p.eval_batch > 1, f"eval_batch {p.eval_batch // 2}", "slower evaluation", {"eval_batch": p.eval_batch // 2}),
+        (even, f"accumulation {fewer}", "fewer questions a step", {"accumulation": fewer}),
+        (new > 0, f"max_completion_length {new}", "more answers cut off", {"max_completion_length": new}),
+    ):  # fmt: skip
+        if possible:
+            options = old.options if changes else old.options | {"trainable": "lora"}
+            yield name, cost, plan(p.with_(**changes), old.shape, budget_gb=old.budget_gb, **options)
 
 
 def knobs(old: Plan) -> pd.DataFrame:
     """Each knob turned alone: the peak it leads to, in GB, whether that fits, and what it costs."""
-    rows = []
-    for name, cost, profile, options in _knobs(old):
-        new = plan(profile, old.shape, budget_gb=old.budget_gb, **options)
-        rows.append({"knob": name, "peak GB": new.peak_gb, "fits": new.fits, "costs": cost})
+    rows = [(name, new.peak_gb, new.fits, cost) for name, cost, new in _knobs(old)]
     return pd.DataFrame(rows, columns=["knob", "peak GB", "fits", "costs"]).set_index("knob")
 
 
@@ -403,13 +340,7 @@ def make_it_fit(old: Plan) -> tuple[list[str], Plan]:
         The knobs turned, in order, and the plan they lead to; look at its `fits`.
     """
     turned: list[str] = []
-    while not old.fits:
-        for name, _, profile, options in _knobs(old):
-            new = plan(profile, old.shape, budget_gb=old.budget_gb, **options)
-            if new.peak_gb < 0.99 * old.peak_gb:
-                turned.append(name)
-                old = new
-                break
-        else:
-            break
+    while not old.fits and (better := [knob for knob in _knobs(old) if knob[2].peak_gb < 0.99 * old.peak_gb]):
+        name, _, old = better[0]
+        turned.append(name)
     return turned, old

@@ -1,6 +1,7 @@
 """`objective` must be TRL's loss, values and gradients, and so must what notebook 01 writes out by hand."""
 
 import functools
+import inspect
 import math
 import re
 
@@ -248,8 +249,17 @@ def test_dapo_over_parts_of_a_step_is_dapo_over_the_whole(level):
     pieces = [our_loss(part, level=level, loss_type="dapo", num_tokens=total) for part in parts]
     torch.testing.assert_close(sum(loss for loss, _ in pieces), whole)
     torch.testing.assert_close(torch.cat([g for _, g in pieces]), gradient)
-    expected = trl_loss(trl_trainer("dapo", level), parts[0], 0.0, True, 0.2, 0.2, num_tokens=total)
-    torch.testing.assert_close(pieces[0], expected, rtol=1e-10, atol=1e-12)
+
+
+@every_level
+@every_loss
+def test_a_part_of_a_step_is_trls(loss_type, level):
+    """Only dapo divides by the tokens of the whole step; here 17 of them lie in other parts."""
+    tensors = batch(3, 8, LONGEST, 0.3)
+    total = float(tensors["mask"].sum()) + 17
+    expected = trl_loss(trl_trainer(loss_type, level), tensors, 0.0, True, 0.2, 0.2, num_tokens=total)
+    got = our_loss(tensors, loss_type=loss_type, level=level, num_tokens=total)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
 
 @given(
@@ -286,6 +296,14 @@ def test_token_logps_are_those_of_a_distribution():
     torch.testing.assert_close(total, torch.ones(3, 4))
 
 
+def test_logits_of_16_bits_are_worked_on_in_32():
+    logits = 5 * torch.randn(3, 4, 11, generator=torch.Generator().manual_seed(0)).bfloat16()
+    tokens = torch.randint(0, 11, (3, 4), generator=torch.Generator().manual_seed(1))
+    logps = token_logps(logits, tokens)
+    assert logps.dtype == torch.float32
+    torch.testing.assert_close(logps, token_logps(logits.float(), tokens), rtol=0, atol=0)
+
+
 def test_the_kl_estimate_is_never_negative_and_right_on_average():
     g = torch.Generator().manual_seed(0)
     policy, reference = (torch.randn(7, generator=g, dtype=torch.float64).log_softmax(0) for _ in range(2))
@@ -295,6 +313,28 @@ def test_the_kl_estimate_is_never_negative_and_right_on_average():
         *(torch.distributions.Categorical(logits=p) for p in (policy, reference))
     )
     torch.testing.assert_close((policy.exp() * estimates).sum(), divergence)
+
+
+def test_what_is_not_said_is_as_in_trl():
+    """The defaults, read from TRL's configuration."""
+    config = trl_trainer().args
+    defaults = {
+        name: parameter.default
+        for function in (group_advantages, clipped_objective, grpo_loss)
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    assert defaults["epsilon_high"] is None and config.epsilon_high in (None, config.epsilon)
+    for ours, trls in (
+        ("scale", "scale_rewards"),
+        ("epsilon_low", "epsilon"),
+        ("beta", "beta"),
+        ("correct_kl", "use_bias_correction_kl"),
+        ("level", "importance_sampling_level"),
+        ("loss_type", "loss_type"),
+    ):
+        assert defaults[ours] == GRPOConfig.__dataclass_fields__[trls].default, ours
+    ratio, advantages = torch.tensor([[0.5, 1.5]] * 2), torch.tensor([1.0, -1.0])
+    torch.testing.assert_close(clipped_objective(ratio, advantages), torch.tensor([[0.5, 1.2], [-0.8, -1.5]]))
 
 
 def zeros(*shape):

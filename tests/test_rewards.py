@@ -364,6 +364,11 @@ def test_unreadable_gold_answer_raises_wherever_it_stands():
         call(correctness_reward_func, [PERFECT, PERFECT], ["72", "n/a"])
 
 
+@pytest.mark.parametrize("gold", [72, 72.0, Decimal("72")])
+def test_a_column_of_numbers_will_do_for_gold_answers(gold):
+    assert call(correctness_reward_func, [PERFECT, PERFECT.replace("72", "18")], [gold, gold]) == [2.0, 0.0]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_gold_answer_of_gsm8k_earns_the_maximum(split):
     if not os.environ.get("GSM8K_DIR"):

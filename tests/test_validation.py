@@ -7,7 +7,7 @@ import pytest
 from grpo_helpers import flawed
 from grpo_helpers.cost import growth
 from grpo_helpers.rewards import MAX_REWARD, REWARD_FUNCS, completion_text, correctness_reward_func
-from grpo_helpers.validation import COLUMNS, ideal_reply, validate_rewards
+from grpo_helpers.validation import COLUMNS, attacks, ideal_reply, validate_rewards
 
 CHAT = [{"role": "user", "content": "6 * 12?"}]
 ROWS = [{"answer": gold, "prompt": CHAT} for gold in ("72", "-5", "1,000", "3.50", "9")]
@@ -179,6 +179,62 @@ def test_another_task_with_another_layout():
 
     assert validate_rewards([colour_reward], rows, render).empty
     assert checks(validate_rewards([sloppy_reward], rows, render)) == {"adversarial replies"}
+
+
+def test_an_attack_that_is_the_ideal_reply_is_no_attack():
+    rows = [{"word": "x"}, {"word": "abba"}]
+
+    def exact(completions, word, **kwargs):
+        return [1.0 if t == w else 0.0 for t, w in zip(completions, word, strict=True)]
+
+    assert validate_rewards([exact], rows, lambda row: row["word"]).empty
+
+
+def test_the_right_answer_is_no_wrong_one():
+    row = {"answer": "72"}
+    assert not any("wrong" in name for name in attacks(row, [row, dict(row)], ideal_reply))
+    assert attacks(row, [row, {"answer": "5"}], ideal_reply)["a wrong answer"] == ideal_reply({"answer": "5"})
+
+
+def test_rewards_are_asked_with_the_keywords_of_trl():
+    seen = set()
+
+    def curious(completions, **kwargs):
+        seen.add(frozenset(kwargs))
+        return sound(completions, kwargs["answer"])
+
+    validate_rewards([curious], ROWS)
+    assert seen == {frozenset(["prompts", "answer", "completion_ids", "trainer_state", "log_extra", "log_metric"])}
+
+
+def test_a_cost_that_shows_only_after_a_good_reply_is_found():
+    def reads_on(completions, answer, **kwargs):
+        for completion in completions:
+            re.findall("<answer>.*?</answer>", completion_text(completion).partition("</answer>")[2], re.DOTALL)
+        return sound(completions, answer)
+
+    findings = validate_rewards([reads_on], ROWS)
+    assert checks(findings) == {"cost"} and findings["completion"][0].startswith("<reasoning>")
+
+
+def test_a_reward_that_breaks_on_long_completions_only_is_found():
+    def short_of_breath(completions, answer, **kwargs):
+        if any(len(completion_text(c)) > 3_000 for c in completions):
+            raise RecursionError("too deep")
+        return sound(completions, answer)
+
+    (row,) = validate_rewards([short_of_breath], ROWS).itertuples()
+    assert row.check == "usable rewards" and "RecursionError: too deep" in row.found
+
+
+def test_findings_are_few_and_short():
+    findings = validate_rewards(
+        [named(lambda completions, **kwargs: [1.0] * len(completions), "mine")], ROWS * 9, full_marks=2
+    )
+    assert checks(findings) == {"ideal replies"} and len(findings) == 3
+    assert findings["found"][0].endswith("45 rows in all")
+    findings = validate_rewards([flawed.generous_reward_func], ROWS)
+    assert findings["completion"].str.len().max() == 70
 
 
 def test_empty_input_and_names_used_twice_are_refused():

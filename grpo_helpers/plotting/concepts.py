@@ -28,6 +28,8 @@ def plot_lines(
         marker = MARKERS[i % len(MARKERS)] if markers else None
         ax.plot(table.index, values, LINES[i % len(LINES)], marker=marker, color=COLOURS[i % len(COLOURS)], label=name)
     ax.axhline(0, color="black", linewidth=0.8)
+    if pd.api.types.is_integer_dtype(table.index):
+        ax.set_xticks(table.index)
     ax.set_xlabel(xlabel or str(table.index.name))
     ax.set_ylabel(ylabel)
     ax.set_title(title)

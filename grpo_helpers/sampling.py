@@ -7,17 +7,20 @@ prompts share their beginning, so here each piece is run once:
 
     shared beginning (1 row) → rest of each prompt (U rows) → completions (U·G rows)
 
+Keys and values of the shared beginning stay one row, which all rows look at.
 The distribution is the same; greedy decoding gives the same tokens (up to
 rounding). `make bench` measures what it saves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from os.path import commonprefix
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 TokenIds = Sequence[int]
@@ -39,29 +42,134 @@ def pad_left(rows: Sequence[TokenIds], pad_id: int, device: torch.device | str) 
     return ids, mask
 
 
+# For each layer its keys and values, each (key heads, tokens, size). As all that `attend` reads they are float32:
+# float16 would overflow, bfloat16 would round the scores.
+Beginning = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    scaling: float,
+    beginning: Beginning,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """Attention of every row to a common beginning, which exists once, and to tokens of its own.
+
+    Args:
+        query: (rows, heads, n, size). Consecutive heads share keys.
+        key, value: (rows, key heads, own, size).
+        attention_mask: (rows, 1, n, own), True where a token may look.
+
+    Returns:
+        (rows, n, heads, size), as transformers wants it from an attention function.
+    """
+    rows, heads, n, size = query.shape
+    groups, own = key.shape[1:3]
+    first_keys, first_values = beginning[module.layer_idx]
+    first, asked = first_keys.shape[1], heads // groups * n  # heads that share keys count as further queries
+    with torch.autocast(query.device.type, enabled=False):
+        key, value = key.float(), value.float()
+        query_ = (query.float() * scaling).reshape(rows, groups, asked, size)
+        near = (query_ @ key.mT).view(rows, heads, n, own)
+        near = near.masked_fill(~attention_mask, torch.finfo(key.dtype).min).view(rows, groups, asked, own)
+        # Where the beginning is concerned, the rows count as further queries, too.
+        far = query_.transpose(0, 1).reshape(groups, rows * asked, size) @ first_keys.mT
+        far = far.view(groups, rows, asked, first).transpose(0, 1)
+        far, near = torch.cat([far, near], dim=-1).softmax(dim=-1).split([first, own], dim=-1)
+        far = far.transpose(0, 1).reshape(groups, rows * asked, first) @ first_values
+        output = far.view(groups, rows, asked, size).transpose(0, 1) + near @ value
+    return output.reshape(rows, heads, n, size).transpose(1, 2).to(query.dtype), None
+
+
+AttentionInterface.register("common_beginning", attend)
+
+
+def go_on(
+    model: PreTrainedModel,
+    beginning: Beginning,
+    cache: DynamicCache,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+) -> torch.Tensor:
+    """Hidden states (rows, n, hidden) of `ids` (rows, n), which follow the beginning and what the cache holds.
+
+    The mask (rows, cached + n) has a 1 for each token of a row's own, a 0 for padding.
+    """
+    n, total = ids.shape[1], mask.shape[1]
+    allowed = mask.bool()[:, None, None] & torch.ones(n, total, dtype=torch.bool, device=mask.device).tril(total - n)
+    usual = model.config._attn_implementation
+    model.config._attn_implementation = "common_beginning"
+    try:
+        return model.model(
+            input_ids=ids,
+            attention_mask=allowed,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            beginning=beginning,
+        ).last_hidden_state
+    finally:
+        model.config._attn_implementation = usual
+
+
 def prefill(
     model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int
-) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
+) -> tuple[Beginning, DynamicCache, torch.Tensor, torch.Tensor]:
     """Run the prompts through the model, their common beginning only once.
 
     Returns:
-        The KV cache, its mask (U, P) and the last hidden state of every prompt
-        (U, hidden). Differentiable where gradients are on.
+        The common beginning; a cache of what follows it, with its mask (U, rest);
+        the last hidden state of every prompt (U, hidden). Differentiable where
+        gradients are on.
     """
-    device = model.device
+    config, device = model.config, model.device
     shared = min(len(commonprefix(list(map(tuple, prompts)))), min(map(len, prompts)) - 1)
-    rest, rest_mask = pad_left([p[shared:] for p in prompts], pad_id, device)
-    mask = torch.cat([torch.ones(len(prompts), shared, dtype=torch.long, device=device), rest_mask], dim=1)
-    cache = DynamicCache(config=model.config)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    nothing = torch.empty(config.num_key_value_heads, 0, size, device=device)
+    beginning = [(nothing, nothing)] * config.num_hidden_layers
     if shared:
         start = torch.tensor([list(prompts[0][:shared])], device=device)
-        model.model(input_ids=start, past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(prompts))
-    positions = shared + (rest_mask.cumsum(dim=1) - 1).clamp(min=0)
-    hidden = model.model(
-        input_ids=rest, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    return cache, mask, hidden[:, -1]
+        once = DynamicCache(config=config)
+        model.model(input_ids=start, past_key_values=once, use_cache=True)
+        beginning = [(layer.keys[0].float(), layer.values[0].float()) for layer in once.layers]
+    rest, mask = pad_left([p[shared:] for p in prompts], pad_id, device)
+    cache = DynamicCache(config=config)
+    positions = shared + (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return beginning, cache, mask, go_on(model, beginning, cache, rest, mask, positions)[:, -1]
+
+
+@contextlib.contextmanager
+def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
+    """Linear layers in bfloat16 on a CPU laid out as oneDNN multiplies them, inside a `with` block.
+
+    Otherwise it rearranges every weight anew for every token, which for a few
+    rows takes longer than the product.
+    """
+    layers = [
+        m
+        for m in model.modules()
+        if type(m) is torch.nn.Linear and m.weight.dtype == torch.bfloat16 and m.weight.device.type == "cpu"
+    ]
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        layers = []
+
+    def product(packed: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+    try:
+        for layer in layers:
+            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+            layer.forward = functools.partial(product, packed, layer.bias)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
 
 
 class RoomyLayer(DynamicLayer):
@@ -69,11 +177,11 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, room: int) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self.dtype, self.device, self.is_initialized = torch.float32, layer.device, True
         self._buffers, views = [], []
         for old in (layer.keys, layer.values):
             rows, heads, length, size = old.shape
-            buffer = old.new_empty(rows, heads, length + room, size)
+            buffer = old.new_empty(rows, heads, length + room, size, dtype=self.dtype)
             buffer[:, :, :length] = old
             self._buffers.append(buffer)
             views.append(buffer[:, :, :length])
@@ -99,7 +207,8 @@ def next_tokens(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    cumulative = (logits.float() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    scores = logits.float() / temperature
+    cumulative = scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_().cumsum_(dim=-1)
     # Draws are in (0, 1], so that a token of probability zero is never hit.
     draws = (1 - torch.rand(len(logits), 1, device=logits.device)) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, draws)[:, 0].clamp(max=logits.shape[-1] - 1)
@@ -126,12 +235,12 @@ def sample(
     Returns:
         U · num_generations completions, those of one prompt side by side.
     """
-    cache, mask, hidden = prefill(model, prompts, pad_id)
+    beginning, cache, mask, hidden = prefill(model, prompts, pad_id)
     cache.batch_repeat_interleave(num_generations)
     _reserve(cache, max_new_tokens)
     mask = mask.repeat_interleave(num_generations, dim=0)
     hidden = hidden.repeat_interleave(num_generations, dim=0)
-    position = mask.sum(dim=1, keepdim=True)
+    position = beginning[0][0].shape[1] + mask.sum(dim=1, keepdim=True)
     completions: list[list[int]] = [[] for _ in range(len(mask))]
     rows = list(range(len(mask)))  # which completion each row of the batch belongs to; -1 once finished
     for left in range(max_new_tokens, 0, -1):
@@ -150,8 +259,6 @@ def sample(
             _reserve(cache, left)
             token, mask, position, rows = token[keep], mask[keep], position[keep], [rows[i] for i in alive]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        hidden = model.model(
-            input_ids=token[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
+        hidden = go_on(model, beginning, cache, token[:, None], mask, position)[:, -1]
         position = position + 1
     return completions

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from .sampling import TokenIds, prefill, sample
+from .sampling import TokenIds, go_on, packed_linears, prefill, sample
 
-SCORE_CHUNK = 512  # completion tokens whose logits (tokens × vocabulary) are in memory at a time
+SCORE_CHUNK = 128  # completion tokens whose logits (tokens × vocabulary) are in memory at a time
 
 
 def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
@@ -40,11 +41,13 @@ def merged_adapters(model: torch.nn.Module) -> Iterator[None]:
     try:
         for layer in layers:
             layer.merge(safe_merge=True)  # builds a new tensor, leaving the original alone
+            layer.forward = layer.get_base_layer().__call__  # what PEFT ends up calling, found out anew for each token
         yield
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.get_base_layer().weight.data = original
             layer.merged_adapters.clear()
+            layer.__dict__.pop("forward", None)
 
 
 def sample_policy(
@@ -56,9 +59,10 @@ def sample_policy(
     temperature: float,
 ) -> list[list[int]]:
     """`sampling.sample` from a policy that may carry LoRA adapters."""
-    with merged_adapters(model):
+    lm = causal_lm(model)
+    with merged_adapters(model), packed_linears(lm, len(prompts) * num_generations):
         return sample(
-            causal_lm(model),
+            lm,
             prompts,
             max_new_tokens=max_new_tokens,
             eos_id=tokenizer.eos_token_id,
@@ -80,21 +84,29 @@ class TokenLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logps, entropies, gradients = [], [], []
-        for h, t in zip(hidden.split(SCORE_CHUNK), tokens.split(SCORE_CHUNK), strict=True):
-            logits = (h @ weight.T).float()
-            if temperature != 1.0:
-                logits /= temperature
-            total = logits.logsumexp(dim=-1)
-            logps.append(logits.gather(-1, t[:, None])[:, 0] - total)
-            p = (logits - total[:, None]).exp_()
-            entropies.append(total - torch.linalg.vecdot(p, logits))
-            gradients.append(weight[t] - p.to(weight.dtype) @ weight)
-        ctx.save_for_backward(torch.cat(gradients) / temperature)
+        n, vocabulary = len(tokens), weight.shape[0]
+        size = max(1, min(SCORE_CHUNK, n))
+        # Made once: memory fresh from the system costs more than the arithmetic that is done in it.
+        half = hidden.new_empty(size, vocabulary, dtype=weight.dtype)
+        logits, p = (hidden.new_empty(size, vocabulary, dtype=torch.float32) for _ in range(2))
+        logps, entropies = (hidden.new_empty(n, dtype=torch.float32) for _ in range(2))
+        gradients = hidden.new_empty(n, hidden.shape[1], dtype=weight.dtype)
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+            m = part.stop - start
+            torch.mm(hidden[part].to(weight.dtype), weight.T, out=half[:m])
+            x = logits[:m].copy_(half[:m]).div_(temperature)
+            x -= x.amax(dim=-1, keepdim=True)
+            total = torch.exp(x, out=p[:m]).sum(dim=-1, keepdim=True)
+            log_total = total.log()
+            logps[part] = (x.gather(-1, tokens[part, None]) - log_total)[:, 0]
+            p[:m] /= total
+            gradients[part] = weight[tokens[part]] - half[:m].copy_(p[:m]) @ weight
+            entropies[part] = log_total[:, 0] - p[:m].mul_(x).sum(dim=-1)
+        ctx.save_for_backward(gradients.div_(temperature))
         ctx.dtype = hidden.dtype
-        entropy = torch.cat(entropies)
-        ctx.mark_non_differentiable(entropy)
-        return torch.cat(logps), entropy
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
 
     @staticmethod
     def backward(ctx: Any, grad_logps: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
@@ -134,19 +146,13 @@ def completion_logps(
     rows, which = torch.unique(torch.cat([prompt_ids, prompt_mask], dim=1), dim=0, return_inverse=True)
     ids, keep = rows.chunk(2, dim=1)
     prompts = [row[m.bool()].tolist() for row, m in zip(ids, keep, strict=True)]
-    cache, mask, last = prefill(model, prompts, pad_id=0)
+    beginning, cache, mask, last = prefill(model, prompts, pad_id=0)
     cache.batch_select_indices(which)
     mask = torch.cat([mask[which], completion_mask[:, :-1]], dim=1)
     hidden = last[which][:, None]
     if completion_ids.shape[1] > 1:
         positions = prompt_mask.sum(dim=1, keepdim=True) + torch.arange(completion_ids.shape[1] - 1, device=ids.device)
-        trunk = model.model(
-            input_ids=completion_ids[:, :-1],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        trunk = go_on(model, beginning, cache, completion_ids[:, :-1], mask, positions)
         hidden = torch.cat([hidden, trunk], dim=1)
     scored = completion_mask.bool()
     hidden = hidden[scored]
@@ -179,7 +185,8 @@ class SharedPromptTrainer(GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        with self.accelerator.autocast():
+        # Autocast would bring the adapters' inputs back to what they are.
+        with self.accelerator.autocast(), disable_input_dtype_casting(model):
             logps, entropies = completion_logps(
                 causal_lm(self.accelerator.unwrap_model(model)),
                 input_ids[:, :-logits_to_keep],

@@ -3,7 +3,9 @@
 1. Seconds per optimizer step of the profile, against TRL's GRPOTrainer as it
    comes (model by name, default precision and memory settings), on the same
    policy, prompts and numbers of completions and tokens.
-2. Evaluation throughput, against the article's one-question-at-a-time loop.
+2. Where those seconds go, phase by phase, against the floor that this machine's
+   matrix products and memory set (`bench_step`).
+3. Evaluation throughput, against the article's one-question-at-a-time loop.
 
 Every completion is forced to full length, so that all sides do equal work.
 Ratios carry over to another machine; seconds do not.
@@ -12,12 +14,13 @@ Ratios carry over to another machine; seconds do not.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
+import torch
+from bench_step import Steps, floor, machine, step_phases
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -56,47 +59,54 @@ def trl_defaults(profile: Profile, output: str, **more) -> GRPOConfig:
     )
 
 
-def seconds_per_step(trainer: GRPOTrainer) -> float:
-    """Median wall time between logged steps after the first, which warms up."""
-    moments = []
-    original = trainer.training_step
-
-    def timed(*args, **kwargs):
-        start = time.perf_counter()
-        result = original(*args, **kwargs)
-        moments.append(time.perf_counter() - start)
-        return result
-
-    trainer.training_step = timed
-    trainer.train()
-    return statistics.median(moments[1:])
-
-
-def bench_training(profile: Profile, steps: int) -> dict[str, float]:
-    profile = profile.with_(steps=steps + 1, save_steps=10_000)
+def bench_training(profile: Profile, steps: int, work: str) -> dict[str, float]:
+    """Median seconds of a step of each way to train, one after another."""
     folder = models.find_weights(profile.model, profile.revision).folder
     seconds = {}
-    with tempfile.TemporaryDirectory() as work:
-        for name in ("this package", "TRL, same precision", "TRL as it comes"):
+    for name in ("this package", "TRL, same precision", "TRL as it comes"):
+        trainer = own_trainer(profile, steps, work) if name == "this package" else None
+        if trainer is None:
             model, tokenizer = models.load_policy(profile)
-            train_set = data.load_task(profile, "train", 200)
-            if name == "this package":
-                trainer = training.make_trainer(profile, model, tokenizer, train_set, work)
-            else:
-                same = name == "TRL, same precision"
-                bf16 = {"bf16": str(model.dtype) == "torch.bfloat16", "activation_checkpointing": False} if same else {}
-                trainer = GRPOTrainer(
-                    model=model if same else str(folder),
-                    reward_funcs=list(REWARD_FUNCS),
-                    args=trl_defaults(profile, work, **bf16),
-                    train_dataset=train_set,
-                    processing_class=tokenizer,
-                    peft_config=models.lora_config(profile),
-                )
-            trainer.remove_callback(PrinterCallback)  # its rows of numbers would bury ours
-            seconds[name] = seconds_per_step(trainer)
-            print(f"  {name:22} {seconds[name]:7.2f} s a step", flush=True)
+            same = name == "TRL, same precision"
+            bf16 = {"bf16": model.dtype == torch.bfloat16, "activation_checkpointing": False} if same else {}
+            trainer = GRPOTrainer(
+                model=model if same else str(folder),
+                reward_funcs=list(REWARD_FUNCS),
+                args=trl_defaults(profile.with_(steps=steps + 1), work, **bf16),
+                train_dataset=data.load_task(profile, "train", 200),
+                processing_class=tokenizer,
+                peft_config=models.lora_config(profile),
+            )
+        trainer.remove_callback(PrinterCallback)  # its rows of numbers would bury ours
+        watch = Steps()
+        trainer.add_callback(watch)
+        trainer.train()
+        seconds[name] = watch.median
+        print(f"  {name:22} {seconds[name]:7.2f} s a step", flush=True)
     return seconds
+
+
+def own_trainer(profile: Profile, steps: int, work: str) -> GRPOTrainer:
+    model, tokenizer = models.load_policy(profile)
+    train_set = data.load_task(profile, "train", 200)
+    profile = profile.with_(steps=steps + 1, save_steps=10_000)  # one more to warm up
+    return training.make_trainer(profile, model, tokenizer, train_set, work, doctor=False)
+
+
+def bench_phases(profile: Profile, steps: int, work: str) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Seconds and floor of each phase of this package's step, and the speed of the machine that sets the floor."""
+    trainer = own_trainer(profile, steps, work)
+    tokenizer, asked = trainer.processing_class, trainer.train_dataset["prompt"][: profile.prompts_per_step]
+    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in asked]
+    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    completions, tokens = profile.batch * profile.accumulation, profile.max_completion_length
+    speed = machine(trainer.model, completions * tokens)
+    least = floor(trainer.model, prompts, completions, tokens, speed)
+    phases = {name: {"seconds": s, "floor": least[name]} for name, s in step_phases(trainer).items()}
+    print(f"  {speed['gemm_gflops']:.0f} GFLOP/s, {speed['bandwidth_gb_s']:.0f} GB/s; seconds a step, and the floor:")
+    for name, row in phases.items():
+        print(f"  {name:22} {row['seconds']:7.2f} {row['floor']:7.2f}", flush=True)
+    return phases, speed
 
 
 def bench_evaluation(profile: Profile, questions: int, one_by_one: int) -> dict[str, float]:
@@ -135,17 +145,22 @@ def main() -> None:
         "command": f"make bench ARGS='--profile {args.profile} --steps {args.steps}'"
     }
     print(f"profile {profile.name}: {profile.batch} completions of {profile.max_completion_length} tokens a step")
-    steps = bench_training(profile, args.steps)
+    with tempfile.TemporaryDirectory() as work:
+        steps = bench_training(profile, args.steps, work)
+        phases, speed = bench_phases(profile, args.steps, work)
     rates = bench_evaluation(profile, questions=2 * profile.eval_batch, one_by_one=12)
+    whole, least = (sum(row[column] for row in phases.values()) for column in ("seconds", "floor"))
     ratios = {
         "step, against TRL as it comes": steps["TRL as it comes"] / steps["this package"],
         "step, against TRL in the same precision": steps["TRL, same precision"] / steps["this package"],
+        "floor of this machine, against the step": whole / least,
         "evaluation, against one at a time": rates["this package"] / rates["one at a time"],
     }
     for name, ratio in ratios.items():
         print(f"{name:42} {ratio:5.1f}× faster")
     if args.record:
-        write_json(args.record, facts | {"seconds_per_step": steps, "questions_per_second": rates, "ratios": ratios})
+        measured = {"seconds_per_step": steps, "phases": phases, "machine": speed, "questions_per_second": rates}
+        write_json(args.record, facts | measured | {"ratios": ratios})
 
 
 if __name__ == "__main__":

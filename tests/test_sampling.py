@@ -1,5 +1,7 @@
 """Sampling shares work between prompts and completions; what comes out must not show it."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from grpo_helpers.sampling import next_tokens, pad_left, prefill, sample, supports_sharing
+from grpo_helpers.sampling import go_on, next_tokens, packed_linears, pad_left, prefill, sample, supports_sharing
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)
@@ -167,10 +169,13 @@ def test_one_seed_gives_one_sample():
 @ragged_prompts
 def test_prefill_gives_the_last_hidden_states_of_plain_forwards(model, prompts):
     with torch.no_grad():
-        cache, mask, hidden = prefill(model, prompts, pad_id=0)
+        beginning, cache, mask, hidden = prefill(model, prompts, pad_id=0)
         plain = torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts])
     torch.testing.assert_close(hidden, plain, atol=1e-5, rtol=1e-4)
-    assert mask.sum(dim=1).tolist() == [len(p) for p in prompts]
+    common = len(os.path.commonprefix(prompts))
+    shared = min(common, min(map(len, prompts)) - 1)  # one token of each is left, to go on from
+    assert {keys.shape[1] for keys, _ in beginning} == {shared}
+    assert (shared + mask.sum(dim=1)).tolist() == [len(p) for p in prompts]
     assert cache.get_seq_length() == mask.shape[1]
 
 
@@ -183,11 +188,64 @@ def test_gradient_through_prefill_equals_that_of_plain_forwards(model, prompts):
         found = torch.autograd.grad((weights * hidden).sum(), list(parameters.values()))
         return dict(zip(parameters, found, strict=True))
 
-    shared = gradients(prefill(model, prompts, pad_id=0)[2])
+    shared = gradients(prefill(model, prompts, pad_id=0)[3])
     plain = gradients(torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts]))
     assert max(expected.abs().max() for expected in plain.values()) > 0
     for name, expected in plain.items():
         torch.testing.assert_close(shared[name], expected, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@ragged_prompts
+def test_going_on_from_a_prefill_gives_the_hidden_states_of_plain_forwards(model, prompts):
+    more = torch.tensor([[30, 31, 32], [33, 34, 35]] * len(prompts))[: len(prompts)]
+    with torch.no_grad():
+        beginning, cache, mask, _ = prefill(model, prompts, pad_id=0)
+        mask = torch.cat([mask, torch.ones_like(more)], dim=1)
+        positions = torch.tensor([[len(p) + i for i in range(3)] for p in prompts])
+        hidden = go_on(model, beginning, cache, more, mask, positions)
+        for row, p, m in zip(hidden, prompts, more, strict=True):
+            plain = model.model(torch.cat([torch.tensor(p), m])[None]).last_hidden_state[0, -3:]
+            torch.testing.assert_close(row, plain, atol=1e-5, rtol=1e-4)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_failure_leaves_the_models_own_attention_in_place(model):
+    with torch.no_grad(), pytest.raises(IndexError):
+        prefill(model, [[5, 6], [5, 64]], pad_id=0)  # no such token
+    assert model.config._attn_implementation == "sdpa"
+
+
+# --- packed weights ---------------------------------------------------------
+
+
+def test_packed_layers_multiply_alike_and_are_put_back():
+    model, x = random_model().to(torch.bfloat16), torch.randn(3, 5, 32).bfloat16()
+    layer = model.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        plain = layer(x)
+        with packed_linears(model, rows=3):
+            torch.testing.assert_close(layer(x), plain, atol=0.02, rtol=0.02)
+            assert ("forward" in layer.__dict__) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        assert torch.equal(layer(x), plain)
+    assert not any("forward" in m.__dict__ for m in model.modules())
+
+
+def test_layers_in_float32_are_not_packed(model):
+    with packed_linears(model, rows=3):
+        assert not any("forward" in m.__dict__ for m in model.modules())
+
+
+def test_greedy_completions_in_bfloat16_are_as_likely_as_those_of_generate():
+    """Two kernels may break a near tie differently, so what they give is compared, not the tokens."""
+    exact, prompts = random_model(), PROMPTS["ragged, common beginning"]
+    model = random_model().to(torch.bfloat16)
+    with packed_linears(model, len(prompts)):
+        got = sample(model, prompts, max_new_tokens=8, eos_id=NO_EOS, pad_id=0, temperature=0)
+    with torch.no_grad():
+        for prompt, completion in zip(prompts, got, strict=True):
+            logits = exact(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+            chosen = logits[range(8), completion]
+            assert (logits.max(dim=-1).values - chosen).max() < 0.1 * logits.std()
 
 
 def test_pad_left_puts_the_tokens_at_the_end():

@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from grpo_helpers import trainer
+from grpo_helpers import data, models, trainer, training
+from grpo_helpers.profiles import TINY
 from grpo_helpers.sampling import pad_left
 from grpo_helpers.trainer import SharedPromptTrainer, causal_lm, completion_logps
 
@@ -124,6 +125,22 @@ def test_causal_lm_is_found_with_its_adapters_on():
         assert not torch.allclose(adapted(ids).logits, plain(ids).logits)
 
 
+def test_merged_adapters_sample_alike_and_leave_no_trace():
+    adapted = random_model(lora=True)
+    lm, ids = causal_lm(adapted), torch.tensor([[5, 6, 7, 8]])
+    before = {name: p.clone() for name, p in adapted.state_dict().items()}
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        with trainer.merged_adapters(adapted):
+            torch.testing.assert_close(lm(ids).logits, expected, atol=1e-4, rtol=1e-4)
+        assert torch.equal(adapted(ids).logits, expected)
+        with pytest.raises(RuntimeError, match="stop here"), trainer.merged_adapters(adapted):
+            raise RuntimeError("stop here")
+        assert torch.equal(adapted(ids).logits, expected)
+    assert all(torch.equal(before[name], p) for name, p in adapted.state_dict().items())
+    assert not any("forward" in m.__dict__ for m in adapted.modules())
+
+
 # --- completions of a batch -------------------------------------------------
 
 
@@ -152,3 +169,57 @@ def test_every_prompt_of_a_batch_gets_its_completion(prompts, size):
 def test_prompts_that_are_no_groups_are_refused():
     with pytest.raises(ValueError, match="not groups of 2"):
         generate([[5, 6], [7]], 2)
+
+
+# --- a whole run beside TRL's own --------------------------------------------
+
+
+def train_on(fixed, shared_prompts, folder, **overrides):
+    """Three steps on completions that are given, so that only scoring and the update can differ."""
+    profile = TINY.with_(batch=8, num_generations=4, max_completion_length=40, steps=3, shared_prompts=shared_prompts)
+    model, tokenizer = models.load_policy(profile)
+    questions = data.load_task(profile, "train", 16)
+    # Plain gradient descent: Adam would blow rounding up to whole steps where a gradient is almost zero.
+    overrides = {"optim": "sgd", "learning_rate": 0.5, "save_strategy": "no"} | overrides
+    run = training.make_trainer(profile, model, tokenizer, questions, folder, **overrides)
+    assert isinstance(run, SharedPromptTrainer) == shared_prompts
+    batches, advantages, score = iter(fixed), [], run._generate_and_score_completions
+    run._generate_single_turn = lambda *args, **kwargs: (next(batches), None)
+
+    def scored(inputs):
+        output = score(inputs)
+        advantages.append(output["advantages"])
+        return output
+
+    run._generate_and_score_completions = scored
+    training.train(run)
+    weights = {name: p.detach().clone() for name, p in run.model.named_parameters() if p.requires_grad}
+    return training.history(run), torch.stack(advantages), weights
+
+
+@pytest.fixture(scope="module")
+def fixed_completions():
+    """Three batches sampled by the tiny policy, with ends, and some cut off."""
+    model, tokenizer = models.load_policy(TINY)
+    prompts = data.load_task(TINY, "train", 6)["prompt"]
+    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    torch.manual_seed(0)
+    rows = trainer.sample_policy(model, tokenizer, ids, 24, 4, 1.0)
+    assert any(row[-1] != tokenizer.eos_token_id for row in rows)
+    return [rows[:8], rows[8:16], rows[16:]]
+
+
+@pytest.mark.parametrize("overrides", [{}, {"beta": 0.1}, {"loss_type": "grpo"}], ids=["dapo", "KL", "grpo"])
+def test_rewards_advantages_and_updates_are_trls(overrides, fixed_completions, tmp_path):
+    history, advantages, weights = train_on(fixed_completions, True, tmp_path / "a", **overrides)
+    trl_history, trl_advantages, trl_weights = train_on(fixed_completions, False, tmp_path / "b", **overrides)
+    assert advantages.abs().max() > 0
+    assert torch.equal(advantages, trl_advantages)
+    assert list(history["reward"]) == list(trl_history["reward"])
+    for column in ["loss", "grad_norm", "entropy", *(["kl"] if "beta" in overrides else [])]:
+        assert history[column].tolist() == pytest.approx(trl_history[column].tolist(), rel=1e-3, abs=1e-5), column
+    moved = [w for name, w in weights.items() if "lora_B" in name]
+    assert max(w.abs().max() for w in moved) > 1e-3  # they start at zero
+    for name, expected in trl_weights.items():
+        torch.testing.assert_close(weights[name], expected, atol=1e-5, rtol=1e-3, msg=name)

@@ -1,0 +1,73 @@
+"""The stopwatch and the floor behind `make bench`: nothing counted twice, and a floor that agrees with one by hand."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from grpo_helpers import data, models, training
+from grpo_helpers.profiles import TINY
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bench_step import PHASES, Stopwatch, floor, machine, step_phases
+
+SPEED = {"gemm_gflops": 1.0, "bandwidth_gb_s": 1.0}
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    profile = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, save_steps=100)
+    model, tokenizer = models.load_policy(profile)
+    questions = data.load_task(profile, "train", 16)
+    return training.make_trainer(profile, model, tokenizer, questions, tmp_path_factory.mktemp("run"), doctor=False)
+
+
+def test_a_piece_inside_another_is_not_counted_twice():
+    watch = Stopwatch()
+    thing = SimpleNamespace(outer=lambda: (time.sleep(0.05), thing.inner()), inner=lambda: time.sleep(0.02))
+    before = thing.inner
+    with contextlib.ExitStack() as undo:
+        watch.around(thing, "outer", "a", undo)
+        watch.around(thing, "inner", "b", undo)
+        thing.outer()
+        thing.outer()
+        watch.end_step()
+    assert thing.inner is before
+    (step,) = watch.steps
+    assert 0.1 <= step["a"] < 0.14 and 0.04 <= step["b"] < 0.08
+
+
+def test_phases_of_a_real_step_are_all_seen_and_add_up(trainer):
+    phases = step_phases(trainer)
+    assert list(phases) == list(PHASES)
+    assert all(seconds > 0 for seconds in phases.values()), phases
+    step_time = [row["step_time"] for row in trainer.state.log_history if "step_time" in row]
+    assert sum(phases.values()) > 0.5 * min(step_time)
+
+
+def test_floor_by_hand(trainer):
+    config = trainer.model.config
+    attention = 2 * config.hidden_size**2 + 2 * config.hidden_size * config.num_key_value_heads * (
+        config.hidden_size // config.num_attention_heads
+    )
+    trunk = config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
+    head = config.vocab_size * config.hidden_size
+    least = floor(trainer.model, [[1, 2, 3, 4], [1, 2, 5]], completions=8, tokens=10, speed=SPEED)
+    asked = 2 + 2 + 1  # the common beginning once
+    assert least["prefill"] == pytest.approx(2 * trunk * asked / 1e9)
+    assert least["backward"] == pytest.approx(2 * trunk * (asked + 80) / 1e9)
+    assert least["scoring"] == pytest.approx(least["backward"] + 2 * 2 * head * 80 / 1e9)
+    assert least["decode"] == pytest.approx(10 * max(2 * 8, 4) * (trunk + head) / 1e9)
+    assert least["merge adapters"] == pytest.approx(2 * 4 * attention * config.num_hidden_layers / 1e9)
+    assert set(least) == set(PHASES)
+
+
+def test_speed_of_the_machine_is_plausible(trainer):
+    speed = machine(trainer.model, rows=64)
+    assert 0.1 < speed["gemm_gflops"] < 1e5
+    assert 0.1 < speed["bandwidth_gb_s"] < 1e4
+    assert torch.is_grad_enabled()

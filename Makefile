@@ -11,7 +11,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .PHONY: run test lab notebooks bench clean help
 
 help:
-	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|t4|article, SEED=, ARGS=)"
+	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|t4|t4_full|article, SEED=, ARGS=)"
 	@echo "make test       unit tests, conventions, and every notebook executed on the tiny profile"
 	@echo "make lab        JupyterLab on the notebooks"
 	@echo "make notebooks  execute the notebooks in place at full size"

@@ -2,7 +2,7 @@
 
 question → messages → completions → parsed answer → rewards → advantages → update → history → plots, evaluation
 
-profiles     Profile, the four recipes, detect()
+profiles     Profile, the recipes, detect()
 prompts      SYSTEM_PROMPT, XML_COT_FORMAT, build_messages; answers and numbers read back
 data         word_problems, get_gsm8k_questions: the questions, in the trainer's columns
 probing      before training: prompts compared, lengths, groups without a signal
@@ -17,10 +17,17 @@ objective    advantages, ratio, clip, KL and averages in plain torch
 sampling     completions without repeated work
 trainer      TRL's GRPOTrainer with each prompt run once
 training     grpo_config, make_trainer, train with safe resume, history
+callbacks    progress, a clean stop, the same questions asked during training, a live figure
 doctor       diagnose(history) → findings; DoctorCallback stops a run that cannot learn
+adapters     a trained adapter found, loaded, merged, described in a model card, pushed
 trial        one run for a notebook: evaluate, train, evaluate
 reward_experiments  the article's rewards and a reward hack, each beside its repair
-evaluation   predictions, strict and flexible accuracy, Wilson intervals, paired test, pass@k
+sick_runs    runs with one thing wrong each, and a healthy one with a KL penalty
+recipes      reward per minute: our recipe beside TRL's defaults and the article's
+evaluation   predictions, strict and flexible accuracy, before beside after, where a gain comes from
+statistics   intervals, the paired test, the questions it needs, pass@k
+mistakes     what is wrong with a reply: layout, length, arithmetic, or what was calculated
+side_by_side  two replies beside each other, the difference marked
 plotting     every figure
 checks       checks for the exercises
 run          the main job, `python -m grpo_helpers`

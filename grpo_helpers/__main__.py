@@ -1,13 +1,5 @@
-"""python -m grpo_helpers: train a language model with GRPO and show what it learned."""
+"""python -m grpo_helpers: train a language model with GRPO and show what it learned.
 
-from __future__ import annotations
-
-import argparse
-import os
-import sys
-from collections.abc import Sequence
-
-EPILOG = """\
 what happens
   1. a profile is chosen: model, task and sizes that fit this machine
   2. the untrained policy answers held-out questions
@@ -20,8 +12,12 @@ what happens
 profiles
   tiny     1.8M parameters, shipped with the repository; any CPU, about 2 minutes
   small    SmolLM2-135M-Instruct; 2 CPU cores, about 10 minutes
-  t4       Qwen2.5-1.5B-Instruct on GSM8K; a Colab T4, a first look
+  t4       Qwen2.5-1.5B-Instruct on GSM8K; a Colab T4, a first look of 15 minutes (an estimate)
+  t4_full  the same, a real run of two hours (an estimate)
   article  the source article's configuration on a T4, for comparison
+
+ends with
+  0 finished · 2 an error, named · 3 the doctor stopped a run that could not learn · 130 Ctrl-C
 
 examples
   python -m grpo_helpers                              the best profile for this machine
@@ -30,20 +26,30 @@ examples
   python -m grpo_helpers --profile small --model path/to/a/chat/model
 """
 
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .profiles import PROFILES
+
+EXIT_CODES = {"finished": 0, "stopped by the doctor": 3, "interrupted": 130}
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m grpo_helpers",
-        description=__doc__.partition(": ")[2],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--profile", help="tiny, small, t4 or article; default: what fits this machine")
+    title, _, rest = __doc__.partition("\n\n")
+    prog, _, description = title.partition(": ")
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=rest, formatter_class=layout)
+    parser.add_argument("--profile", help=f"{', '.join(PROFILES)}; default: what fits this machine")
     parser.add_argument("--model", help="a chat model's hub name or folder, in place of the profile's")
     parser.add_argument("--steps", type=int, help="optimizer steps; default: the profile's")
     parser.add_argument("--seed", type=int, default=42, help="of data order, adapter and sampling (default 42)")
     parser.add_argument("--output", help="folder for everything; default outputs/<profile>-<seed>")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint in --output")
+    parser.add_argument("--no-doctor", action="store_true", help="go on even if the doctor says it cannot learn")
     parser.add_argument("--gsm8k", metavar="FOLDER", help="GSM8K's train.jsonl and test.jsonl, instead of the hub's")
     parser.add_argument("--record", action="store_true", help="keep history, tables and replies in data/runs too")
     return parser.parse_args(argv)
@@ -67,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if args.steps is not None:
             profile = profile.with_(steps=args.steps, minutes=profile.minutes * args.steps / profile.steps)
-        result = run(profile, args.seed, args.output, args.resume, args.gsm8k)
-        if args.record and result.finished:
+        result = run(profile, args.seed, args.output, args.resume, args.gsm8k, not args.no_doctor)
+        if args.record and result.outcome.finished:
             print(f"recorded in {record(result.output)}")
     except (ValueError, OSError, WeightsNotFound) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0 if result.finished else 130
+    return EXIT_CODES[result.outcome.how]
 
 
 if __name__ == "__main__":

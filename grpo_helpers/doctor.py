@@ -1,4 +1,4 @@
-"""Reads a training log and names what is wrong, why, what to do, and where others met it.
+"""Reads a training log and names what is wrong, why, what to do, who met it before, and which notebook has the cure.
 
 `diagnose` takes the table of `grpo_helpers.training.history`, or a recorded `history.csv`; it needs pandas
 only. `DoctorCallback` asks it after every logged step of a run and stops a run that cannot learn.
@@ -10,6 +10,7 @@ another only if the difference is many times its standard error, so that noise i
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,31 +18,34 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from .profiles import DATA
+
 # Steps are logged steps. "Healthy" are the tiny and small runs in data/runs, at whatever step they are looked at.
 WINDOW = 10  # steps a mean is taken over: its noise is about a third of a step's
 NAN_STEPS = 5  # in a row: fp16 loss scaling skips a few overflowing steps by design, and recovers
-TIED_STEPS = 10  # from the very first step; in healthy runs no group of the first ten steps is tied
-TIED_LATER = 20  # in a row, later on: with two groups a step, a step without a signal is nothing rare
-TIED = 0.98  # share of tied groups that counts as all of them; healthy: at most 0.7 over 10 steps
-MOSTLY_TIED = 0.5  # from here on ties, rather than the learning rate, explain a flat reward
+TIED_STEPS, TIED_LATER = 10, 20  # from the first step, where healthy runs have no tied group; in a row, later on
+TIED, MOSTLY_TIED = (
+    0.98,
+    0.5,
+)  # share of tied groups: all of them (healthy: at most 0.7); enough to explain flat rewards
 CUT_WARN, CUT_STOP = 0.6, 0.95  # share of completions cut off; healthy: at most 0.2 over 10 steps, at the start
 PAID_STEPS = 20  # a part of the reward at 0 for so long; healthy: at most 3 steps in a row
 FLAT_STEPS = 50  # before a flat reward is called flat; healthy runs have risen by step 20
-ENTROPY_LEFT = 0.1  # of the entropy at the start; healthy: 0.12 at the end, with the reward at its best
+ENTROPY_LEFT = 0.15  # of the entropy at the start; healthy runs come down to 0.12, with correctness at its best
 ENTROPY_GONE = 0.03  # ... and so little is suspect even after a rise, when most groups are tied as well
 ENTROPY_RISE = 2.0  # times the start; healthy: at most 1.1 times
 KL_STEPS, KL_WARN, KL_STOP = 5, 1.0, 10.0  # median KL, nats a token: at 1 a typical token has become e times as likely
 LENGTH_FACTOR = 2.0  # mean length against the start, either way; healthy: 0.7 to 1.4 times
-THREE = 3 * WINDOW  # steps before a hack is looked for: the first window, the last, and one between them
-SURE = 4.0  # standard errors between two windows; healthy: falls from the best of at most 2.5, rises of 8 and more
-SURE_HALVES = 3.0  # ... between the halves of a run: two means, not the best of many, so that less is enough
-LOST = 0.5  # share of the gain; healthy: at most 0.3 of it is lost for a while
-LOST_TO_HACK = 0.75  # ... for correctness, which is noisier than the reward, being all or nothing
+SURE, SURE_HALVES = 4.0, 3.0  # standard errors between two windows, the best of many; between the halves of a run
+LOST, LOST_TO_HACK = 0.5, 0.75  # share of a gain (healthy: at most 0.3); of correctness, which is all or nothing
 NEAR_BEST = 0.85  # of the way from the lowest to the highest reward: the questions are mastered
+
+TIES, CUT, LENGTH = "frac_reward_zero_std", "completions/clipped_ratio", "completions/mean_length"
+WEIGHTS = ("loss", "grad_norm")
 
 
 class Finding(NamedTuple):
-    """One diagnosis: `steps` are the first and last step it rests on, `seen` the numbers."""
+    """One diagnosis: `steps` are the first and last step it rests on, `seen` the numbers, `notebook` has the cure."""
 
     name: str
     severity: str
@@ -50,21 +54,21 @@ class Finding(NamedTuple):
     cause: str
     remedy: str
     reference: str
+    notebook: str
 
     def __str__(self) -> str:
-        text = f"{self.severity}: {self.name} (steps {self.steps[0]} to {self.steps[1]})\n  seen    {self.seen}"
-        rest = {"cause": self.cause, "remedy": self.remedy, "see": self.reference}
-        return text + "".join(f"\n  {label:7} {value}" for label, value in rest.items() if value)
+        lines = {"seen": self.seen, "cause": self.cause, "remedy": self.remedy}
+        lines["see"] = ", ".join(filter(None, (self.reference, self.notebook and f"notebook {self.notebook}")))
+        text = f"{self.severity}: {self.name} (steps {self.steps[0]} to {self.steps[1]})"
+        return text + "".join(f"\n  {label:7} {value}" for label, value in lines.items() if value)
 
 
 Sighting = tuple[str, pd.DataFrame, str] | None  # severity, the rows it rests on, what was seen
 
-TIES, CUT, LENGTH = "frac_reward_zero_std", "completions/clipped_ratio", "completions/mean_length"
-
 
 def _error(series: pd.Series) -> float:
     """Standard error of the difference of two window means; noise from neighbours, so that a trend is no noise."""
-    return float(series.dropna().diff().std() / np.sqrt(2) * np.sqrt(2 / WINDOW))
+    return float(series.dropna().diff().std() / np.sqrt(WINDOW))
 
 
 def _windows(series: pd.Series) -> tuple[float, float, float]:
@@ -85,14 +89,12 @@ def _fell(series: pd.Series, lost: float = LOST) -> bool:
 
 
 def _mastered(reward: pd.Series) -> bool:
-    low, high = reward.min(), reward.max()
-    return _rose(reward) and _windows(reward)[2] >= low + NEAR_BEST * (high - low)
+    return _rose(reward) and _windows(reward)[2] >= reward.min() + NEAR_BEST * (reward.max() - reward.min())
 
 
 def _parts(history: pd.DataFrame) -> dict[str, pd.Series]:
     """The mean of each reward function that was logged often enough, by its name."""
-    names = [c for c in history if c.startswith("rewards/") and c.endswith("/mean")]
-    parts = {c.removeprefix("rewards/").removesuffix("/mean"): history[c].dropna() for c in names}
+    parts = {c[8:-5]: history[c].dropna() for c in history if c.startswith("rewards/") and c.endswith("/mean")}
     return {name: series for name, series in parts.items() if len(series) >= PAID_STEPS}
 
 
@@ -100,13 +102,18 @@ def _correctness(history: pd.DataFrame) -> pd.Series | None:
     return next((s for name, s in _parts(history).items() if "correct" in name or "accuracy" in name), None)
 
 
-def not_finite(history: pd.DataFrame) -> Sighting:
-    bad = np.isinf(history[[c for c in ("loss", "grad_norm") if c in history]]).any(axis=1)
-    if not bad.any():
+def _since_best(history: pd.DataFrame) -> pd.Series | None:
+    """The reward since correctness was at its best, if correctness has fallen far since."""
+    if (correct := _correctness(history)) is None or not _fell(correct, LOST_TO_HACK):
         return None
-    for_good = len(bad) >= NAN_STEPS and bad.tail(NAN_STEPS).all()
+    return history["reward"].loc[max(0, correct.rolling(WINDOW).mean().idxmax() - WINDOW + 1) :]
+
+
+def not_finite(history: pd.DataFrame) -> Sighting:
+    bad = np.isinf(history[[c for c in WEIGHTS if c in history]]).any(axis=1)
     seen = f"NaN or infinite in {bad.sum()} of {len(bad)} steps{', the latest among them' if bad.iloc[-1] else ''}"
-    return ("stop", history.tail(NAN_STEPS), seen) if for_good else ("note", history[bad], seen)
+    for_good = bad.tail(NAN_STEPS).sum() == NAN_STEPS
+    return ("stop" if for_good else "note", history[bad].tail(NAN_STEPS), seen) if bad.any() else None
 
 
 def truncated(history: pd.DataFrame) -> Sighting:
@@ -118,22 +125,22 @@ def truncated(history: pd.DataFrame) -> Sighting:
 
 
 def rate_too_high(history: pd.DataFrame) -> Sighting:
-    reward, entropy = history["reward"], history.get("entropy", pd.Series(dtype=float))
+    reward, entropy = history["reward"], _windows(history.get("entropy", pd.Series(dtype=float)))
     start, best, now = _windows(reward)
-    wild = bool(_windows(entropy)[2] > ENTROPY_RISE * _windows(entropy)[0]) and not _rose(reward)
-    if not _fell(reward) and not wild:
-        return None
     seen = f"reward {start:.2f} at first, {best:.2f} at its best, {now:.2f} now"
     for name in [c for c in ("entropy", "grad_norm") if c in history]:
         seen += f"; {name} {_windows(history[name])[0]:.2g} at first, highest {history[name].max():.2g}"
-    ruined = _fell(reward) and start - now > SURE * _error(reward)
-    return "stop" if ruined else "warn", history.tail(WINDOW), seen
+    severity = "stop" if _fell(reward) and start - now > SURE * _error(reward) else "warn"
+    wild = entropy[2] > ENTROPY_RISE * entropy[0] and not _rose(reward)
+    forgot = (since := _since_best(history)) is not None and not _rose(since) and entropy[2] > entropy[0]
+    return (severity, history.tail(WINDOW), seen) if _fell(reward) or wild or forgot else None
 
 
 def entropy_collapse(history: pd.DataFrame) -> Sighting:
     start, _, now = _windows(history["entropy"])
     reward, tied = history["reward"], _windows(history[TIES])[2] if TIES in history else 0.0
-    useless = now <= ENTROPY_LEFT * start and (not _rose(reward) or _fell(reward))
+    wrong = not _rose(reward) or _fell(reward) or _since_best(history) is not None
+    useless = wrong and now <= ENTROPY_LEFT * start
     too_early = now <= ENTROPY_GONE * start and tied >= MOSTLY_TIED and not _mastered(reward)
     seen = f"entropy {start:.2g} at first, {now:.2g} now; {tied:.0%} of the groups tied"
     severity = "stop" if useless and tied >= TIED else "warn"
@@ -156,51 +163,42 @@ def ties(history: pd.DataFrame) -> Sighting:
 
 
 def hack(history: pd.DataFrame) -> Sighting:
-    correct = _correctness(history)
-    if correct is None or not _fell(correct, LOST_TO_HACK):
+    if (since := _since_best(history)) is None or not _rose(since):
         return None
-    peak = max(0, correct.rolling(WINDOW).mean().idxmax() - WINDOW + 1)
-    rising = [name for name, s in (_parts(history) | {"reward": history["reward"]}).items() if _rose(s.loc[peak:])]
-    seen = "correctness {1:.2f} at its best, {2:.2f} now".format(*_windows(correct)) + f"; rose: {', '.join(rising)}"
-    return ("warn", history, seen) if rising else None
+    _, best, now = _windows(_correctness(history))
+    return "warn", history, f"correctness {best:.2f} at its best, {now:.2f} now, while the reward rose"
 
 
 def length_hack(history: pd.DataFrame) -> Sighting:
     (start, _, now), correct = _windows(history[LENGTH]), _correctness(history)
     moved = now >= LENGTH_FACTOR * start or now <= start / LENGTH_FACTOR
-    learned = correct is not None and _rose(correct)
+    hacked = moved and _rose(history["reward"]) and (correct is None or not _rose(correct))
     seen = f"mean length {start:.0f} tokens at first, {now:.0f} now; the reward rose, correctness was not seen to"
-    return ("warn", history, seen) if moved and not learned and _rose(history["reward"]) else None
+    return ("warn", history, seen) if hacked else None
 
 
-def never_paid(history: pd.DataFrame) -> Sighting:
-    names = [name for name, s in _parts(history).items() if s.eq(0).all()]
-    return ("warn", history, f"{', '.join(names)}: 0 in all {len(history)} steps") if names else None
-
-
-def always_paid(history: pd.DataFrame) -> Sighting:
-    equal = {name: s.iloc[0] for name, s in _parts(history).items() if s.nunique() == 1 and s.iloc[0] != 0}
-    spread = {name for name in equal if history.get(f"rewards/{name}/std", pd.Series([0.0])).gt(0).any()}
+def unmoved(history: pd.DataFrame, paid: bool) -> Sighting:
+    """Parts of the reward that are 0 for all completions, or, if `paid`, one and the same other value."""
+    equal = {name: s.iloc[0] for name, s in _parts(history).items() if s.nunique() == 1 and (s.iloc[0] != 0) == paid}
+    spread = [name for name in equal if paid and history.get(f"rewards/{name}/std", pd.Series([0.0])).gt(0).any()]
     names = ", ".join(f"{name} ({value:g})" for name, value in equal.items() if name not in spread)
-    return ("warn", history, f"equal for all completions of all {len(history)} steps: {names}") if names else None
+    return ("warn", history, f"the same for all completions of all {len(history)} steps: {names}") if names else None
 
 
 def flat(history: pd.DataFrame, low: float, high: float) -> Sighting:
     """A reward that has not moved, while between `low` and `high` of the groups were tied."""
     reward, tied = history["reward"].dropna(), history[TIES].mean()
     half = len(reward) // 2
-    gain = reward.tail(half).mean() - reward.head(half).mean()
-    moved = gain > SURE_HALVES * _error(reward) * np.sqrt(WINDOW / half) or _rose(reward) or _fell(reward)
-    seen = f"mean reward {reward.head(half).mean():.2f} in the first half, {reward.tail(half).mean():.2f} in the second"
-    return ("warn", history, f"{seen}; {tied:.0%} of the groups tied") if low <= tied < high and not moved else None
+    first, second = reward.head(half).mean(), reward.tail(half).mean()
+    moved = second - first > SURE_HALVES * _error(reward) * np.sqrt(WINDOW / half) or _rose(reward)
+    seen = f"mean reward {first:.2f} in the first half, {second:.2f} in the second; {tied:.0%} of the groups tied"
+    return ("warn", history, seen) if low <= tied < high and not moved and not rate_too_high(history) else None
 
 
 def loss_as_expected(history: pd.DataFrame) -> Sighting:
-    if not_finite(history):
-        return None
     start, _, now = _windows(history["loss"])
-    fell = start - now > SURE * _error(history["loss"])
-    return None if fell else ("note", history, f"mean loss {start:.3f} at first, {now:.3f} now: it does not fall")
+    quiet = not not_finite(history) and start - now <= SURE * _error(history["loss"])
+    return ("note", history, f"mean loss {start:.3f} at first, {now:.3f} now: it does not fall") if quiet else None
 
 
 def clip_as_expected(history: pd.DataFrame) -> Sighting:
@@ -209,89 +207,41 @@ def clip_as_expected(history: pd.DataFrame) -> Sighting:
 
 
 def sharpening_as_expected(history: pd.DataFrame) -> Sighting:
-    (start, _, now), tied = _windows(history["entropy"]), _windows(history[TIES])[2]
-    healthy = now < start / 2 and _rose(history["reward"]) and not _fell(history["reward"])
+    (start, _, now), tied, reward = _windows(history["entropy"]), _windows(history[TIES])[2], history["reward"]
+    healthy = now < start / 2 and _rose(reward) and not (_fell(reward) or entropy_collapse(history) or ties(history))
     seen = f"entropy {start:.2g} at first, {now:.2g} now; {tied:.0%} of the groups tied; the reward rose"
-    return ("note", history, seen) if healthy and not entropy_collapse(history) and not ties(history) else None
+    return ("note", history, seen) if healthy else None
 
 
 class Symptom(NamedTuple):
-    """How a finding is made: its judge, the columns and logged steps it needs, and what to say."""
+    """How a finding is made: its judge, the columns it needs, and the logged steps."""
 
     judge: Callable[[pd.DataFrame], Sighting]
     needs: tuple[str, ...]
     steps: int
-    reference: str
-    cause: str
-    remedy: str
 
 
-# fmt: off
-# What causes other symptoms comes before them.
+# What causes other symptoms comes before them. The words are in COMPLAINTS, under the same names.
 SYMPTOMS: Mapping[str, Symptom] = {
-    "not finite": Symptom(
-        not_finite, ("grad_norm",), 1, "unslothai/unsloth#3006, huggingface/trl#3616, huggingface/transformers#23165",
-        "numbers overflow, in fp16 above all, where a few skipped steps are part of the loss scaling and harmless",
-        "set fp16 or bf16 explicitly as the hardware has it, keep adapters in float32, lower learning_rate"),
-    "truncated": Symptom(
-        truncated, (CUT,), WINDOW, "huggingface/trl#5697, huggingface/trl#6263",
-        "completions are cut off before they reach the answer, so that nothing in them can be rewarded",
-        "raise max_completion_length, or ask for shorter reasoning in the prompt"),
-    "learning rate too high": Symptom(
-        rate_too_high, (), 2 * WINDOW, "huggingface/open-r1#373, huggingface/open-r1#538",
-        "the updates are too large: the policy loses what it had learned, or knew",
-        "go back to a checkpoint before the fall; divide learning_rate by 3 to 10, or lower max_grad_norm"),
-    "KL explosion": Symptom(
-        kl_explosion, ("kl",), KL_STEPS, "huggingface/open-r1#373, huggingface/open-r1#538",
-        "the policy has left its reference far behind: learning rate too high, or a reward that pays for nonsense",
-        "lower learning_rate, raise beta, and read a few completions"),
-    "entropy collapse": Symptom(
-        entropy_collapse, ("entropy",), 2 * WINDOW, "arXiv 2503.14476 (DAPO), verl-project/verl#5953",
-        "the policy says the same every time without having learned to be right: nothing is explored any more",
-        "lower learning_rate, raise temperature, or raise epsilon_high (clip-higher) or beta"),
-    "nothing but ties": Symptom(
-        ties, (TIES,), TIED_STEPS, "huggingface/trl#3857, huggingface/open-r1#474",
-        "the completions of a question all score the same, so that every advantage is 0: questions too hard or too "
-        "easy, a reward that does not tell completions apart, or a policy that has stopped varying",
-        "try the reward on a right and a wrong text; choose questions by pass rate; raise num_generations"),
-    "reward hacked": Symptom(
-        hack, (), THREE, "huggingface/open-r1#373, huggingface/open-r1#538",
-        "possibly a hole in the reward: something other than being right pays, and the policy has found it",
-        "read the best-paid completions, close the hole (tags counted, one answer only), start again"),
-    "length hacked": Symptom(
-        length_hack, (LENGTH,), THREE, "unslothai/unsloth#2116, arXiv 2503.20783 (Dr. GRPO)",
-        "possibly the length itself is paid, or punished by a hidden penalty",
-        "compare the rewards of a short and a long right answer; loss_type decides how lengths are weighed"),
-    "never paid": Symptom(
-        never_paid, (), PAID_STEPS, "unslothai/unsloth#1761, huggingface/open-r1#237",
-        "a part of the reward that no completion earns: a pattern that cannot match, or a task out of reach",
-        "give the function a perfect completion; DOTALL for texts of several lines, no newline wanted at the end"),
-    "always paid": Symptom(
-        always_paid, (), PAID_STEPS, "huggingface/open-r1#474",
-        "a part of the reward that every completion earns alike: it cancels in the advantage and teaches nothing",
-        "give the function an empty and a wrong completion; drop it, or ask for more"),
-    "learning rate too low": Symptom(
-        partial(flat, low=0.0, high=MOSTLY_TIED), (TIES,), FLAT_STEPS, "huggingface/open-r1#474",
-        "groups differ, yet the reward does not move: the steps are too small (1e-6 is too low for LoRA) or too few",
-        "raise learning_rate tenfold (LoRA: 1e-5 to 1e-3, more for smaller models), or take more completions a step"),
-    "too hard or too easy": Symptom(
-        partial(flat, low=MOSTLY_TIED, high=TIED), (TIES,), FLAT_STEPS, "huggingface/trl#3857, huggingface/open-r1#474",
-        "most groups are tied, so that few questions teach anything, and the reward does not move",
-        "choose questions that are answered right now and then (pass rate 20 to 80 %), or raise num_generations"),
+    "not finite": Symptom(not_finite, ("grad_norm",), 1),
+    "learning rate too high": Symptom(rate_too_high, (), 2 * WINDOW),
+    "KL explosion": Symptom(kl_explosion, ("kl",), KL_STEPS),
+    "entropy collapse": Symptom(entropy_collapse, ("entropy",), 2 * WINDOW),
+    "reward hacked": Symptom(hack, (), 3 * WINDOW),
+    "truncated": Symptom(truncated, (CUT,), WINDOW),
+    "nothing but ties": Symptom(ties, (TIES,), TIED_STEPS),
+    "length hacked": Symptom(length_hack, (LENGTH,), 3 * WINDOW),
+    "never paid": Symptom(partial(unmoved, paid=False), (), PAID_STEPS),
+    "always paid": Symptom(partial(unmoved, paid=True), (), PAID_STEPS),
+    "learning rate too low": Symptom(partial(flat, low=0.0, high=MOSTLY_TIED), (TIES,), FLAT_STEPS),
+    "too hard or too easy": Symptom(partial(flat, low=MOSTLY_TIED, high=TIED), (TIES,), FLAT_STEPS),
 }
 EXPECTED: Mapping[str, Symptom] = {
-    "the loss does not fall": Symptom(
-        loss_as_expected, ("loss",), WINDOW, "huggingface/trl#2703, huggingface/open-r1#239",
-        "expected: on fresh completions the ratio is 1 and the advantages cancel, so that the loss stays around 0 and "
-        "may rise; what teaches is its gradient", "watch the reward"),
-    "nothing is clipped": Symptom(
-        clip_as_expected, ("clip_ratio/region_mean",), 1, "huggingface/trl#3120, huggingface/trl#3757",
-        "expected with one iteration: the policy that is updated is the one that sampled, so that the ratio is 1", ""),
-    "the policy becomes sure": Symptom(
-        sharpening_as_expected, ("entropy", TIES), 2 * WINDOW, "",
-        "expected: entropy falls and groups tie as questions are mastered", "compare pass@k before and after"),
+    "the loss does not fall": Symptom(loss_as_expected, ("loss",), WINDOW),
+    "nothing is clipped": Symptom(clip_as_expected, ("clip_ratio/region_mean",), 1),
+    "the policy becomes sure": Symptom(sharpening_as_expected, ("entropy", TIES), 2 * WINDOW),
 }
-# fmt: on
+COMPLAINTS: Mapping[str, Mapping[str, str]] = tomllib.loads((DATA / "complaints.toml").read_text(encoding="utf-8"))
 
 
 def _checked(history: pd.DataFrame) -> pd.DataFrame:
@@ -302,12 +252,10 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
     table = history.rename(columns=str)
     if not {"step", "reward"} <= set(table) or not table.columns.is_unique:
         raise ValueError(f"no training history, which has step, reward, and no column twice: {list(table)}; {remedy}")
-    words = table.select_dtypes(exclude="number")
-    table[list(words)] = words.apply(pd.to_numeric, errors="coerce")
-    table = table.astype(float).replace([np.inf, -np.inf], np.nan)
+    table = table.apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
     if table["step"].isna().any() or table["reward"].isna().all():
         raise ValueError(f"{len(table)} steps without one reward, or a step that is no number; {remedy}")
-    weights = [c for c in ("loss", "grad_norm") if c in table]
+    weights = [c for c in WEIGHTS if c in table]
     table[weights] = table[weights].fillna(np.inf)
     return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
 
@@ -325,25 +273,26 @@ def diagnose(
     """
     table = _checked(history)
     settings = {"num_generations": num_generations, "max_completion_length": max_completion_length}
-    if "learning_rate" in table and table["learning_rate"].notna().any():
-        settings["learning_rate"] = f"{table['learning_rate'].max():g} at its highest"
+    if pd.notna(rate := table.get("learning_rate", pd.Series(dtype=float)).max()):
+        settings["learning_rate"] = f"{rate:g} at its highest"
     findings, unjudged, logged = [], [], table.count()
+
+    def add(name: str, severity: str, rows: pd.DataFrame, *texts: str) -> None:
+        findings.append(Finding(name, severity, (int(rows["step"].iloc[0]), int(rows["step"].iloc[-1])), *texts))
+
     for name, symptom in (SYMPTOMS | EXPECTED).items():
         missing = [c for c in symptom.needs if not logged.get(c, 0)]
         if missing or logged[["reward", *symptom.needs]].min() < symptom.steps:
             why = f"no column {', '.join(missing)}" if missing else f"{symptom.steps} logged steps needed"
             unjudged += [f"{name} ({why})"] if name in SYMPTOMS else []
         elif sighting := symptom.judge(table):
-            severity, rows, seen = sighting
-            remedy = symptom.remedy
+            remedy = (words := COMPLAINTS[name])["remedy"]
             for setting, value in settings.items():
                 remedy = remedy.replace(setting, f"{setting} (now {value})", 1) if value is not None else remedy
-            span = (int(rows["step"].iloc[0]), int(rows["step"].iloc[-1]))
-            findings.append(Finding(name, severity, span, seen, symptom.cause, remedy, symptom.reference))
+            add(name, *sighting, words["cause"], remedy, words["threads"], words["notebook"])
     if unjudged:
-        span = (int(table["step"].iloc[0]), int(table["step"].iloc[-1]))
         cause = f"not in the log, or too early; logged steps so far: {len(table)}"
-        findings.append(Finding("not judged", "note", span, "; ".join(unjudged), cause, "", ""))
+        add("not judged", "note", table, "; ".join(unjudged), cause, "", "", "")
     return sorted(findings, key=lambda finding: ("stop", "warn", "note").index(finding.severity))
 
 
@@ -361,20 +310,16 @@ class _Doctor:
 
     def __init__(self, stop: bool = True) -> None:
         self.stop, self.findings, self.stopped_by = stop, [], None
-        self._said: set[tuple[str, str]] = set()
-        self._resumed_at = 0
+        self._said, self._resumed_at = set(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._resumed_at, self.stopped_by = state.global_step, None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not logs or "reward" not in logs:
-            return
         log = pd.DataFrame([row for row in state.log_history if "reward" in row])
-        if log["reward"].isna().all():
+        if not logs or "reward" not in logs or log["reward"].isna().all():
             return
-        known = {name: getattr(args, name) for name in ("num_generations", "max_completion_length")}
-        self.findings = diagnose(log, **known)
+        self.findings = diagnose(log, **{k: getattr(args, k) for k in ("num_generations", "max_completion_length")})
         for finding in self.findings:
             stops = finding.severity == "stop" and finding.steps[0] > self._resumed_at
             if (stops or finding.severity == "warn") and (finding.name, finding.severity) not in self._said:

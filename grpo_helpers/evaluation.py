@@ -1,4 +1,4 @@
-"""Evaluation on held-out questions: predictions, rates with intervals, a paired test.
+"""Evaluation on held-out questions: predictions, what they are worth, and before beside after.
 
 *Strict* means right and in the requested format, what a program that reads the
 answer block would see. *Flexible* takes the last number anywhere, what a
@@ -7,7 +7,6 @@ forgiving human would see.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
 from .sampling import pad_left, supports_sharing
+from .statistics import bootstrap_interval, gain_interval, paired_test, pass_at_k, wilson_interval
 from .trainer import causal_lm, sample_policy
 
 RATES = {
@@ -123,55 +122,27 @@ def score(question: str, gold: str, completion: str, truncated: bool) -> dict[st
 
 
 def evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    max_new_tokens: int,
-    *,
-    temperature: float = 0.0,
-    batch_size: int = 64,
-    seed: int = 0,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, max_new_tokens: int, **sampling: Any
 ) -> pd.DataFrame:
-    """One reply to every question of `dataset`, scored: a row for each question.
+    """Replies to every question of `dataset`, scored: a row for each reply, those to one question side by side.
 
-    Columns: question, gold, completion, extracted, and the four outcomes
-    strict, flexible, format, truncated (bool).
-    """
-    replies = generate_predictions(
-        model, tokenizer, dataset["prompt"], max_new_tokens, temperature=temperature, batch_size=batch_size, seed=seed
-    )
-    rows = zip(dataset["question"], dataset["answer"], replies, strict=True)
-    return pd.DataFrame([score(question, gold, *reply[0]) for question, gold, reply in rows])
-
-
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a rate (Wilson 1927), by scipy.
-
-    >>> [round(x, 2) for x in wilson_interval(7, 30)]
-    [0.12, 0.41]
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n} is no rate; an interval needs 0 ≤ successes ≤ n and n ≥ 1")
-    interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
-    return interval.low, interval.high
-
-
-def paired_test(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
-    """Exact McNemar test: did the same questions change more one way than the other?
+    Args:
+        sampling: keywords of `generate_predictions`; without any, one greedy reply to each question.
 
     Returns:
-        gained and lost (counts of questions) and p_value, two-sided; 1.0 when nothing changed.
+        Columns question, gold, completion, extracted, and the outcomes strict, flexible, format, truncated (bool).
     """
-    if len(before) != len(after):
-        raise ValueError(f"{len(before)} questions before, {len(after)} after; a paired test needs the same ones")
-    gained = sum(not b and a for b, a in zip(before, after, strict=True))
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
-    p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return {"gained": gained, "lost": lost, "p_value": p_value}
+    replies = generate_predictions(model, tokenizer, dataset["prompt"], max_new_tokens, **sampling)
+    rows = zip(dataset["question"], dataset["answer"], replies, strict=True)
+    return pd.DataFrame([score(question, gold, *reply) for question, gold, group in rows for reply in group])
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Before and after on the same questions: rates, Wilson intervals, and the paired test, a row for each outcome."""
+    """Before and after on the same questions, a row for each outcome.
+
+    Columns: n; `before` and `after` (rates) with Wilson intervals (`_low`, `_high`); `gain`, their
+    difference, with its interval; and the paired test.
+    """
     if list(before["question"]) != list(after["question"]):
         raise ValueError("the questions before and after differ; evaluate both on the same dataset")
     rows = []
@@ -181,80 +152,82 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
             hits = int(table[column].sum())
             low, high = wilson_interval(hits, len(table))
             row |= {when: hits / len(table), f"{when}_low": low, f"{when}_high": high}
-        rows.append(row | paired_test(before[column], after[column]))
+        test = paired_test(before[column], after[column])
+        low, high = gain_interval(test["gained"], test["lost"], len(before))
+        rows.append(row | {"gain": row["after"] - row["before"], "gain_low": low, "gain_high": high} | test)
     return pd.DataFrame(rows).set_index("rate")
 
 
-def decompose(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, int]:
-    """Where a change in strict accuracy comes from, in questions.
-
-    `format` questions were right before but not in the requested format;
-    `arithmetic` ones were wrong by any reading. `lost` ones were strictly right.
-    """
-    gained = ~before["strict"] & after["strict"]
-    return {
-        "format": int((gained & before["flexible"]).sum()),
-        "arithmetic": int((gained & ~before["flexible"]).sum()),
-        "lost": int((before["strict"] & ~after["strict"]).sum()),
-    }
+def points(value: float, low: float, high: float) -> str:
+    """A difference of two rates and its interval in percentage points: "+6.5 (-0.1 to +13.0)"."""
+    return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def as_percentages(comparison: pd.DataFrame) -> pd.DataFrame:
-    """`compare`'s table for reading: "31.0 % (25.0-37.7)"."""
+    """`compare`'s table for reading: "31.0 % (25.0-37.7)"; the gain in percentage points."""
 
     def cell(row: pd.Series, when: str) -> str:
         return f"{100 * row[when]:.1f} % ({100 * row[f'{when}_low']:.1f}-{100 * row[f'{when}_high']:.1f})"
 
-    rows = [
-        {
-            "rate": rate,
+    rows = {
+        rate: {
             "before (95 % interval)": cell(row, "before"),
             "after (95 % interval)": cell(row, "after"),
+            "gain (points)": points(row["gain"], row["gain_low"], row["gain_high"]),
             "gained": int(row["gained"]),
             "lost": int(row["lost"]),
             "p": f"{row['p_value']:.2g}",
         }
         for rate, row in comparison.iterrows()
-    ]
-    return pd.DataFrame(rows).set_index("rate")
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("rate")
 
 
-def pass_at_k(n: Any, c: Any, k: Any) -> Any:
-    """The chance that at least one of k completions is right, when c of n sampled ones were (unbiased).
+PARTS = ("truncation", "format", "arithmetic")
 
-    1 - C(n - c, k) / C(n, k): the share of ways to pick k of the n that hold a
-    right one (Chen et al. 2021, arXiv 2107.03374). The plug-in 1 - (1 - c/n)^k
-    is too low on average.
 
-    Args:
-        n, c, k: whole numbers, or arrays of them that broadcast.
+def _causes(flipped: pd.Series, wrong: pd.DataFrame) -> list[int]:
+    """Questions of `flipped` for each of PARTS, by the table `wrong` in which they are not strictly right."""
+    cut, number = wrong["truncated"], wrong["flexible"]
+    return [int((flipped & cause).sum()) for cause in (cut, ~cut & number, ~cut & ~number)]
+
+
+def gain_parts(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Where a change in strict accuracy comes from: a row for each part, and one for `all`, their sum.
+
+    By the reply that was not strictly right, `truncation` questions were cut off; `format` ones had the
+    right number, but not in the requested format; `arithmetic` ones ended with a wrong number or none.
+    A gained question counts by its reply before, a lost one by its reply after.
 
     Returns:
-        A float for three numbers, else an array of the broadcast shape.
-
-    Raises:
-        ValueError: a value is no whole number, or not 0 ≤ c ≤ n and 1 ≤ k ≤ n.
-
-    >>> pass_at_k(4, 1, 2)
-    0.5
+        Columns gained, lost (questions); gain, low, high (shares of all questions, 95 % interval).
     """
-    values = {"n": np.asarray(n), "c": np.asarray(c), "k": np.asarray(k)}
-    for name, value in values.items():
-        if value.size and not np.issubdtype(value.dtype, np.integer):
-            raise ValueError(f"{name}={value.tolist()!r} is no whole number; pass counts as int, not as rates")
-    ns, cs, ks = np.broadcast_arrays(*values.values())
-    wrong = (cs < 0) | (cs > ns) | (ks < 1) | (ks > ns)
-    if wrong.any():
-        first = tuple(np.argwhere(wrong)[0])
-        raise ValueError(
-            f"n={ns[first]}, c={cs[first]}, k={ks[first]}: pass@k needs 0 ≤ c ≤ n and 1 ≤ k ≤ n; "
-            "sample at least k completions of each question"
-        )
-    chances = np.vectorize(_chance_of_a_pass, otypes=[float])(ns, cs, ks)
-    return float(chances) if chances.ndim == 0 else chances
+    gained = _causes(~before["strict"] & after["strict"], before)
+    lost = _causes(before["strict"] & ~after["strict"], after)
+    table = pd.DataFrame({"gained": gained, "lost": lost}, index=PARTS)
+    table.loc["all"] = table.sum()
+    table["gain"] = (table["gained"] - table["lost"]) / len(before)
+    bounds = [gain_interval(won, gone, len(before)) for won, gone in table[["gained", "lost"]].to_numpy().tolist()]
+    table["low"], table["high"] = zip(*bounds, strict=True)
+    return table
 
 
-def _chance_of_a_pass(n: int, c: int, k: int) -> float:
-    # Whole numbers of any size divide exactly, where factorials as floats overflow.
-    picks = math.comb(int(n), int(k))
-    return (picks - math.comb(int(n - c), int(k))) / picks
+def decompose(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, int]:
+    """`gain_parts` in short: questions gained by truncation, format and arithmetic, and all `lost` ones."""
+    table = gain_parts(before, after)
+    return table["gained"][list(PARTS)].astype(int).to_dict() | {"lost": int(table["lost"]["all"])}
+
+
+def pass_chances(replies: pd.DataFrame, num_generations: int, ks: Sequence[int], column: str) -> pd.DataFrame:
+    """pass@k of every question (rows) for every k (columns), from `evaluate(..., num_generations=n)`."""
+    right = replies[column].to_numpy().reshape(-1, num_generations).sum(axis=1)
+    return pd.DataFrame(pass_at_k(num_generations, right[:, None], np.array(ks)), columns=pd.Index(ks, name="k"))
+
+
+def average(chances: pd.DataFrame) -> pd.DataFrame:
+    """The mean of each column over the questions (rows), with a bootstrap interval: columns rate, low, high.
+
+    Of `after - before` it is the change measured in pairs.
+    """
+    rows = [(values.mean(), *bootstrap_interval(values)) for _, values in chances.items()]
+    return pd.DataFrame(rows, columns=["rate", "low", "high"], index=chances.columns)

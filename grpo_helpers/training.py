@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import json
 import math
 import os
-import signal
-import sys
-import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+import transformers
 from datasets import Dataset
 from safetensors import SafetensorError, safe_open
-from tqdm import tqdm  # not tqdm.auto: its widget would be all that a saved notebook keeps
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from .callbacks import RewardProgress, StopAtStepEnd
+from .doctor import DoctorCallback, Finding
 from .models import lora_config, resolve_dtype
-from .profiles import Profile
+from .profiles import Profile, without_root
 from .rewards import REWARD_FUNCS, RewardFunc
 from .sampling import supports_sharing
 from .trainer import SharedPromptTrainer
@@ -31,29 +33,22 @@ from .trainer import SharedPromptTrainer
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
+# Fields that have the same name in a profile and in TRL: sampling, optimisation, objective, checkpoints.
+SAME = (
+    *("num_generations", "temperature", "max_completion_length"),
+    *("learning_rate", "warmup_steps", "max_grad_norm", "weight_decay", "adam_beta2"),
+    *("loss_type", "beta", "scale_rewards", "num_iterations", "save_steps"),
+)
+
+
 def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **overrides: Any) -> GRPOConfig:
     """The profile as TRL's configuration; `overrides` are GRPOConfig fields."""
     dtype, on_gpu = resolve_dtype(profile), torch.cuda.is_available()
-    fields: dict[str, Any] = {
-        # sampling
-        "num_generations": profile.num_generations,
-        "temperature": profile.temperature,
-        "max_completion_length": profile.max_completion_length,
-        # optimisation
+    fields: dict[str, Any] = {name: getattr(profile, name) for name in SAME} | {
         "per_device_train_batch_size": profile.batch,
         "gradient_accumulation_steps": profile.accumulation,
         "max_steps": profile.steps,
-        "learning_rate": profile.learning_rate,
         "lr_scheduler_type": profile.lr_scheduler,
-        "warmup_steps": profile.warmup_steps,
-        "max_grad_norm": profile.max_grad_norm,
-        "weight_decay": profile.weight_decay,
-        "adam_beta2": profile.adam_beta2,
-        # objective
-        "loss_type": profile.loss_type,
-        "beta": profile.beta,
-        "scale_rewards": profile.scale_rewards,
-        "num_iterations": profile.num_iterations,
         # memory and machine; both precisions explicit, because TRL's default is bf16
         "use_cpu": not on_gpu,
         "fp16": dtype == torch.float16 and on_gpu,
@@ -62,7 +57,6 @@ def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **over
         "dataloader_pin_memory": on_gpu,
         # logging and checkpoints
         "logging_steps": 1,
-        "save_steps": profile.save_steps,
         "save_total_limit": 2,
         "report_to": "none",
         "disable_tqdm": True,
@@ -107,9 +101,16 @@ def make_trainer(
     reward_funcs: Sequence[RewardFunc] = REWARD_FUNCS,
     seed: int = 42,
     callbacks: Sequence[TrainerCallback] = (),
+    doctor: bool = True,
     **overrides: Any,
 ) -> GRPOTrainer:
     """A GRPO trainer for the profile, ready for `train`.
+
+    Args:
+        reward_funcs: their rewards are added up.
+        callbacks: further ones, beside the progress bar.
+        doctor: whether a run that cannot learn is stopped.
+        overrides: GRPOConfig fields.
 
     Raises:
         ValueError: the dataset lacks a column, is too small for one step, or
@@ -126,6 +127,8 @@ def make_trainer(
     one_process = int(os.environ.get("WORLD_SIZE", "1")) == 1
     share = profile.shared_prompts and one_process and supports_sharing(model)
     trainer_class = SharedPromptTrainer if share else GRPOTrainer
+    if doctor and not any(isinstance(c, DoctorCallback) for c in callbacks):
+        callbacks = [*callbacks, DoctorCallback()]
     trainer = trainer_class(
         model=model,
         reward_funcs=[checked(f) for f in reward_funcs],
@@ -133,57 +136,31 @@ def make_trainer(
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=lora_config(profile),
-        callbacks=[RewardProgress(), *callbacks],
+        callbacks=[*callbacks, RewardProgress()],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.remove_callback(transformers.ProgressCallback)
     return trainer
 
 
-class RewardProgress(TrainerCallback):
-    """A progress bar that shows the reward; TRL's own shows the loss, which says nothing in GRPO."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", file=sys.stdout)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if logs and "reward" in logs:
-            self.bar.set_postfix(reward=f"{logs['reward']:.2f}", refresh=False)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.close()
+FINISHED, INTERRUPTED, STOPPED = "finished", "interrupted", "stopped by the doctor"
 
 
-class StopAtStepEnd(TrainerCallback):
-    """Turns the first Ctrl-C into a clean stop: finish the step, save a checkpoint, return."""
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: FINISHED, INTERRUPTED (by Ctrl-C) or STOPPED (by the doctor, for what `finding` says)."""
 
-    def __init__(self) -> None:
-        self.stopped = False
-        self._previous: Any = None
+    how: str
+    step: int
+    finding: Finding | None = None
 
-    def _on_signal(self, signum: int, frame: Any) -> None:
-        self.stopped = True
-        signal.signal(signal.SIGINT, self._previous)  # a second Ctrl-C interrupts at once
-        print("\nstopping after this step and saving; press Ctrl-C again to stop at once", flush=True)
+    @property
+    def finished(self) -> bool:
+        return self.how == FINISHED
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopped:
-            control.should_training_stop = control.should_save = True
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.restore()
-
-    def restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+    def __str__(self) -> str:
+        why = f": {self.finding.name}; remedy: {self.finding.remedy}" if self.finding else ""
+        return f"{self.how} at step {self.step}{why}"
 
 
 def damage(checkpoint: str | Path) -> str | None:
@@ -220,20 +197,58 @@ def latest_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
-def train(trainer: GRPOTrainer, resume: bool = False) -> bool:
-    """Train, from the newest whole checkpoint if `resume`; True if it ran to the end, False if Ctrl-C stopped it.
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error` says that nothing more could be written; each library that saves says it in its own way."""
+    words = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
+    return any(word in str(error) for word in words)
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """On a CPU, inside a `with` block, the same numbers to the last bit at every repetition.
+
+    The gradient of a row that was indexed several times, as a shared prompt is, is otherwise added up by threads in
+    whatever order they come (PyTorch's note on reproducibility).
+    """
+    before, memory = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(before or not torch.cuda.is_available(), warn_only=True)
+    memory.fill_uninitialized_memory = False  # a debugging aid that costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = fill
+
+
+def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
+    """Train, from the newest whole checkpoint if `resume`, until the end, Ctrl-C or the doctor stops it.
 
     Afterwards the policy is ready to generate: eval mode, KV cache on, no
     activation checkpointing. (Left in train mode it would sample with dropout
     and recompute every token.)
+
+    Raises:
+        OSError: the disk is full; the run can be resumed once there is room.
     """
     stop = StopAtStepEnd()
     trainer.add_callback(stop)
     checkpoint = latest_checkpoint(trainer.args.output_dir) if resume else None
     if resume:
         print(f"resuming from {checkpoint.name}" if checkpoint else "no whole checkpoint found: starting at step 0")
+    saved = checkpoint and transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if saved and saved.global_step >= trainer.args.max_steps > 0:  # the Trainer would take one step too many
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = saved
+        else:
+            with repeatable():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        what = f"step {trainer.state.global_step} could not be saved ({error}); make room, then resume"
+        raise OSError(errno.ENOSPC, what, without_root(trainer.args.output_dir)) from error
     finally:
         stop.restore()
         trainer.remove_callback(stop)
@@ -241,7 +256,10 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> bool:
         if trainer.args.gradient_checkpointing:
             trainer.model.gradient_checkpointing_disable()
         trainer.model.config.use_cache = True
-    return not stop.stopped
+    doctors = [c for c in trainer.callback_handler.callbacks if isinstance(c, DoctorCallback)]
+    finding = doctors[0].stopped_by if doctors else None
+    how = STOPPED if finding else INTERRUPTED if stop.stopped else FINISHED
+    return Outcome(how, trainer.state.global_step, finding)
 
 
 def history(source: GRPOTrainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataFrame:

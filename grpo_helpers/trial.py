@@ -35,6 +35,7 @@ def trial(
     questions: Dataset | None = None,
     evaluate_before: bool = True,
     temperature: float = 0.0,
+    doctor: bool = False,
     **overrides: Any,
 ) -> Trial:
     """Train the profile's policy with `reward_funcs` for `profile.steps` steps and evaluate it on held-out questions.
@@ -43,6 +44,7 @@ def trial(
         questions: the training questions; None takes the profile's.
         evaluate_before: whether to evaluate the untrained policy too.
         temperature: of the evaluation; 0 is greedy.
+        doctor: whether a run that cannot learn is stopped; an experiment goes on, to show what becomes of it.
         overrides: GRPOConfig fields.
     """
     model, tokenizer = models.load_policy(profile)
@@ -51,28 +53,17 @@ def trial(
         questions = data.load_task(profile, "train", profile.max_samples)
     questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
 
+    length, batch = profile.max_completion_length, profile.eval_batch
+
     def outcome(policy: Any) -> pd.DataFrame:
-        return evaluation.evaluate(
-            policy,
-            tokenizer,
-            held_out,
-            profile.max_completion_length,
-            temperature=temperature,
-            batch_size=profile.eval_batch,
-        )
+        return evaluation.evaluate(policy, tokenizer, held_out, length, temperature=temperature, batch_size=batch)
 
     before = outcome(model) if evaluate_before else None
+    options: dict[str, Any] = {"save_strategy": "no"} | overrides
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.make_trainer(
-            profile,
-            model,
-            tokenizer,
-            questions,
-            folder,
-            reward_funcs,
-            seed,
-            **({"save_strategy": "no"} | overrides),
+            profile, model, tokenizer, questions, folder, reward_funcs, seed, doctor=doctor, **options
         )
-        if not training.train(trainer):
+        if training.train(trainer).how == training.INTERRUPTED:
             raise KeyboardInterrupt("the trial was stopped by Ctrl-C")
     return Trial(training.history(trainer), before, outcome(trainer.model), trainer.model, tokenizer)

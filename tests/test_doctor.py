@@ -1,5 +1,6 @@
 """The doctor: silent on healthy runs at every step, names each planted illness, and survives any log."""
 
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_helpers import doctor
-from grpo_helpers.doctor import EXPECTED, SYMPTOMS, diagnose
+from grpo_helpers.doctor import COMPLAINTS, EXPECTED, SYMPTOMS, diagnose
 from grpo_helpers.profiles import DATA, ROOT, TINY
 
 PATHS = sorted(path for name in ("tiny", "small") for path in (DATA / "runs").glob(f"{name}-[0-9]*/history.csv"))
@@ -133,6 +134,13 @@ def test_learning_rate_too_high():
     assert sick(wild) == {"learning rate too high": "warn"}
 
 
+def test_correctness_lost_at_a_flat_reward_is_forgetting_only_if_the_policy_also_grew_unsure():
+    correct = PART("correctness", "mean")
+    lost = changed(untrained(TINY_RUN, 80), **{correct: np.linspace(1, 0, 80), "entropy": np.linspace(0.2, 0.3, 80)})
+    assert sick(lost) == {"learning rate too high": "warn"}, "and not too low, though the reward is flat"
+    assert "learning rate too high" not in sick(changed(lost, entropy=0.2))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_flat_reward_is_blamed_on_steps_or_on_questions(seed):
     flat = untrained(TINY_RUN, 80, seed)
@@ -147,6 +155,8 @@ def test_entropy_collapse_is_told_from_healthy_sharpening():
     assert sick(changed(collapsed, 15, **TIES))["entropy collapse"] == "stop"
     assert sick(changed(SMALL_RUN, 30, entropy=0.01, frac_reward_zero_std=0.9)) == {"entropy collapse": "warn"}
     assert sick(changed(TINY_RUN, 100, entropy=1e-3)) == {}, "the reward is at its best"
+    wrong = changed(TINY_RUN, 60, **{"entropy": 0.02, PART("correctness", "mean"): 0.0})
+    assert next(iter(sick(wrong))) == "entropy collapse", "the reward rises, and the policy is sure of what is wrong"
 
 
 def test_kl_explosion_is_judged_by_the_median():
@@ -162,7 +172,7 @@ def test_a_hack_is_a_reward_that_rises_while_correctness_falls():
     hacked = changed(TINY_RUN, **{correct: TINY_RUN[correct].to_numpy()[::-1]})
     assert sick(hacked) == {"reward hacked": "warn"}
     found = next(f for f in diagnose(hacked) if f.severity == "warn")
-    assert f"{hacked[correct].tail(10).mean():.2f} now; rose:" in found.seen
+    assert f"{hacked[correct].tail(10).mean():.2f} now, while the reward rose" in found.seen
     both_fall = TINY_RUN.iloc[::-1].reset_index(drop=True).assign(step=TINY_RUN["step"])
     assert "reward hacked" not in sick(both_fall)
 
@@ -190,17 +200,36 @@ def test_parts_of_the_reward_that_do_nothing():
 # --- what a finding says --------------------------------------------------------
 
 
-def test_every_symptom_has_a_cause_a_remedy_and_a_reference():
-    for name, symptom in SYMPTOMS.items():
-        assert symptom.cause and symptom.remedy and symptom.steps > 0, name
-        assert "#" in symptom.reference or "arXiv" in symptom.reference, name
+def test_every_finding_has_words_threads_and_a_notebook():
+    assert set(SYMPTOMS) | set(EXPECTED) <= set(COMPLAINTS)
     assert not set(SYMPTOMS) & set(EXPECTED)
+    fields = {"symptom", "look", "cause", "remedy", "threads", "notebook"}
+    for name, words in COMPLAINTS.items():
+        assert set(words) == fields and words["symptom"] and words["look"] and words["cause"], name
+        assert (ROOT / "notebooks" / f"{words['notebook']}.ipynb").is_file(), name
+        if name in SYMPTOMS:
+            assert words["remedy"] and SYMPTOMS[name].steps > 0, name
+            assert "#" in words["threads"] or "arXiv" in words["threads"], name
+
+
+def test_the_words_name_threads_as_links_can_be_made_of_them():
+    for name, words in COMPLAINTS.items():
+        for thread in filter(None, words["threads"].split(", ")):
+            assert re.fullmatch(r"[\w-]+/[\w-]+#\d+|arXiv \d{4}\.\d{5} \([\w. ]+\)", thread), (name, thread)
 
 
 def test_a_finding_reads_well_and_names_the_settings():
     finding = diagnose(changed(TINY_RUN, **{CUT: 1.0}, reward=0.0)[:12], max_completion_length=48)[0]
     assert finding.steps == (3, 12)
-    for text in ("stop: truncated (steps 3 to 12)", "100%", "(now 48)", "cause", "remedy", "huggingface/trl#5697"):
+    for text in (
+        "stop: truncated (steps 3 to 12)",
+        "100%",
+        "(now 48)",
+        "cause",
+        "remedy",
+        "huggingface/trl#5697",
+        "notebook 02_",
+    ):
         assert text in str(finding)
     tied = diagnose(changed(TINY_RUN, **TIES, reward=0.0)[:12], num_generations=4)[0]
     assert "num_generations (now 4)" in tied.remedy

@@ -1,6 +1,7 @@
-"""Evaluation: replies in their places, verdicts, intervals and tests that can be checked by hand."""
+"""Evaluation: replies in their places, verdicts, and tables that can be checked by hand."""
 
 import copy
+import itertools
 
 import pandas as pd
 import pytest
@@ -14,19 +15,23 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from grpo_helpers import evaluation
 from grpo_helpers.data import word_problems
 from grpo_helpers.evaluation import (
+    PARTS,
     RATES,
     as_percentages,
+    average,
     compare,
     decompose,
     evaluate,
+    gain_parts,
     generate_prediction,
     generate_predictions,
-    paired_test,
+    pass_chances,
+    points,
     score,
-    wilson_interval,
 )
 from grpo_helpers.profiles import DATA
 from grpo_helpers.prompts import build_messages
+from grpo_helpers.statistics import bootstrap_interval, gain_interval, paired_test, pass_at_k, wilson_interval
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)
@@ -194,6 +199,15 @@ def test_evaluate_gives_a_scored_row_for_every_question_in_order(model, tokenize
     assert list(zip(table["completion"], table["truncated"], strict=True)) == [reply for (reply,) in replies]
 
 
+def test_evaluate_keeps_several_replies_to_a_question_side_by_side(model, tokenizer):
+    dataset = word_problems("test", 3)
+    sampling = {"temperature": 1.0, "num_generations": 4, "seed": 5, "batch_size": 8}
+    table = evaluate(model, tokenizer, dataset, NEW_TOKENS, **sampling)
+    assert table["question"].to_list() == [q for q in dataset["question"] for _ in range(4)]
+    groups = replies_of(model, tokenizer, dataset["prompt"], **sampling)
+    assert list(zip(table["completion"], table["truncated"], strict=True)) == [r for group in groups for r in group]
+
+
 # --- verdicts ---------------------------------------------------------------
 
 BLOCK = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
@@ -223,90 +237,6 @@ def test_score_of_a_reply(completion, truncated, extracted, right):
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
 
 
-# --- intervals --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [(7, 30, 0.12, 0.41), (27, 30, 0.74, 0.97), (15, 30, 0.33, 0.67), (0, 30, 0.0, 0.11), (30, 30, 0.89, 1.0)],
-)
-def test_wilson_interval_is_the_known_one(successes, n, low, high):
-    assert [round(x, 2) for x in wilson_interval(successes, n)] == [low, high]
-
-
-@relaxed
-@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_is_the_formula_and_mirrors(rate):
-    k, n = rate
-    z, p = 1.959963984540054, k / n
-    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    low, high = wilson_interval(k, n)
-    assert (low, high) == pytest.approx(((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)), abs=1e-9)
-    assert (1 - high, 1 - low) == pytest.approx(wilson_interval(n - k, n))
-    assert 0 <= low <= p <= high <= 1
-
-
-@pytest.mark.parametrize("n", [1, 2, 30, 10_000])
-def test_wilson_interval_ends_at_zero_and_one_exactly(n):
-    assert wilson_interval(0, n)[0] == 0.0
-    assert wilson_interval(n, n)[1] == 1.0
-
-
-def test_more_confidence_gives_a_wider_interval():
-    narrow, wide = wilson_interval(7, 30, 0.5), wilson_interval(7, 30, 0.99)
-    assert wide[0] < narrow[0] < narrow[1] < wide[1]
-
-
-@pytest.mark.parametrize(("successes", "n"), [(0, 0), (1, 0), (6, 5), (-1, 5), (0, -1)])
-def test_what_is_no_rate_is_named(successes, n):
-    with pytest.raises(ValueError, match=f"{successes} of {n} is no rate"):
-        wilson_interval(successes, n)
-
-
-# --- paired test ------------------------------------------------------------
-
-verdicts = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
-
-
-def pairs(gained, lost, both, neither):
-    before = [False] * gained + [True] * lost + [True] * both + [False] * neither
-    after = [True] * gained + [False] * lost + [True] * both + [False] * neither
-    return before, after
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p_value"),
-    [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 6, 2 / 64), (10, 2, 158 / 4096), (2, 10, 158 / 4096)],
-)
-@pytest.mark.parametrize("unchanged", [(0, 0), (7, 100)])
-def test_paired_test_by_hand(gained, lost, p_value, unchanged):
-    got = paired_test(*pairs(gained, lost, *unchanged))
-    assert got == {"gained": gained, "lost": lost, "p_value": pytest.approx(p_value)}
-
-
-@relaxed
-@given(verdicts)
-def test_paired_test_is_scipys_binomial_test_and_symmetric(questions):
-    before, after = [b for b, _ in questions], [a for _, a in questions]
-    got, back = paired_test(before, after), paired_test(after, before)
-    assert (got["gained"], got["lost"]) == (questions.count((False, True)), questions.count((True, False)))
-    assert (back["gained"], back["lost"]) == (got["lost"], got["gained"])
-    assert back["p_value"] == pytest.approx(got["p_value"])
-    changed = got["gained"] + got["lost"]
-    assert got["p_value"] == pytest.approx(binomtest(got["gained"], changed, 0.5).pvalue if changed else 1.0)
-
-
-def test_paired_test_takes_columns_of_a_table():
-    before, after = pairs(10, 2, 3, 4)
-    assert paired_test(pd.Series(before), pd.Series(after)) == paired_test(before, after)
-
-
-@pytest.mark.parametrize(("before", "after"), [([True], []), ([], [True]), ([True] * 3, [True] * 2)])
-def test_other_number_of_questions_is_named(before, after):
-    with pytest.raises(ValueError, match=f"{len(before)} questions before, {len(after)} after"):
-        paired_test(before, after)
-
-
 # --- tables -----------------------------------------------------------------
 
 
@@ -330,6 +260,7 @@ def test_compare_of_hand_made_tables():
     assert (strict["after_low"], strict["after_high"]) == wilson_interval(3, 8)
     assert (strict["gained"], strict["lost"]) == (3, 1)
     assert strict["p_value"] == pytest.approx(binomtest(3, 4).pvalue)
+    assert strict["gain"] == 2 / 8 and (strict["gain_low"], strict["gain_high"]) == gain_interval(3, 1, 8)
     changes = {"flexible": (4, 1), "format": (3, 2), "truncated": (0, 2)}
     for outcome, (gained, lost) in changes.items():
         row = comparison.loc[RATES[outcome]]
@@ -363,23 +294,93 @@ def test_tables_without_questions_are_not_compared():
 
 
 def test_decompose_of_hand_made_tables():
-    assert decompose(BEFORE, AFTER) == {"format": 1, "arithmetic": 2, "lost": 1}
+    assert decompose(BEFORE, AFTER) == {"truncation": 1, "format": 1, "arithmetic": 1, "lost": 1}
 
 
-rows_of_outcomes = st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=40)
+def test_the_parts_of_a_gain_of_hand_made_tables():
+    parts = gain_parts(BEFORE, AFTER)
+    assert list(parts.index) == [*PARTS, "all"]
+    assert parts["gained"].to_list() == [1, 1, 1, 3]
+    assert parts["lost"].to_list() == [0, 0, 1, 1]  # strictly right before, no number after
+    assert parts["gain"].to_list() == [1 / 8, 1 / 8, 0, 2 / 8]
+    for row in parts.itertuples():
+        assert (row.low, row.high) == pytest.approx(gain_interval(row.gained, row.lost, 8))
+
+
+@pytest.mark.parametrize(
+    ("after", "part"),
+    [("truncated", "truncation"), ("truncated flexible", "truncation"), ("flexible", "format"), ("", "arithmetic")],
+)
+def test_a_question_counts_by_the_reply_that_is_not_right(after, part):
+    right, other = table(RIGHT), table(after)
+    assert gain_parts(right, other)["lost"][part] == 1 and gain_parts(other, right)["gained"][part] == 1
+    assert gain_parts(right, other)["gain"][part] == -1 and gain_parts(other, right)["gain"]["all"] == 1
+    assert gain_parts(right, other).drop(index=[part, "all"])["lost"].sum() == 0
+
+
+# strict, flexible, format, truncated: a strictly right reply is right by the flexible reading as well
+outcomes = st.sampled_from(
+    [o for o in itertools.product([False, True], repeat=4) if not o[0] or (o[1] and o[2] and not o[3])]
+)
+two_evaluations = st.lists(st.tuples(outcomes, outcomes), min_size=1, max_size=40)
 
 
 @relaxed
-@given(st.data())
-def test_decompose_adds_up_to_the_paired_test(data):
-    before = data.draw(rows_of_outcomes)
-    after = data.draw(st.lists(st.tuples(*[st.booleans()] * 4), min_size=len(before), max_size=len(before)))
-    before, after = (pd.DataFrame(rows, columns=OUTCOMES) for rows in (before, after))
-    parts, test = decompose(before, after), paired_test(before["strict"], after["strict"])
-    assert parts["format"] + parts["arithmetic"] == test["gained"]
-    assert parts["lost"] == test["lost"]
-    assert parts["format"] <= before["flexible"].sum()
-    assert after["strict"].sum() - before["strict"].sum() == test["gained"] - parts["lost"]
+@given(two_evaluations)
+def test_the_parts_add_up_to_the_paired_test(rows):
+    before, after = (pd.DataFrame([r[i] for r in rows], columns=OUTCOMES) for i in (0, 1))
+    parts, counts, test = (
+        gain_parts(before, after),
+        decompose(before, after),
+        paired_test(before["strict"], after["strict"]),
+    )
+    assert sum(counts[part] for part in PARTS) == parts["gained"]["all"] == test["gained"]
+    assert counts["lost"] == parts["lost"]["all"] == parts["lost"][list(PARTS)].sum() == test["lost"]
+    assert parts["gain"]["all"] == pytest.approx(after["strict"].mean() - before["strict"].mean())
+    assert counts["format"] <= before["flexible"].sum() and counts["truncation"] <= before["truncated"].sum()
+    assert all(type(count) is int for count in counts.values())  # they are written as JSON
+    assert (parts["low"] <= parts["high"]).all()
+
+
+# --- pass@k of two policies -------------------------------------------------
+
+
+def test_chances_of_every_question_for_every_k():
+    replies = pd.DataFrame({"strict": [True, False, False, False, *[False] * 4, *[True] * 4], "flexible": [True] * 12})
+    chances = pass_chances(replies, 4, (1, 2, 4), "strict")
+    assert chances.to_numpy().tolist() == [[0.25, 0.5, 1.0], [0.0] * 3, [1.0] * 3]
+    assert chances.columns.to_list() == [1, 2, 4]
+    assert (pass_chances(replies, 4, (1, 4), "flexible") == 1.0).all(axis=None)
+    with pytest.raises(ValueError, match="sample at least k completions"):
+        pass_chances(replies, 4, (8,), "strict")
+
+
+@relaxed
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=8))
+def test_chances_are_the_share_of_picks_with_a_right_one(groups):
+    replies = pd.DataFrame({"strict": [right for group in groups for right in group]})
+    chances = pass_chances(replies, 5, (1, 3, 5), "strict")
+    for group, row in zip(groups, chances.to_numpy(), strict=True):
+        for k, chance in zip((1, 3, 5), row, strict=True):
+            picks = list(itertools.combinations(group, k))
+            assert chance == pytest.approx(sum(map(any, picks)) / len(picks))
+
+
+def test_average_is_the_mean_with_an_interval_and_a_change_is_measured_in_pairs():
+    before = pd.DataFrame({1: [0.0, 0.5, 0.25, 1.0], 2: [0.0, 1.0, 0.5, 1.0]})
+    table = average(before)
+    assert table.index.to_list() == [1, 2]
+    assert table["rate"].to_list() == [0.4375, 0.625]
+    assert tuple(table.loc[1, ["low", "high"]]) == bootstrap_interval(before[1])
+    shifted = average(before + 0.125 - before)  # the same change for each question: no doubt about it
+    assert shifted.to_numpy() == pytest.approx(0.125)
+
+
+def test_average_follows_the_estimator():
+    right = [0, 3, 8, 5]
+    replies = pd.DataFrame({"strict": [i < c for c in right for i in range(8)]})
+    rates = average(pass_chances(replies, 8, (1, 4), "strict"))["rate"]
+    assert rates.to_list() == pytest.approx([sum(pass_at_k(8, c, k) for c in right) / 4 for k in (1, 4)])
 
 
 def test_percentages_are_for_reading():
@@ -390,10 +391,16 @@ def test_percentages_are_for_reading():
     assert shown.loc[RATES["strict"]].to_dict() == {
         "before (95 % interval)": "23.3 % (11.8-40.9)",
         "after (95 % interval)": "90.0 % (74.4-96.5)",
+        "gain (points)": points(20 / 30, *gain_interval(20, 0, 30)),
         "gained": 20,
         "lost": 0,
         "p": "1.9e-06",
     }
+
+
+def test_points_are_for_reading():
+    assert points(0.065, -0.001, 0.13) == "+6.5 (-0.1 to +13.0)"
+    assert points(-1.0, -1.0, 0.0) == "-100.0 (-100.0 to +0.0)"
 
 
 def test_percentages_of_all_and_none():

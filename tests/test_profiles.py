@@ -2,9 +2,11 @@
 
 import re
 import subprocess
+import sys
 import zipfile
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -13,9 +15,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import models
+from grpo_helpers import memory, models, profiles
 from grpo_helpers.models import WeightsNotFound, find_weights, load_trained
-from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, TINY, detect, get_profile
+from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, detect, get_profile, output_root
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)
@@ -24,20 +26,20 @@ relaxed = settings(deadline=None, database=None)
 # --- which profile ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "t4", "article"])
+@pytest.mark.parametrize("name", ["tiny", "small", "t4", "t4_full", "article"])
 def test_profile_is_found_by_its_name(name):
     assert get_profile(name).name == name
 
 
 @pytest.mark.parametrize("name", ["huge", "Tiny", "tiny ", "", "TINY"])
 def test_unknown_profile_is_named_and_the_known_ones_listed(name):
-    with pytest.raises(ValueError, match=rf"{re.escape(repr(name))}.*tiny, small, t4, article.*GRPO_PROFILE"):
+    with pytest.raises(ValueError, match=rf"{re.escape(repr(name))}.*tiny, small, t4, t4_full, article.*GRPO_PROFILE"):
         get_profile(name)
 
 
 def test_unknown_profile_in_the_environment_is_named(monkeypatch):
     monkeypatch.setenv("GRPO_PROFILE", "huge")
-    with pytest.raises(ValueError, match="'huge'.*tiny, small, t4, article.*GRPO_PROFILE"):
+    with pytest.raises(ValueError, match="'huge'.*tiny, small, t4, t4_full, article.*GRPO_PROFILE"):
         detect()
 
 
@@ -90,7 +92,7 @@ def test_presets_form_whole_groups_and_show_what_they_do(name):
     assert str(ROOT) not in shown
 
 
-@pytest.mark.parametrize("profile", [SMALL, T4, ARTICLE])
+@pytest.mark.parametrize("profile", [SMALL, T4, T4_FULL, ARTICLE])
 def test_hub_models_are_pinned_to_a_commit(profile):
     assert re.fullmatch("[0-9a-f]{40}", profile.revision)
 
@@ -164,6 +166,55 @@ def test_advice_is_the_nearest_batch_and_every_group(sizes, advice):
     batch, accumulation, group = sizes
     with pytest.raises(ValueError, match=re.escape(advice)):
         TINY.with_(batch=batch, accumulation=accumulation, num_generations=group)
+
+
+def test_every_place_that_lists_the_profiles_lists_them_all():
+    for place in ("README.md", "Makefile", "grpo_helpers/__main__.py"):
+        text = (ROOT / place).read_text(encoding="utf-8")
+        for name in PROFILES:
+            assert re.search(rf"\b{name}\b", text), f"{place} does not name the profile {name}"
+
+
+@pytest.mark.parametrize("profile", [T4, T4_FULL, ARTICLE])
+def test_what_is_meant_for_a_t4_fits_it_and_is_called_an_estimate(profile):
+    plan = memory.plan(profile, memory.QWEN25_15B)
+    assert plan.fits and plan.budget_gb == memory.T4_GB
+    if profile is not ARTICLE:
+        assert "an estimate" in profile.about
+
+
+# --- where runs are kept ----------------------------------------------------
+
+
+@pytest.fixture
+def colab(monkeypatch, tmp_path):
+    """A stand-in for Google Colab; the folders that were mounted."""
+    mounted, drive = [], SimpleNamespace(mount=lambda place: mounted.append(place))
+    monkeypatch.setattr(profiles, "DRIVE", tmp_path / "drive")
+    monkeypatch.setitem(sys.modules, "google", SimpleNamespace(colab=SimpleNamespace(drive=drive)))
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=drive))
+    return mounted
+
+
+def test_drive_is_mounted_only_when_it_is_asked_for(colab, monkeypatch, tmp_path):
+    monkeypatch.delenv("GRPO_OUTPUT", raising=False)
+    assert output_root() == ROOT / "outputs" and output_root(Path("x")) == Path("x")
+    monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path / "elsewhere"))
+    assert output_root() == tmp_path / "elsewhere"
+    assert colab == []
+    monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path / "drive" / "MyDrive" / "grpo"))
+    assert output_root() == tmp_path / "drive" / "MyDrive" / "grpo"
+    assert colab == [str(tmp_path / "drive")]
+    (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
+    output_root()
+    assert len(colab) == 1, "a mounted Drive is not mounted again"
+
+
+def test_drive_outside_colab_is_an_error_with_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", None)
+    monkeypatch.setenv("GRPO_OUTPUT", "/content/drive/MyDrive/grpo")
+    with pytest.raises(OSError, match="GRPO_OUTPUT=/content/drive/MyDrive/grpo .*not Colab; choose another"):
+        output_root()
 
 
 # --- where the weights come from --------------------------------------------

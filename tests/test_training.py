@@ -1,44 +1,33 @@
 """Training: configuration, rewards that misbehave, crashes at bad moments, and resuming as if nothing happened."""
 
+import contextlib
 import json
+import multiprocessing
 import os
+import random
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from grpo_helpers import data, models, training
-from grpo_helpers.profiles import ROOT, TINY, get_profile
+from grpo_helpers.callbacks import SampleReplies
+from grpo_helpers.files import write_json
+from grpo_helpers.profiles import PROFILES, TINY, get_profile
 
 QUICK = TINY.with_(
     batch=8, num_generations=4, max_completion_length=12, steps=6, save_steps=2, minutes=0.1, eval_questions=8
 )
+CLOCKS = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}  # all else must be equal
 
-# What the subprocess tests run: train into argv[1], resume if argv[2] says so, die where argv[3] says.
-DRIVER = """
-import os, signal, sys
-import torch
-from grpo_helpers import training
-from grpo_helpers.files import write_json
-from tests.test_training import quick_trainer
-
-output, resume, die_in = sys.argv[1:4]
-save = torch.save
-def save_or_die(value, file, *args, **kwargs):
-    if die_in and die_in in str(file):
-        open(file, "wb").write(b"PK\\x03\\x04 cut off here")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return save(value, file, *args, **kwargs)
-torch.save = save_or_die
-trainer = quick_trainer(output)
-finished = training.train(trainer, resume == "resume")
-write_json(output + "/result.json", {"finished": finished, "history": trainer.state.log_history})
-"""
+# A server that has imported this module and is forked for each run: a new process without the wait for the imports.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 def quick_trainer(output, profile=QUICK, **kwargs):
@@ -46,70 +35,165 @@ def quick_trainer(output, profile=QUICK, **kwargs):
     return training.make_trainer(profile, model, tokenizer, data.load_task(profile, "train", 64), output, **kwargs)
 
 
-def start(output, resume="", die_in=""):
-    command = [sys.executable, "-c", DRIVER, str(output), resume, die_in]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
+def printed_by(output):
+    """Where a run's words go: beside its folder, where there is room when its disk is full."""
+    return output.parent / f"{output.name}.printed"
 
 
-def rewards(result_file):
-    log = json.loads(Path(result_file).read_text())["history"]
-    return [(row["step"], row["reward"]) for row in log if "reward" in row]
+def job(output, resume, die_in, full_in):
+    """Train into `output` and note what came out; be killed, or meet a full disk, while a file like that is saved."""
+    log = os.open(printed_by(output), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    save = torch.save
+
+    def save_or_die(value, file, *args, **kwargs):
+        if die_in and die_in in str(file):
+            Path(file).write_bytes(b"PK\x03\x04 cut off here")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if full_in and full_in in str(file):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        return save(value, file, *args, **kwargs)
+
+    torch.save = save_or_die
+    _, tokenizer = models.load_policy(QUICK)
+    samples = SampleReplies(QUICK, tokenizer, data.load_task(QUICK, "test", 8), output / "samples.jsonl")
+    trainer = quick_trainer(output, callbacks=[samples])
+    outcome = training.train(trainer, resume)
+    write_json(output / "result.json", {"how": outcome.how, "history": trainer.state.log_history})
+
+
+class Started:
+    """A run in a process of its own."""
+
+    def __init__(self, output, resume=False, die_in="", full_in=""):
+        self.output = output
+        self.process = PROCESSES.Process(target=job, args=(output, resume, die_in, full_in))
+        self.process.start()
+
+    def end(self, timeout=300):
+        """Exit code (negative: the signal) and what was printed."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "the run hangs"
+        printed = printed_by(self.output)
+        return self.process.exitcode, printed.read_text() if printed.exists() else ""
+
+    def wait_for(self, pattern):
+        while not list(self.output.glob(pattern)) and self.process.is_alive():
+            time.sleep(0.02)
+
+
+def log(output):
+    """The history without its clocks."""
+    rows = json.loads((output / "result.json").read_text())["history"]
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows if "reward" in row]
+
+
+def weights(output):
+    return load_file(output / "checkpoint-6" / "adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     output = tmp_path_factory.mktemp("uninterrupted")
-    process = start(output)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
+    start = time.monotonic()
+    code, printed = Started(output).end()
+    assert code == 0, printed
+    write_json(output / "seconds.json", time.monotonic() - start)
     return output
 
 
 def resume_and_compare(output, uninterrupted):
-    process = start(output, "resume")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-    assert rewards(output / "result.json") == rewards(uninterrupted / "result.json")
+    """The resumed run ends with the very history, replies and weights of one that was never interrupted."""
+    code, printed = Started(output, resume=True).end()
+    assert code == 0, printed
+    assert [row["step"] for row in log(output)] == [1, 2, 3, 4, 5, 6]
+    assert log(output) == log(uninterrupted)
+    assert (output / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
+    resumed, straight = weights(output), weights(uninterrupted)
+    assert resumed.keys() == straight.keys() and all(torch.equal(resumed[k], straight[k]) for k in straight)
     return printed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_a_random_moment_ends_as_if_nothing_had_happened(seed, tmp_path, uninterrupted):
+    run = Started(tmp_path)
+    time.sleep(random.Random(seed).uniform(0, json.loads((uninterrupted / "seconds.json").read_text())))
+    run.process.kill()
+    run.end()
+    resume_and_compare(tmp_path, uninterrupted)
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth"])
 def test_killed_during_a_save_goes_on_from_the_last_whole_checkpoint(file, tmp_path, uninterrupted):
-    shutil.copytree(uninterrupted / "checkpoint-4", tmp_path / "checkpoint-4")
-    process = start(tmp_path, "resume", f"checkpoint-6/{file}")
-    process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL
+    for name in ("checkpoint-4", "samples.jsonl"):
+        copy = shutil.copytree if name.startswith("check") else shutil.copy
+        copy(uninterrupted / name, tmp_path / name)
+    code, _ = Started(tmp_path, True, die_in=f"checkpoint-6/{file}").end()
+    assert code == -signal.SIGKILL
     assert training.damage(tmp_path / "checkpoint-6")
     printed = resume_and_compare(tmp_path, uninterrupted)
     assert "checkpoint-6 is not whole" in printed
     assert "resuming from checkpoint-4" in printed
 
 
-def test_killed_at_a_random_moment_ends_as_if_nothing_had_happened(tmp_path, uninterrupted):
-    process = start(tmp_path)
-    while not list(tmp_path.glob("checkpoint-*")) and process.poll() is None:
-        time.sleep(0.02)
-    time.sleep(torch.rand(()).item())
-    process.kill()
-    process.communicate()
-    resume_and_compare(tmp_path, uninterrupted)
+def test_full_disk_is_named_and_the_run_goes_on_once_there_is_room(tmp_path, uninterrupted):
+    code, printed = Started(tmp_path, full_in="checkpoint-4").end()
+    assert code == 1
+    assert "step 4 could not be saved" in printed and "make room, then resume" in printed
+    assert not (tmp_path / "result.json").exists()
+    assert "resuming from checkpoint-2" in resume_and_compare(tmp_path, uninterrupted)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 600 kB, where this user may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.system(f"mount -t tmpfs -o size=600k tmpfs '{disk}' 2>/dev/null"):
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    os.system(f"umount -l '{disk}'")
+
+
+def test_disk_that_really_is_full(small_disk, tmp_path, uninterrupted):
+    code, printed = Started(small_disk).end()
+    assert code == 1
+    assert "could not be saved" in printed and "make room, then resume" in printed
+    roomy = tmp_path / "roomy"
+    shutil.copytree(small_disk, roomy)
+    resume_and_compare(roomy, uninterrupted)
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    assert training.disk_is_full(OSError(28, "No space left on device"))
+    assert not training.disk_is_full(RuntimeError("shapes do not match"))
+    assert not training.disk_is_full(PermissionError(13, "Permission denied"))
 
 
 def test_ctrl_c_finishes_the_step_saves_and_can_go_on(tmp_path, uninterrupted):
-    process = start(tmp_path)
-    while not list(tmp_path.glob("checkpoint-2/trainer_state.json")) and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, printed
-    stopped = json.loads((tmp_path / "result.json").read_text())
-    if not stopped["finished"]:
+    run = Started(tmp_path)
+    run.wait_for("checkpoint-2/trainer_state.json")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(run.process.pid, signal.SIGINT)
+    code, printed = run.end()
+    assert code == 0, printed
+    if json.loads((tmp_path / "result.json").read_text())["how"] != training.FINISHED:
         assert "stopping after this step" in printed
-        assert training.latest_checkpoint(tmp_path).name == f"checkpoint-{rewards(tmp_path / 'result.json')[-1][0]}"
+        assert training.latest_checkpoint(tmp_path).name == f"checkpoint-{log(tmp_path)[-1]['step']}"
     resume_and_compare(tmp_path, uninterrupted)
+
+
+def test_finished_run_that_is_resumed_takes_no_step_too_many(tmp_path, uninterrupted):
+    shutil.copytree(uninterrupted, tmp_path / "again")
+    (tmp_path / "again" / "result.json").unlink()
+    resume_and_compare(tmp_path / "again", uninterrupted)
+
+
+def test_run_goes_on_in_another_folder(tmp_path, uninterrupted):
+    shutil.copytree(uninterrupted / "checkpoint-4", tmp_path / "elsewhere" / "checkpoint-4")
+    shutil.copy(uninterrupted / "samples.jsonl", tmp_path / "elsewhere")
+    resume_and_compare(tmp_path / "elsewhere", uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +272,44 @@ def test_too_few_questions_for_one_step(tmp_path):
 
 def test_after_training_the_policy_is_ready_to_generate(tmp_path):
     trainer = quick_trainer(tmp_path, QUICK.with_(steps=1))
-    assert training.train(trainer)
+    outcome = training.train(trainer)
+    assert (outcome.how, outcome.step, outcome.finding) == (training.FINISHED, 1, None)
     assert not trainer.model.training
     assert trainer.model.config.use_cache
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_the_same_training_twice_is_the_same_to_the_last_bit(tmp_path):
+    runs = []
+    for name in ("once", "again"):
+        trainer = quick_trainer(tmp_path / name, QUICK.with_(batch=32, steps=4))
+        training.train(trainer)
+        state = {k: v.clone() for k, v in trainer.model.state_dict().items() if "lora" in k}
+        runs.append(([row.get("grad_norm") for row in trainer.state.log_history], state))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(runs[1][1][k], v) for k, v in runs[0][1].items())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def constant(completions, **kwargs):
+    return [1.0] * len(completions)
+
+
+def test_run_that_cannot_learn_is_stopped_unless_it_is_let_go_on(tmp_path, capsys):
+    profile = QUICK.with_(steps=12, save_steps=50)
+    trainer = quick_trainer(tmp_path, profile, reward_funcs=[constant])
+    outcome = training.train(trainer)
+    assert outcome.how == training.STOPPED and not outcome.finished
+    assert outcome.step == 10 and outcome.finding.name == "nothing but ties"
+    assert "nothing but ties; remedy: try the reward on a right and a wrong text" in str(outcome)
+    assert training.latest_checkpoint(tmp_path).name == "checkpoint-10"
+    assert "the doctor, stop: nothing but ties" in capsys.readouterr().out
+    outcome = training.train(quick_trainer(tmp_path, profile, reward_funcs=[constant], doctor=False))
+    assert outcome.finished and outcome.step == 12 and str(outcome) == "finished at step 12"
+
+
 def test_precision_is_explicit_on_a_cpu():
-    for name in ("tiny", "small", "t4", "article"):
+    for name in PROFILES:
         config = training.grpo_config(get_profile(name), "unused")
         assert config.use_cpu == (not torch.cuda.is_available())
         assert not (config.fp16 and not torch.cuda.is_available())

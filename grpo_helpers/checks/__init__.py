@@ -8,17 +8,23 @@ from .notebook_01 import learns_from, leave_one_out, step_by_hand
 from .notebook_02 import chance_of_a_pass, read_gold, silent_chance
 from .notebook_03 import break_the_reward, disputed_group, never_fires
 from .notebook_04 import merged_weight, most_completions, next_scale
-from .notebook_05 import silent_groups, steps_shown
-from .notebook_06 import questions_needed, verdict
+from .notebook_05 import go_on_from, silent_groups, steps_shown
+from .notebook_06 import chance_to_notice, questions_needed, verdict
+from .notebook_07 import cuts_off, illnesses, name_the_patients
 
 __all__ = [
     "break_the_reward",
     "chance_of_a_pass",
+    "chance_to_notice",
+    "cuts_off",
     "disputed_group",
+    "go_on_from",
+    "illnesses",
     "learns_from",
     "leave_one_out",
     "merged_weight",
     "most_completions",
+    "name_the_patients",
     "never_fires",
     "next_scale",
     "questions_needed",

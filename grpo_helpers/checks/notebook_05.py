@@ -39,3 +39,17 @@ def silent_groups(function: Callable[..., Any]) -> None:
     }
     for case, (rewards, wanted) in cases.items():
         expect(function(rewards), wanted, f"{case}, {rewards}")
+
+
+@exercise
+def go_on_from(function: Callable[..., Any]) -> None:
+    """The step of the newest whole checkpoint, 0 if there is none; names map to whether they are whole."""
+    cases: dict[str, tuple[dict[str, bool], int]] = {
+        "two whole checkpoints": ({"checkpoint-20": True, "checkpoint-40": True}, 40),
+        "a damaged newest one": ({"checkpoint-20": True, "checkpoint-40": False}, 20),
+        "names whose order as text misleads": ({"checkpoint-40": True, "checkpoint-100": True}, 100),
+        "nothing but damage": ({"checkpoint-20": False}, 0),
+        "no checkpoint": ({}, 0),
+    }
+    for case, (checkpoints, wanted) in cases.items():
+        expect(function(dict(checkpoints)), wanted, f"{case}, {checkpoints}")

@@ -1,13 +1,27 @@
 """Every figure the notebooks draw: readable without colour, and each returns its Figure."""
 
 from .concepts import live_rewards, plot_bars, plot_clip, plot_lines, plot_networks, plot_push, plot_ratios, plot_tokens
-from .evaluation import plot_before_after, plot_intervals
+from .evaluation import plot_before_after, plot_intervals, plot_kinds, plot_pass_at_k
 from .memory import plot_budget, plot_gradient_range, plot_peaks, plot_planned_measured
 from .prompts import plot_lengths, plot_passes, plot_silent, plot_truncation, plot_variants
 from .rewards import plot_advantages, plot_outcomes, plot_reward_matrix, plot_runs
-from .training import plot_diagnostics, plot_group, plot_loss_and_reward, plot_rewards, reward_columns, smooth
+from .runs import plot_reply_lengths, plot_signals
+from .speed import plot_learning_curves, plot_step_time
+from .training import (
+    live,
+    live_history,
+    plot_diagnostics,
+    plot_group,
+    plot_history,
+    plot_loss_and_reward,
+    plot_rewards,
+    reward_columns,
+    smooth,
+)
 
 __all__ = [
+    "live",
+    "live_history",
     "live_rewards",
     "plot_advantages",
     "plot_bars",
@@ -17,21 +31,28 @@ __all__ = [
     "plot_diagnostics",
     "plot_gradient_range",
     "plot_group",
+    "plot_history",
     "plot_intervals",
+    "plot_kinds",
+    "plot_learning_curves",
     "plot_lengths",
     "plot_lines",
     "plot_loss_and_reward",
     "plot_networks",
     "plot_outcomes",
+    "plot_pass_at_k",
     "plot_passes",
     "plot_peaks",
     "plot_planned_measured",
     "plot_push",
     "plot_ratios",
+    "plot_reply_lengths",
     "plot_reward_matrix",
     "plot_rewards",
     "plot_runs",
+    "plot_signals",
     "plot_silent",
+    "plot_step_time",
     "plot_tokens",
     "plot_truncation",
     "plot_variants",

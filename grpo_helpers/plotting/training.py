@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -23,58 +25,94 @@ def smooth(values: pd.Series, window: int = 5) -> pd.Series:
     return values.rolling(window, center=True, min_periods=1).mean()
 
 
-def _trace(ax: Axes, history: pd.DataFrame, column: str, title: str) -> None:
+POINTS = "mean reward (points)"
+WATCHED = {  # column: title, unit
+    "completions/mean_length": ("mean completion length", "tokens"),
+    "completions/clipped_ratio": ("completions cut off", "share"),
+    "frac_reward_zero_std": ("groups without a signal", "share"),
+    "entropy": ("entropy of the policy", "nats per token"),
+    "kl": ("KL from the reference", "nats per token"),
+}
+
+
+def _trace(ax: Axes, history: pd.DataFrame, column: str, title: str, unit: str = POINTS) -> None:
+    """Every step thin, the running mean bold."""
     ax.plot(history["step"], history[column], color=GREY, linewidth=0.8, alpha=0.8)
     ax.plot(history["step"], smooth(history[column]), color=BLUE, linewidth=2)
     ax.set_title(title, fontsize=10)
     ax.set_xlabel("optimizer step")
-    ax.set_ylabel("mean reward (points)")
+    ax.set_ylabel(unit)
     ax.grid(alpha=0.3)
+    if unit == "share":
+        ax.set_ylim(-0.02, 1.02)
+    elif not unit.startswith("loss"):
+        ax.set_ylim(bottom=min(0.0, float(history[column].min())))
+
+
+def _panels(history: pd.DataFrame, panels: Mapping[str, tuple[str, str]], title: str, columns: int = 4) -> Figure:
+    """A panel for each column that the history has: column → (title, unit)."""
+    present = {c: v for c, v in panels.items() if c in history and history[c].notna().any()}
+    columns = min(columns, len(present))
+    rows = -(-len(present) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.5 * rows), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(present) :]:
+        ax.set_visible(False)
+    for ax, (column, (name, unit)) in zip(axes.flat, present.items(), strict=False):
+        _trace(ax, history, column, name, unit)
+    fig.suptitle(title)
+    return fig
+
+
+def _reward_panels(history: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    names = {"total": "reward"} | reward_columns(history)
+    return {column: (name if name == "total" else f"reward: {name}", POINTS) for name, column in names.items()}
 
 
 def plot_rewards(history: pd.DataFrame, title: str = "Reward history") -> Figure:
-    """The total reward and each component over training: every step thin, its running mean bold."""
-    panels = {"total": "reward"} | reward_columns(history)
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.5 * rows), squeeze=False, layout="constrained")
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
-    for ax, (name, column) in zip(axes.flat, panels.items(), strict=False):
-        _trace(ax, history, column, name)
-        ax.set_ylim(bottom=min(0.0, float(history[column].min())))
-    fig.suptitle(title)
-    return fig
+    """The total reward and each component over training."""
+    return _panels(history, _reward_panels(history), title, columns=3)
 
 
 def plot_diagnostics(history: pd.DataFrame, title: str = "What else to watch") -> Figure:
-    """Completion length, truncation, tied groups and entropy: what explains a reward that does not rise."""
-    wanted: Mapping[str, tuple[str, str]] = {
-        "completions/mean_length": ("mean completion length", "tokens"),
-        "completions/clipped_ratio": ("completions cut off", "share"),
-        "frac_reward_zero_std": ("groups without a signal", "share"),
-        "entropy": ("entropy of the policy", "nats per token"),
-    }
-    present = {c: v for c, v in wanted.items() if c in history}
-    fig, axes = plt.subplots(1, len(present), figsize=(3.2 * len(present), 2.7), squeeze=False, layout="constrained")
-    for ax, (column, (name, unit)) in zip(axes.flat, present.items(), strict=True):
-        _trace(ax, history, column, name)
-        ax.set_ylabel(unit)
-        ax.set_ylim(bottom=0)
-        if unit == "share":
-            ax.set_ylim(-0.02, 1.02)
-    fig.suptitle(title)
-    return fig
+    """Completion length, truncation, tied groups, entropy and KL: what explains a reward that does not rise."""
+    return _panels(history, WATCHED, title, columns=5)
+
+
+def plot_history(history: pd.DataFrame, title: str = "Training history") -> Figure:
+    """Rewards and diagnostics in one figure."""
+    return _panels(history, _reward_panels(history) | WATCHED, title)
+
+
+def live(render: Callable[[pd.DataFrame], Any]) -> Callable[[pd.DataFrame | None], None]:
+    """One place in the notebook, filled again and again: None makes it, a table is rendered over what stood there."""
+    from IPython.display import display  # a notebook's; the rest of the package does without
+
+    handle = None
+
+    def update(table: pd.DataFrame | None) -> None:
+        nonlocal handle
+        if table is None:
+            handle = display(display_id=True)
+        elif handle is not None:
+            shown = render(table)
+            handle.update(shown)
+            if isinstance(shown, Figure):
+                plt.close(shown)
+
+    return update
+
+
+def live_history(title: str) -> Callable[[pd.DataFrame | None], None]:
+    """`plot_history`, drawn again while training goes on; one figure stays."""
+    return live(functools.partial(plot_history, title=title))
 
 
 def plot_loss_and_reward(history: pd.DataFrame, title: str = "The same run, two curves") -> Figure:
     """The logged loss beside the reward: the first says little, the second is what training is for."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.7), layout="constrained")
-    _trace(left, history, "loss", "loss")
+    _trace(left, history, "loss", "loss", "loss (no unit)")
     left.axhline(0, color="black", linewidth=0.8)
-    left.set_ylabel("loss (no unit)")
     _trace(right, history, "reward", "reward")
-    right.set_ylim(bottom=min(0.0, float(history["reward"].min())))
     fig.suptitle(title)
     return fig
 

@@ -1,0 +1,150 @@
+"""What looks on while a policy trains: progress, a clean stop, the same questions asked again, a live figure."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+from tqdm import tqdm  # not tqdm.auto: its widget would be all that a saved notebook keeps
+from transformers import TrainerCallback
+
+from . import evaluation
+from .files import write_text
+from .profiles import Profile
+
+SAMPLED = ("step", "question", "gold", "completion", "strict", "flexible")
+QUESTIONS, PARTS = 6, 10  # so many held-out questions, asked after every tenth of the steps
+TIMED = 3  # after so many steps the time of a step is told; the first is left out, being slower
+TOLD = 10.0  # ... if as many seconds are left at least
+Show = Callable[[pd.DataFrame | None], None]
+
+
+class RewardProgress(TrainerCallback):
+    """A progress bar that shows the reward; TRL's own shows the loss, which says nothing in GRPO."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", file=sys.stdout)
+        self.began = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "reward" in logs:
+            self.bar.set_postfix(reward=f"{logs['reward']:.2f}", refresh=False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        done, left = state.global_step - self.began, state.max_steps - state.global_step
+        if done == 1:
+            self.first = time.perf_counter()
+        seconds = (time.perf_counter() - self.first) / (TIMED - 1)
+        if done == TIMED and seconds * left > TOLD:
+            self.bar.write(f"{seconds:.2g} s a step at first: about {seconds * left / 60:.1f} minutes left", sys.stdout)
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+class StopAtStepEnd(TrainerCallback):
+    """Turns the first Ctrl-C into a clean stop: finish the step, save a checkpoint, return."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._previous: Any = None
+
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        self.stopped = True
+        signal.signal(signal.SIGINT, self._previous)  # a second Ctrl-C interrupts at once
+        print("\nstopping after this step and saving; press Ctrl-C again to stop at once", flush=True)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:
+            control.should_training_stop = control.should_save = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+
+class SampleReplies(TrainerCallback):
+    """Asks the policy the same questions before the first step and after every tenth of the steps, greedily.
+
+    The replies are kept as JSON lines with the columns SAMPLED, a row for each question and step. The file is always
+    whole: what follows the checkpoint that a run resumes from is dropped there and asked again. Nothing random is
+    drawn, so that the training is the same with and without it.
+
+    Args:
+        asked: rows with prompt, question and answer; the first QUESTIONS are taken.
+        path: the file; one left by the same run is carried on when it resumes.
+        show: called with None when training begins, then with the table of the latest replies.
+    """
+
+    def __init__(self, profile: Profile, tokenizer: Any, asked: Dataset, path: Path, show: Show | None = None) -> None:
+        self.questions = asked.select(range(min(QUESTIONS, len(asked))))
+        self.tokenizer, self.path, self.longest = tokenizer, path, profile.max_completion_length
+        self.rows, self.show = [], show or (lambda table: None)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        old = self.path.read_text(encoding="utf-8").splitlines() if state.global_step and self.path.exists() else []
+        self.rows = [row for row in map(json.loads, old) if row["step"] <= state.global_step]
+        self.show(None)
+        self.due = {round(i * state.max_steps / PARTS) for i in range(PARTS + 1)}
+        self.on_step_end(args, state, control, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        step = state.global_step
+        if not state.is_world_process_zero or step not in self.due or any(r["step"] == step for r in self.rows):
+            return
+        was_training = model.training
+        table = evaluation.evaluate(model, self.tokenizer, self.questions, self.longest, batch_size=QUESTIONS)
+        model.train(was_training)
+        table = table.assign(step=step)[list(SAMPLED)]
+        self.show(table)
+        self.rows += table.to_dict("records")
+        write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+
+
+class LiveHistory(TrainerCallback):
+    """Calls `draw` with the history so far while training goes on, and once at its end.
+
+    Args:
+        draw: called with None when training begins, then with the table of `training.history`.
+        pause: seconds between two drawings at least; longer where drawing is slow, so that it takes a twentieth of
+            the time at most.
+    """
+
+    def __init__(self, draw: Show, pause: float = 3.0) -> None:
+        self.draw, self.pause, self.next = draw, pause, 0.0
+
+    def _show(self, state: Any) -> None:
+        from .training import history
+
+        start = time.perf_counter()
+        if any("reward" in row for row in state.log_history):
+            self.draw(history(state.log_history))
+        now = time.perf_counter()
+        self.next = now + max(self.pause, 19 * (now - start))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.draw(None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "reward" in logs and time.perf_counter() >= self.next:
+            self._show(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._show(state)

@@ -1,0 +1,79 @@
+"""What is wrong with a reply: the layout, the length, the arithmetic, or the choice of what to calculate."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+import pandas as pd
+
+from .prompts import last_number, parse_number
+
+# kind → what it means, in the order of a reply's chances: the first that holds is the kind
+KINDS = {
+    "right": "right, in the layout asked for",
+    "cut off": "stopped at the length limit",
+    "no layout": "right number, not where it belongs",
+    "no number": "no number at all",
+    "false sum": "states a calculation that is false, as 7 * 8 = 54",
+    "wrong sum": "wrong number, but no false calculation: another one than asked for, or none",
+}
+
+_NUMBER = r"[$€£]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
+_GAP, _SIGN = r"[^\S\n]*", "[-+*/×÷]"
+_TERM = rf"-?{_NUMBER}(?:[^\S\n][a-z]+){{0,3}}"  # with its unit, as in "90 km per hour"
+# From the first term to the number after "=": no start or end in the middle of a longer calculation.
+_SUM = re.compile(
+    rf"(?<![\w.*/+×÷-])(?<!{_SIGN} )({_TERM}(?:{_GAP}{_SIGN}{_GAP}{_TERM})+){_GAP}={_GAP}(-?{_NUMBER})"
+    rf"(?![0-9.,]*{_GAP}{_SIGN}{_GAP}[$€£]?[0-9])",
+    re.IGNORECASE,
+)
+_STEP = re.compile(rf"({_SIGN}?){_GAP}(-?{_NUMBER})")
+
+
+def _value(expression: str) -> Decimal:
+    """`2 + 3 apples * $4` → 14: products and quotients before sums."""
+    terms = [Decimal(0)]
+    for operator, text in _STEP.findall(expression):
+        number = parse_number(text)
+        if operator in ("*", "×"):
+            terms[-1] *= number
+        elif operator in ("/", "÷"):
+            terms[-1] /= number
+        else:
+            terms.append(-number if operator == "-" else number)
+    return sum(terms)
+
+
+def false_sums(text: str) -> list[str]:
+    """The calculations stated in `text` that are false; a quotient may be rounded to the digits shown.
+
+    >>> false_sums("90 km * 7 hours = 600 km, and 3 * 12 = 36")
+    ['90 km * 7 hours = 600']
+    """
+    found = []
+    for match in _SUM.finditer(text):
+        stated = parse_number(match[2])
+        try:
+            off = abs(_value(match[1]) - stated)
+        except ArithmeticError:  # a division by zero
+            off = Decimal("Infinity")
+        shown = Decimal(1).scaleb(stated.as_tuple().exponent)
+        if off > (shown / 2 if {"/", "÷"} & set(match[1]) else 0):
+            found.append(match[0].strip())
+    return found
+
+
+def kind_of(row: pd.Series) -> str:
+    """The kind (a key of KINDS) of one scored reply: a row of `evaluation.evaluate`."""
+    text = row["completion"]
+    holds = (row["strict"], row["truncated"], row["flexible"], last_number(text) is None, false_sums(text), True)
+    return next(kind for kind, held in zip(KINDS, holds, strict=True) if held)
+
+
+def count_kinds(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """How many replies of each kind before and after: rows KINDS, columns before and after."""
+    counts = {
+        when: table.apply(kind_of, axis=1).value_counts() for when, table in (("before", before), ("after", after))
+    }
+    return pd.DataFrame(counts).reindex(list(KINDS)).fillna(0).astype(int)

@@ -1,0 +1,136 @@
+"""Training runs that are ill on purpose, each from one cause, and a healthy one with a KL penalty, for notebook 07.
+
+    python -m grpo_helpers.experiments sick_truncated --profile tiny
+
+Each is a short run of the profile's recipe with one thing changed: `CASES` says what, and the name of the illness.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from .flawed import PUBLISHED_REWARD_FUNCS, generous_reward_func
+from .profiles import Profile
+from .rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
+from .rewards import correctness_reward_func as correctness
+from .rewards import strict_format_reward_func as strict_format
+
+BATCH = 24  # completions a step, so that a run takes less than a minute
+MOMENTS, SHOWN = 4, 2  # completions are kept at so many steps, so many each
+
+
+class Case(NamedTuple):
+    """What is changed, and the finding the doctor must make ("" for none); witnesses look on and pay nothing."""
+
+    finding: str
+    changes: Mapping[str, Any]
+    rewards: tuple[RewardFunc, ...] = REWARD_FUNCS
+    witnesses: tuple[RewardFunc, ...] = ()
+
+
+def any_number_reward_func(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
+    """1.0 for a completion that holds a digit anywhere, which nearly all do: it cannot tell them apart."""
+    return [float(any(map(str.isdigit, completion_text(c)))) for c in completions]
+
+
+def agreement_reward_func(completions: Sequence[Completion], prompts: Sequence[Any], **kwargs: Any) -> list[float]:
+    """The share of its group that says the same, word for word: being sure is paid, being right is not."""
+    said = [(str(prompt), completion_text(c)) for prompt, c in zip(prompts, completions, strict=True)]
+    asked = Counter(prompt for prompt, _ in said)
+    return [said.count(pair) / asked[pair[0]] for pair in said]
+
+
+CASES: Mapping[str, Case] = {
+    "sick_rate_too_low": Case("learning rate too low", {"learning_rate": 1e-6, "steps": 60}),
+    "sick_rate_too_high": Case("learning rate too high", {"learning_rate": 1e-2, "beta": 1e-3, "steps": 50}),
+    "sick_truncated": Case("truncated", {"max_completion_length": 10, "steps": 20}),
+    "sick_tied": Case("nothing but ties", {"steps": 20}, (any_number_reward_func,), (correctness,)),
+    "sick_hacked": Case(
+        "reward hacked",
+        {"learning_rate": 4e-3, "steps": 45, "batch": 64},
+        (generous_reward_func,),
+        (correctness, strict_format),
+    ),
+    "sick_collapsed": Case("entropy collapse", {"steps": 60}, (agreement_reward_func,), (correctness,)),
+    "sick_published": Case("never paid", {"steps": 50}, PUBLISHED_REWARD_FUNCS, (correctness,)),
+    "healthy_kl": Case("", {"beta": 0.04, "steps": 60}),
+}
+
+# How notebook 07 calls them, so that no name gives them away.
+PATIENTS = {
+    "A": "sick_truncated",
+    "B": "sick_rate_too_low",
+    "C": "sick_tied",
+    "D": "sick_hacked",
+    "E": "sick_rate_too_high",
+    "F": "sick_published",
+    "G": "sick_collapsed",
+}
+
+
+def tables(name: str, seed: int = 42) -> dict[str, pd.DataFrame]:
+    """The tables of a recorded case, by its name or by its patient's letter; see `sick_run`."""
+    from .experiments import load
+
+    return load(PATIENTS.get(name, name), "tiny", seed)
+
+
+def keeping(reward_func: RewardFunc, every: Sequence[RewardFunc], group: int, at: Sequence[int], rows: list) -> Any:
+    """`reward_func`; at the steps `at` it adds a completion of each of the first groups, with its total, to `rows`."""
+
+    @wraps(reward_func)
+    def wrapper(completions: Sequence[Any], answer: Sequence[str], trainer_state: Any, **kwargs: Any) -> list[float]:
+        step = trainer_state.global_step + 1
+        if step in at:
+            paid = [f(completions=completions, answer=answer, **kwargs) for f in every]
+            total = [sum(points) for points in zip(*paid, strict=True)]
+            for i in range(0, SHOWN * group, group):
+                rows.append((step, answer[i], completion_text(completions[i]), total[i]))
+        return reward_func(completions=completions, answer=answer, trainer_state=trainer_state, **kwargs)
+
+    return wrapper
+
+
+def _plain(value: Any) -> Any:
+    return ", ".join(f.__name__ for f in value) if isinstance(value, tuple) else value
+
+
+def sick_run(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """Train as `CASES[name]` says.
+
+    Returns:
+        history; completions (step, gold, completion, reward), some at a few steps; recipe, the settings changed.
+    """
+    from .trial import trial
+
+    case, rows = CASES[name], []
+    settings = {"batch": BATCH} | case.changes
+    ill = profile.with_(**settings, eval_questions=1)
+    at = [1 + k * (ill.steps - 1) // (MOMENTS - 1) for k in range(MOMENTS)]
+    first, *others = case.rewards
+    run = trial(
+        ill,
+        (keeping(first, case.rewards, ill.num_generations, at, rows), *others, *case.witnesses),
+        seed,
+        evaluate_before=False,
+        reward_weights=[1.0] * len(case.rewards) + [0.0] * len(case.witnesses),
+    )
+    usual = profile.as_dict() | {"rewards": REWARD_FUNCS}
+    changes = [(k, usual[k], v) for k, v in (settings | {"rewards": case.rewards}).items() if v != usual[k]]
+    return {
+        "history": run.history.map(lambda value: float(f"{value:.5g}")).astype({"step": int}),
+        "completions": pd.DataFrame(rows, columns=["step", "gold", "completion", "reward"]),
+        "recipe": pd.DataFrame(changes, columns=["setting", "usual", "here"]).map(_plain),
+    }
+
+
+def __getattr__(name: str) -> Callable[[Profile, int], dict[str, pd.DataFrame]]:
+    """Each case as an experiment, for `grpo_helpers.experiments`."""
+    if name not in CASES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return partial(sick_run, name)

@@ -1,0 +1,132 @@
+"""What looks on while a policy trains must not change it, and must not slow it down."""
+
+import json
+from types import SimpleNamespace
+
+import matplotlib
+import pandas as pd
+import pytest
+import torch
+
+from grpo_helpers import data, models, plotting, training
+from grpo_helpers.callbacks import QUESTIONS, SAMPLED, LiveHistory, SampleReplies
+
+from .test_training import CLOCKS, QUICK, quick_trainer
+
+matplotlib.use("Agg")
+
+
+def samples(path, profile=QUICK):
+    _, tokenizer = models.load_policy(profile)
+    return SampleReplies(profile, tokenizer, data.load_task(profile, "test", 8), path)
+
+
+def trained(output, *callbacks):
+    """History without its clocks, and the trained weights."""
+    trainer = quick_trainer(output, callbacks=callbacks)
+    assert training.train(trainer).finished
+    rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in trainer.state.log_history if "reward" in row]
+    return rows, {k: v.clone() for k, v in trainer.model.state_dict().items() if "lora" in k}
+
+
+def test_onlookers_change_nothing_not_a_bit(tmp_path):
+    drawn = []
+    alone = trained(tmp_path / "alone")
+    watched = trained(tmp_path / "watched", samples(tmp_path / "samples.jsonl"), LiveHistory(drawn.append, pause=0.0))
+    assert watched[0] == alone[0]
+    assert all(torch.equal(watched[1][name], weights) for name, weights in alone[1].items())
+    table = pd.read_json(tmp_path / "samples.jsonl", lines=True)
+    assert tuple(table.columns) == SAMPLED
+    assert table.groupby("step").size().to_dict() == dict.fromkeys(range(QUICK.steps + 1), QUESTIONS)
+    assert drawn[0] is None and len(drawn[-1]) == QUICK.steps
+
+
+def state(step, steps=100):
+    return SimpleNamespace(global_step=step, max_steps=steps, is_world_process_zero=True, log_history=[])
+
+
+def steps_in(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()][::QUESTIONS]
+
+
+def test_questions_are_asked_at_every_tenth_and_again_after_a_resume(tmp_path):
+    path, model = tmp_path / "samples.jsonl", models.load_policy(QUICK)[0].train()
+    first = samples(path)
+    first.on_train_begin(None, state(0), None, model=model)
+    for step in range(1, 46):
+        first.on_step_end(None, state(step), None, model=model)
+    assert model.training, "the model is left in the mode it was in"
+    assert steps_in(path) == [0, 10, 20, 30, 40]
+    again = samples(path)
+    again.on_train_begin(None, state(20), None, model=model)
+    for step in range(21, 101):
+        again.on_step_end(None, state(step), None, model=model)
+    assert steps_in(path) == list(range(0, 101, 10))
+    longer = samples(path)
+    longer.on_train_begin(None, state(100, 200), None, model=model)
+    for step in range(101, 201):
+        longer.on_step_end(None, state(step, 200), None, model=model)
+    assert steps_in(path) == list(range(0, 101, 10)) + list(range(120, 201, 20))
+    new = samples(path)
+    new.on_train_begin(None, state(0), None, model=model)
+    assert steps_in(path) == [0], "a new run does not carry on an old one's file"
+
+
+def test_replies_are_the_policys_greedy_ones_with_their_verdicts(tmp_path):
+    model, tokenizer = models.load_policy(QUICK)
+    shown, callback = [], samples(tmp_path / "samples.jsonl")
+    callback.show = shown.append
+    callback.on_train_begin(None, state(0), None, model=model)
+    assert shown[0] is None and tuple(shown[1].columns) == SAMPLED and len(shown[1]) == QUESTIONS
+    row = json.loads((tmp_path / "samples.jsonl").read_text().splitlines()[0])
+    question = data.load_task(QUICK, "test", 1)[0]
+    assert (row["question"], row["gold"]) == (question["question"], question["answer"])
+    ids = tokenizer.apply_chat_template(question["prompt"], add_generation_prompt=True, return_tensors="pt")[
+        "input_ids"
+    ]
+    with torch.no_grad():
+        reply = model.generate(ids, max_new_tokens=QUICK.max_completion_length, do_sample=False)[0, ids.shape[1] :]
+    assert row["completion"] == tokenizer.decode(reply, skip_special_tokens=True)
+    assert row["strict"] in (True, False) and row["flexible"] in (True, False)
+
+
+@pytest.mark.parametrize(("drawing_takes", "drawn_at"), [(0.0, [1, 4, 7, 10]), (0.5, [1, 11])])
+def test_live_figure_keeps_its_pause_and_pauses_longer_where_drawing_is_slow(monkeypatch, drawing_takes, drawn_at):
+    clock, drawn = [0.0], []
+
+    def draw(table):
+        clock[0] += drawing_takes
+        drawn.append(len(table))
+
+    monkeypatch.setattr("grpo_helpers.callbacks.time.perf_counter", lambda: clock[0])
+    live, rows = LiveHistory(draw, pause=3.0), []
+    for step in range(1, 12):
+        clock[0] = max(clock[0], float(step))
+        rows.append({"step": step, "reward": 1.0, "reward_std": 0.5})
+        live.on_log(None, SimpleNamespace(log_history=rows), None, logs=rows[-1])
+    assert drawn == drawn_at
+
+
+def test_live_figure_stays_one(monkeypatch):
+    shown, updates = [], []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda *a, **k: shown.append(k) or SimpleNamespace(update=updates.append)
+    )
+    draw = plotting.live_history("Title")
+    assert shown == [], "nothing is shown before training begins"
+    draw(None)
+    table = pd.DataFrame({"step": [1, 2], "reward": [0.5, 1.0], "entropy": [1.0, 0.5], "kl": [0.0, 0.1]})
+    draw(table.head(1))
+    draw(table)
+    assert len(shown) == 1 and shown[0]["display_id"] is True
+    assert len(updates) == 2
+    titles = [ax.get_title() for ax in updates[-1].axes if ax.get_visible()]
+    assert titles == ["total", "entropy of the policy", "KL from the reference"]
+
+
+def test_time_of_a_step_is_told_early(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("grpo_helpers.callbacks.TOLD", 0.0)
+    trainer = quick_trainer(tmp_path, QUICK.with_(steps=7, save_steps=50))
+    training.train(trainer)
+    printed = capsys.readouterr().out
+    assert "s a step at first: about" in printed and "minutes left" in printed

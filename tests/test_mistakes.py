@@ -1,0 +1,136 @@
+"""Kinds of mistakes: what counts as a calculation, when it is false, and which kind comes first."""
+
+import time
+from decimal import Decimal
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo_helpers.evaluation import score
+from grpo_helpers.mistakes import KINDS, count_kinds, false_sums, kind_of
+from grpo_helpers.prompts import XML_COT_FORMAT
+
+relaxed = settings(deadline=None, database=None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 * 12 = 36 dollars",
+        "2 + 3 * 4 = 14",
+        "100 - 20 - 5 = 75",
+        "16 - 27 = -11",
+        "-3 + 5 = 2",
+        "3 - -2 = 5",
+        "2 * -3 = -6",
+        "$1,000 * 2 = $2,000",
+        "90 km per hour * 7 hours = 630 km",
+        "10 / 3 = 3.33",
+        "10 ÷ 4 = 2.5",
+        "4 × 2 = 8",
+        "9.50 + 8.50 = 18.00",
+        "x = 4 * 2 = 8",
+        "3 * 12 = 4 * 9 = 36",
+        "- 3 * 4 = 12\n- 5 * 2 = 10",
+        "1. 3 + 4 = 7",
+        "He has 3 apples, and 4 - 2 = 2.",
+        "The answer is 12.",
+        "2 = 3",
+        "5 % 3 = 2",
+        "",
+    ],
+)
+def test_what_holds_or_is_no_calculation_is_not_called_false(text):
+    assert false_sums(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("7 * 8 = 54", ["7 * 8 = 54"]),
+        ("70 * 3 * 1.5 = 225 km", ["70 * 3 * 1.5 = 225"]),
+        ("90 km per hour * 7 hours = 600 km", ["90 km per hour * 7 hours = 600"]),
+        ("5 - 2 = 4, 1 + 1 = 2, 2 + 2 = 5", ["5 - 2 = 4", "2 + 2 = 5"]),
+        ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
+        ("2 * 3 = 6.1", ["2 * 3 = 6.1"]),
+        ("10/0=3", ["10/0=3"]),
+        ("0 / 0 = 0", ["0 / 0 = 0"]),
+        ("x = 4 * 2 = 9", ["4 * 2 = 9"]),
+        ("3 * 12 = 4 * 9 = 35", ["4 * 9 = 35"]),
+        ("16 - 27 = 11", ["16 - 27 = 11"]),
+    ],
+)
+def test_false_calculations_are_found(text, found):
+    assert false_sums(text) == found
+
+
+numbers = st.integers(-500, 500)
+
+
+@relaxed
+@given(numbers, st.sampled_from("+-*"), numbers, st.sampled_from("+-*"), numbers, st.integers(-3, 3))
+def test_any_calculation_of_whole_numbers_is_judged_as_python_does(a, first, b, second, c, off):
+    def value(x, operator, y):
+        return {"+": x + y, "-": x - y, "*": x * y}[operator]
+
+    truth = value(a, first, value(b, second, c)) if second == "*" else value(value(a, first, b), second, c)
+    assert bool(false_sums(f"{a} {first} {b} {second} {c} = {truth + off}")) is (off != 0)
+
+
+@relaxed
+@given(st.integers(1, 999), st.integers(1, 99), st.integers(0, 3))
+def test_a_quotient_may_be_rounded_but_not_more(a, b, digits):
+    shown = round(Decimal(a) / Decimal(b), digits)
+    step = Decimal(1).scaleb(-digits)
+    assert false_sums(f"{a} / {b} = {shown:f}") == []
+    assert false_sums(f"{a} / {b} = {shown + step + step / 10:f}") != []
+
+
+@relaxed
+@given(st.text(alphabet="0123456789 +-*/=.,$a\n", max_size=60))
+def test_any_text_is_judged(text):
+    assert all(found in text for found in false_sums(text))
+
+
+@pytest.mark.parametrize(
+    "part", ["1*1*", "3 a b c ", "9", "- ", "1 + ", "1 apple + ", "1 - ", "1,000", " ", "= 2 * 3 "]
+)
+def test_time_grows_with_the_length_and_not_with_its_square(part):
+    def seconds(repeats):
+        start = time.process_time()
+        false_sums(part * repeats + "= 3")
+        return time.process_time() - start
+
+    assert min(seconds(4000) for _ in range(3)) < 8 * min(seconds(1000) for _ in range(3)) + 0.02
+
+
+RIGHT = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
+
+
+@pytest.mark.parametrize(
+    ("completion", "truncated", "kind"),
+    [
+        (RIGHT, False, "right"),
+        ("6 * 12 = 72. The answer is 72.", False, "no layout"),
+        (RIGHT.removesuffix("\n</answer>"), True, "cut off"),
+        ("6 * 12 = 60 and", True, "cut off"),
+        ("I do not know.", False, "no number"),
+        ("", False, "no number"),
+        (RIGHT.replace("72", "62"), False, "false sum"),
+        (XML_COT_FORMAT.format(reasoning="6 + 12 = 18", answer="18"), False, "wrong sum"),
+        ("It is 18.", False, "wrong sum"),
+    ],
+)
+def test_the_kind_of_a_reply(completion, truncated, kind):
+    assert kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
+
+
+def test_kinds_are_counted_and_none_is_missing():
+    before = pd.DataFrame([score("?", "72", text, False) for text in ("72", "72", "6 * 12 = 70")])
+    after = pd.DataFrame([score("?", "72", RIGHT, False)] * 3)
+    counts = count_kinds(before, after)
+    assert counts.index.to_list() == list(KINDS)
+    assert counts["before"].to_dict() == dict.fromkeys(KINDS, 0) | {"no layout": 2, "false sum": 1}
+    assert counts["after"].to_dict() == dict.fromkeys(KINDS, 0) | {"right": 3}

@@ -1,0 +1,111 @@
+"""The sick runs: the doctor names each recorded illness, and a run of the recipe keeps what the notebook shows."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from grpo_helpers import experiments, sick_runs
+from grpo_helpers.doctor import SYMPTOMS, diagnose
+from grpo_helpers.files import read_json
+from grpo_helpers.profiles import TINY
+from grpo_helpers.rewards import REWARD_FUNCS, strict_format_reward_func
+from grpo_helpers.sick_runs import CASES, PATIENTS, keeping, sick_run, tables
+
+SEEDS = (42, 1)
+RECORDED = [(name, seed) for name in CASES for seed in SEEDS]
+
+
+def found(history):
+    return [f.name for f in diagnose(history) if f.severity != "note"]
+
+
+# --- what is recorded ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, seed", RECORDED)
+def test_the_doctor_names_the_planted_illness_and_no_other_first(name, seed):
+    assert found(tables(name, seed)["history"])[:1] == [CASES[name].finding][: bool(CASES[name].finding)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_healthy_run_with_a_penalty_is_called_healthy_at_every_step(seed):
+    history = tables("healthy_kl", seed)["history"]
+    assert [k for k in range(1, len(history) + 1) if found(history[:k])] == []
+
+
+@pytest.mark.parametrize("name, seed", RECORDED)
+def test_a_record_is_small_and_says_what_was_changed(name, seed):
+    folder = experiments.folder(name, "tiny", seed)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 60_000
+    facts, (history, completions, recipe) = read_json(folder / "run.json"), tables(name, seed).values()
+    assert facts["command"].endswith(f"{name} --profile tiny --seed {seed}")
+    assert not facts["commit"].endswith("-dirty")
+    assert list(history["step"]) == list(range(1, len(history) + 1))
+    assert {1, len(history)} <= set(completions["step"])
+    differ = {field for field, value in CASES[name].changes.items() if value != getattr(TINY, field)}
+    differ |= {"rewards"} if CASES[name].rewards != REWARD_FUNCS else set()
+    assert set(recipe["setting"]) - {"batch"} == differ - {"batch"}
+
+
+def test_every_illness_is_a_patient_and_every_patient_ill():
+    assert set(PATIENTS.values()) == {name for name, case in CASES.items() if case.finding}
+    assert {case.finding for case in CASES.values()} - {""} <= set(SYMPTOMS)
+    assert list(tables("A")) == list(tables(PATIENTS["A"]))
+
+
+# --- a run ----------------------------------------------------------------------
+
+
+def test_a_short_run_keeps_history_completions_and_recipe(monkeypatch):
+    case = CASES["sick_hacked"]
+    short = case._replace(changes=dict(case.changes) | {"steps": 4, "batch": 16, "max_completion_length": 12})
+    monkeypatch.setattr(sick_runs, "CASES", {"sick_hacked": short})
+    result = sick_run("sick_hacked", TINY, 3)
+    assert len(result["history"]) == 4
+    assert {f"rewards/{f.__name__}/mean" for f in (*case.rewards, *case.witnesses)} <= set(result["history"])
+    assert result["completions"]["step"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    paid = [case.rewards[0](completions=[r.completion], answer=[r.gold])[0] for r in result["completions"].itertuples()]
+    assert result["completions"]["reward"].tolist() == paid
+    changed = result["recipe"].set_index("setting")
+    assert changed.loc["learning_rate", "usual"] == TINY.learning_rate
+    assert changed.loc["learning_rate", "here"] == case.changes["learning_rate"]
+    assert changed.loc["rewards", "here"] == "generous_reward_func"
+
+
+def test_keeping_changes_neither_the_name_nor_the_points():
+    class State:
+        global_step = 4
+
+    rows = []
+    func = keeping(strict_format_reward_func, REWARD_FUNCS, group=2, at=[5], rows=rows)
+    texts = ["<reasoning>\n1\n</reasoning>\n<answer>\n7\n</answer>", "a", "7", "b"]
+    asked = {"completions": [[{"role": "assistant", "content": t}] for t in texts], "answer": ["7", "7", "8", "8"]}
+    assert func(**asked, trainer_state=State, prompts=None) == [0.5, 0.0, 0.0, 0.0]
+    assert func.__name__ == "strict_format_reward_func"
+    assert rows == [(5, "7", texts[0], 4.0), (5, "8", "7", 0.0)]
+    State.global_step = 5
+    func(**asked, trainer_state=State)
+    assert len(rows) == 2
+
+
+def test_an_unknown_case_is_refused():
+    with pytest.raises(AttributeError, match="sick_note"):
+        _ = sick_runs.sick_note
+    with pytest.raises(FileNotFoundError, match="experiments sick_tied --profile tiny --seed 99"):
+        tables("sick_tied", 99)
+
+
+def test_histories_are_numbers_only():
+    for name, seed in RECORDED:
+        assert all(pd.api.types.is_numeric_dtype(kind) for kind in tables(name, seed)["history"].dtypes), (name, seed)
+
+
+def test_recorded_experiments_of_other_notebooks_are_judged_as_they_were_meant():
+    """Runs on which no threshold was set: the article's rewards are named, the others are healthy, hacked or not."""
+    published = experiments.load("published_rewards", "small")
+    assert found(published["history_published"]) == ["never paid"]
+    assert found(published["history_repaired"]) == []
+    hack = experiments.load("reward_hack", "small")
+    assert found(hack["history_patched"]) == []
+    assert found(hack["history_flawed"]) == [], "small does not find the hole in 60 steps: notebook 03"

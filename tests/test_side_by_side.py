@@ -1,0 +1,62 @@
+"""Replies beside each other: nothing lost, nothing interpreted as HTML, only the difference marked."""
+
+import re
+from html import unescape
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo_helpers.side_by_side import marked, side_by_side
+
+relaxed = settings(deadline=None, database=None)
+
+
+def plain(html):
+    """The text a reader sees."""
+    return unescape(re.sub(r"</?(?:del|ins)>", "", html.replace("<br>", "\n")))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left", "right"),
+    [
+        ("the answer is 36", "the answer is 36", "the answer is 36", "the answer is 36"),
+        ("is 36.", "is 9.", "is <del>36.</del>", "is <ins>9.</ins>"),
+        ("a & b", "a < b", "a <del>&amp;</del> b", "a <ins>&lt;</ins> b"),
+        ("", "one\ntwo", "", "<ins>one<br>two</ins>"),
+        ("1 + 2 = 3", "1 * 2 = 2", "1 <del>+</del> 2 = <del>3</del>", "1 <ins>*</ins> 2 = <ins>2</ins>"),
+    ],
+)
+def test_only_the_difference_is_marked(before, after, left, right):
+    assert marked(before, after) == (left, right)
+
+
+texts = st.text(alphabet="<>/&;\"'ab12 .\n\tés", max_size=40)
+
+
+@relaxed
+@given(texts, texts)
+def test_nothing_is_lost_and_nothing_becomes_a_tag(before, after):
+    left, right = marked(before, after)
+    assert plain(left) == before and plain(right) == after
+    assert set(re.findall(r"<[^>]*>", left)) <= {"<del>", "</del>", "<br>"}
+    assert set(re.findall(r"<[^>]*>", right)) <= {"<ins>", "</ins>", "<br>"}
+    if before == after:
+        assert "<del>" not in left and "<ins>" not in right
+
+
+def test_a_table_escapes_all_it_is_given():
+    html = side_by_side([("1 < 2?", "<script>", "<reasoning>")], names=("a & b", "now")).data
+    assert "<script>" not in html and "<reasoning>" not in html
+    for text in ("1 &lt; 2?", "a &amp; b", "now", "script", "reasoning"):
+        assert text in html
+    assert html.count("<tr>") == html.count("</tr>") == 3
+
+
+def test_an_empty_table_is_one():
+    assert side_by_side([]).data.count("<tr>") == 1
+
+
+def test_a_tag_of_the_layout_is_one_word():
+    left, right = marked("The answer", "<answer>")
+    assert (left, right) == ("<del>The answer</del>", "<ins>&lt;answer&gt;</ins>")

@@ -1,0 +1,281 @@
+"""Intervals, the paired test and its power: against formulas, scipy, brute force and published values."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest, multinomial, norm
+
+from grpo_helpers.statistics import (
+    bootstrap_interval,
+    gain_interval,
+    paired_power,
+    paired_test,
+    questions_for_gain,
+    wilson_interval,
+)
+
+relaxed = settings(deadline=None, database=None)
+
+
+# --- intervals --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(7, 30, 0.12, 0.41), (27, 30, 0.74, 0.97), (15, 30, 0.33, 0.67), (0, 30, 0.0, 0.11), (30, 30, 0.89, 1.0)],
+)
+def test_wilson_interval_is_the_known_one(successes, n, low, high):
+    assert [round(x, 2) for x in wilson_interval(successes, n)] == [low, high]
+
+
+@relaxed
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_is_the_formula_and_mirrors(rate):
+    k, n = rate
+    z, p = 1.959963984540054, k / n
+    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    low, high = wilson_interval(k, n)
+    assert (low, high) == pytest.approx(((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)), abs=1e-9)
+    assert (1 - high, 1 - low) == pytest.approx(wilson_interval(n - k, n))
+    assert 0 <= low <= p <= high <= 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 30, 10_000])
+def test_wilson_interval_ends_at_zero_and_one_exactly(n):
+    assert wilson_interval(0, n)[0] == 0.0
+    assert wilson_interval(n, n)[1] == 1.0
+
+
+def test_more_confidence_gives_a_wider_interval():
+    narrow, wide = wilson_interval(7, 30, 0.5), wilson_interval(7, 30, 0.99)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (1, 0), (6, 5), (-1, 5), (0, -1)])
+def test_what_is_no_rate_is_named(successes, n):
+    with pytest.raises(ValueError, match=f"{successes} of {n} is no rate"):
+        wilson_interval(successes, n)
+
+
+# --- paired test ------------------------------------------------------------
+
+verdicts = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
+
+
+def pairs(gained, lost, both, neither):
+    before = [False] * gained + [True] * lost + [True] * both + [False] * neither
+    after = [True] * gained + [False] * lost + [True] * both + [False] * neither
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p_value"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 6, 2 / 64), (10, 2, 158 / 4096), (2, 10, 158 / 4096)],
+)
+@pytest.mark.parametrize("unchanged", [(0, 0), (7, 100)])
+def test_paired_test_by_hand(gained, lost, p_value, unchanged):
+    got = paired_test(*pairs(gained, lost, *unchanged))
+    assert got == {"gained": gained, "lost": lost, "p_value": pytest.approx(p_value)}
+
+
+@relaxed
+@given(verdicts)
+def test_paired_test_is_scipys_binomial_test_and_symmetric(questions):
+    before, after = [b for b, _ in questions], [a for _, a in questions]
+    got, back = paired_test(before, after), paired_test(after, before)
+    assert (got["gained"], got["lost"]) == (questions.count((False, True)), questions.count((True, False)))
+    assert (back["gained"], back["lost"]) == (got["lost"], got["gained"])
+    assert back["p_value"] == pytest.approx(got["p_value"])
+    changed = got["gained"] + got["lost"]
+    assert got["p_value"] == pytest.approx(binomtest(got["gained"], changed, 0.5).pvalue if changed else 1.0)
+
+
+def test_paired_test_takes_columns_of_a_table():
+    before, after = pairs(10, 2, 3, 4)
+    assert paired_test(pd.Series(before), pd.Series(after)) == paired_test(before, after)
+
+
+@pytest.mark.parametrize(("before", "after"), [([True], []), ([], [True]), ([True] * 3, [True] * 2)])
+def test_other_number_of_questions_is_named(before, after):
+    with pytest.raises(ValueError, match=f"{len(before)} questions before, {len(after)} after"):
+        paired_test(before, after)
+
+
+# --- the interval of a gain -------------------------------------------------
+
+counts = st.integers(1, 400).flatmap(
+    lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n)).filter(lambda c: c[0] + c[1] <= n)
+)
+
+
+@relaxed
+@given(counts)
+def test_gain_interval_is_the_published_code(case):
+    """Agresti's own R function, diffpropci(b, c, n), in Python."""
+    gained, lost, n = case
+    difference = (gained - lost) / (n + 2)
+    sd = math.sqrt((gained + lost + 1) - (gained - lost) ** 2 / (n + 2)) / (n + 2)
+    z = norm.ppf(0.975)
+    low, high = gain_interval(gained, lost, n)
+    assert (low, high) == pytest.approx((max(-1, difference - z * sd), min(1, difference + z * sd)))
+    mirrored = gain_interval(lost, gained, n)
+    assert (-mirrored[1], -mirrored[0]) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0.3, 0.1, 20), (0.1, 0.1, 30), (0.15, 0.02, 40), (0.6, 0.0, 25)])
+def test_gain_interval_holds_the_truth_as_often_as_it_says(gained, lost, n):
+    """Exact: every table of n questions with its probability."""
+    covered = 0.0
+    for b, c in itertools.product(range(n + 1), repeat=2):
+        if b + c <= n:
+            low, high = gain_interval(b, c, n)
+            chance = multinomial.pmf([b, c, n - b - c], n, [gained, lost, 1 - gained - lost])
+            covered += chance * (low <= gained - lost <= high)
+    assert 0.93 <= covered <= 0.995
+
+
+@relaxed
+@given(counts)
+def test_gain_interval_and_paired_test_seldom_disagree(case):
+    gained, lost, n = case
+    low, high = gain_interval(gained, lost, n)
+    p_value = paired_test(*pairs(gained, lost, 0, n - gained - lost))["p_value"]
+    if p_value < 0.01:
+        assert low > 0 or high < 0
+    if p_value > 0.2:
+        assert low <= 0 <= high
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 0), (-1, 0, 5), (3, 3, 5), (0, 6, 5)])
+def test_what_is_no_gain_of_so_many_questions_is_named(gained, lost, n):
+    with pytest.raises(ValueError, match=f"{gained} gained and {lost} lost of {n}"):
+        gain_interval(gained, lost, n)
+
+
+# --- power ------------------------------------------------------------------
+
+
+def power_by_brute_force(n, gained, lost, alpha=0.05):
+    """Every sequence of what can happen to n questions, with its probability and the test's verdict."""
+    power = 0.0
+    for flips in itertools.product("gl-", repeat=n):
+        g, lo = flips.count("g"), flips.count("l")
+        chance = gained**g * lost**lo * (1 - gained - lost) ** (n - g - lo)
+        power += chance * (g + lo > 0 and binomtest(g, g + lo).pvalue <= alpha)
+    return power
+
+
+@pytest.mark.parametrize(
+    ("n", "gained", "lost", "alpha"),
+    [(1, 0.5, 0.2, 0.05), (6, 1.0, 0.0, 0.05), (7, 0.8, 0.1, 0.05), (8, 0.4, 0.4, 0.2), (9, 0.1, 0.7, 0.0625)],
+)
+def test_power_is_what_brute_force_counts(n, gained, lost, alpha):
+    assert paired_power(n, gained, lost, alpha) == pytest.approx(power_by_brute_force(n, gained, lost, alpha), abs=1e-9)
+
+
+def test_power_is_the_published_one():
+    """G*Power's manual, after O'Brien (2002): odds ratio 0.25, 40 % discordant, 50 pairs, one-sided 0.05: 0.839343.
+
+    A two-sided test at 0.10 rejects on that side in the same cases, and on the other hardly ever.
+    """
+    assert paired_power(50, 0.32, 0.08, alpha=0.10) == pytest.approx(0.839343, abs=5e-5)
+
+
+def test_power_is_what_simulation_finds():
+    dice, n, gained, lost = np.random.default_rng(0), 200, 0.10, 0.05
+    flips = dice.multinomial(n, [gained, lost, 1 - gained - lost], size=4000)
+    noticed = np.mean([binomtest(g, g + lo).pvalue < 0.05 for g, lo, _ in flips.tolist()])
+    assert paired_power(n, gained, lost) == pytest.approx(noticed, abs=0.03)
+
+
+shares = st.just(0.0) | st.floats(1e-6, 1.0)
+
+
+@relaxed
+@given(st.integers(1, 60), shares, shares, st.sampled_from([0.01, 0.05, 0.2]))
+def test_power_is_a_chance_and_mirrors_and_the_test_keeps_its_level(n, gained, lost, alpha):
+    assume(0 < gained + lost <= 1)
+    power = paired_power(n, gained, lost, alpha)
+    assert -1e-12 <= power <= 1 + 1e-12
+    assert paired_power(n, lost, gained, alpha) == pytest.approx(power, abs=1e-9)
+    assert paired_power(n, (gained + lost) / 2, (gained + lost) / 2, alpha) <= alpha + 1e-12
+
+
+def test_the_level_is_reached_where_it_can_be():
+    """Six flips, all one way: p = 2/64 exactly, which alpha = 2/64 must accept and anything below must not."""
+    assert paired_power(6, 1.0, 0.0, alpha=2 / 64) == 1.0
+    assert paired_power(6, 1.0, 0.0, alpha=2 / 64 - 1e-9) == 0.0
+
+
+@pytest.mark.parametrize(("gained", "lost", "published"), [(0.45, 0.05, 23), (0.30, 0.15, 155)])
+def test_questions_needed_are_close_to_published_sample_sizes(gained, lost, published):
+    """Connor (1987) for the test by normal approximation; the exact test is more careful and needs a few more."""
+    needed = questions_for_gain(gained, lost)
+    assert published <= needed <= 1.1 * published + 2
+    f, d = gained + lost, gained - lost
+    formula = (norm.ppf(0.975) * math.sqrt(f) + norm.ppf(0.8) * math.sqrt(f - d**2)) ** 2 / d**2
+    assert math.ceil(formula) == published
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost"), [(0.10, 0.05), (0.05, 0.10), (0.5, 0.0), (1.0, 0.0), (0.02, 0.0), (0.3, 0.2)]
+)
+@pytest.mark.parametrize("power", [0.3, 0.8, 0.99])
+def test_questions_needed_have_the_power_and_hardly_fewer_do(gained, lost, power):
+    n = questions_for_gain(gained, lost, power)
+    assert paired_power(n, gained, lost) >= power
+    fewer = int(0.93 * n) - 3
+    assert fewer < 1 or paired_power(fewer, gained, lost) < power
+
+
+def test_questions_needed_with_another_level():
+    assert (
+        questions_for_gain(0.2, 0.1, alpha=0.01)
+        > questions_for_gain(0.2, 0.1)
+        > questions_for_gain(0.2, 0.1, alpha=0.2)
+    )
+
+
+@pytest.mark.parametrize(("n", "gained", "lost"), [(0, 0.1, 0.1), (5, 0.0, 0.0), (5, 0.7, 0.4), (5, -0.1, 0.4)])
+def test_shares_that_make_no_sense_are_named(n, gained, lost):
+    with pytest.raises(ValueError, match=f"n={n}, gained={gained}, lost={lost}"):
+        paired_power(n, gained, lost)
+
+
+@pytest.mark.parametrize(("gained", "lost", "power"), [(0.1, 0.1, 0.8), (0.2, 0.1, 1.0), (0.2, 0.1, 0.0)])
+def test_no_number_of_questions_shows_what_is_not_there(gained, lost, power):
+    with pytest.raises(ValueError, match="there must be a gain"):
+        questions_for_gain(gained, lost, power)
+
+
+# --- bootstrap --------------------------------------------------------------
+
+
+def test_bootstrap_interval_is_close_to_the_exact_one_of_a_small_sample():
+    """Drawing four values anew from {0, 1}: the mean is binomial, so the percentiles are known."""
+    assert bootstrap_interval([0, 0, 1, 1]) == (binom.ppf(0.025, 4, 0.5) / 4, binom.ppf(0.975, 4, 0.5) / 4)
+
+
+def test_bootstrap_interval_is_close_to_the_normal_one_of_a_large_sample():
+    dice = random.Random(0)
+    values = [dice.random() for _ in range(400)]
+    mean, half = np.mean(values), 1.96 * np.std(values) / 20
+    assert bootstrap_interval(values) == pytest.approx((mean - half, mean + half), abs=0.005)
+
+
+def test_bootstrap_interval_repeats_and_has_no_width_where_nothing_varies():
+    values = [0.0, 0.25, 1.0, 0.5, 0.5]
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    assert bootstrap_interval(values, confidence=0.5)[0] >= bootstrap_interval(values)[0]
+    assert bootstrap_interval([0.5] * 7) == (0.5, 0.5)
+
+
+def test_one_question_has_no_bootstrap_interval():
+    with pytest.raises(ValueError, match="two or more"):
+        bootstrap_interval([0.5])

@@ -10,7 +10,8 @@ import pytest
 from grpo_helpers import checks
 from grpo_helpers.evaluation import wilson_interval
 
-CHECKS = [getattr(checks, name) for name in checks.__all__]
+OF_VALUES = {"name_the_patients"}  # these look at a value, the others at a function
+CHECKS = [getattr(checks, name) for name in checks.__all__ if name not in OF_VALUES]
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -40,6 +41,22 @@ def test_an_exception_of_the_learner_is_reported_by_name(check, capsys):
 def test_a_wrong_signature_is_reported(check, capsys):
     check(lambda: None)
     assert "raised TypeError" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        ("truncated", "give a dictionary"),
+        (print, "give a dictionary"),
+        (dict.fromkeys("ABCDEFG", ...), "patient A: Ellipsis is none of the doctor's words"),
+        (dict.fromkeys("ABCDEFG", "truncated"), "patient B"),
+        ({"A": "truncated"}, "patient B"),
+    ],
+)
+def test_a_diagnosis_that_is_none_or_wrong_is_told(names, missing, capsys):
+    checks.name_the_patients(names)
+    printed = said(capsys)
+    assert printed.startswith("Not yet: ") and missing in printed
 
 
 def test_a_reward_that_looks_outside_the_block_is_not_accepted(capsys):

@@ -271,12 +271,12 @@ def test_too_few_questions_for_one_step(tmp_path):
 
 
 def test_after_training_the_policy_is_ready_to_generate(tmp_path):
-    trainer = quick_trainer(tmp_path, QUICK.with_(steps=1))
+    trainer, handler = quick_trainer(tmp_path, QUICK.with_(steps=1)), signal.getsignal(signal.SIGINT)
     outcome = training.train(trainer)
     assert (outcome.how, outcome.step, outcome.finding) == (training.FINISHED, 1, None)
     assert not trainer.model.training
     assert trainer.model.config.use_cache
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_the_same_training_twice_is_the_same_to_the_last_bit(tmp_path):

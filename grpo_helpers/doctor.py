@@ -24,10 +24,8 @@ from .profiles import DATA
 WINDOW = 10  # steps a mean is taken over: its noise is about a third of a step's
 NAN_STEPS = 5  # in a row: fp16 loss scaling skips a few overflowing steps by design, and recovers
 TIED_STEPS, TIED_LATER = 10, 20  # from the first step, where healthy runs have no tied group; in a row, later on
-TIED, MOSTLY_TIED = (
-    0.98,
-    0.5,
-)  # share of tied groups: all of them (healthy: at most 0.7); enough to explain flat rewards
+TIED = 0.98  # share of tied groups that counts as all of them; healthy: at most 0.7
+MOSTLY_TIED = 0.5  # from here on ties, rather than the learning rate, explain a flat reward
 CUT_WARN, CUT_STOP = 0.6, 0.95  # share of completions cut off; healthy: at most 0.2 over 10 steps, at the start
 PAID_STEPS = 20  # a part of the reward at 0 for so long; healthy: at most 3 steps in a row
 FLAT_STEPS = 50  # before a flat reward is called flat; healthy runs have risen by step 20

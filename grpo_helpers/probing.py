@@ -21,7 +21,7 @@ from .evaluation import generate_predictions, score, wilson_interval
 from .files import read_json
 from .profiles import DATA, Profile
 from .prompts import SYSTEM_PROMPT, build_messages
-from .rewards import REWARD_FUNCS, TAGS, RewardFunc
+from .rewards import REWARD_FUNCS, TAGS, RewardFunc, short_name
 
 OUTCOMES = ("format", "strict", "flexible", "truncated")
 EXPERIMENT_QUESTIONS = 200
@@ -79,7 +79,7 @@ def reward_table(
     """
     if len(completions) != len(answers):
         raise ValueError(f"{len(completions)} completions and {len(answers)} gold answers; give one for each")
-    names = [f.__name__.removesuffix("_reward_func").replace("_", " ") for f in reward_funcs]
+    names = [short_name(f.__name__) for f in reward_funcs]
     points = [f(completions=list(completions), answer=list(answers)) for f in reward_funcs]
     table = pd.DataFrame(dict(zip(names, points, strict=True)))
     return table.assign(total=table.sum(axis=1))

@@ -31,6 +31,11 @@ def completion_text(completion: Completion) -> str:
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
+def short_name(name: str) -> str:
+    """A reward function's name as tables and figures show it: "strict_format_reward_func" → "strict format"."""
+    return name.removesuffix("_reward_func").replace("_", " ")
+
+
 def _each_tag_once(text: str) -> bool:
     return all(text.count(tag) == 1 for tag in TAGS)
 

@@ -59,24 +59,36 @@ def trl_defaults(profile: Profile, output: str, **more) -> GRPOConfig:
     )
 
 
+def own_trainer(profile: Profile, steps: int, work: str) -> GRPOTrainer:
+    model, tokenizer = models.load_policy(profile)
+    train_set = data.load_task(profile, "train", 200)
+    profile = profile.with_(steps=steps + 1, save_steps=10_000)  # one more to warm up
+    return training.make_trainer(profile, model, tokenizer, train_set, work, doctor=False)
+
+
+def trl_trainer(profile: Profile, steps: int, work: str, same_precision: bool) -> GRPOTrainer:
+    model, tokenizer = models.load_policy(profile)
+    precision = {"bf16": model.dtype == torch.bfloat16, "activation_checkpointing": False} if same_precision else {}
+    return GRPOTrainer(
+        model=model if same_precision else str(models.find_weights(profile.model, profile.revision).folder),
+        reward_funcs=list(REWARD_FUNCS),
+        args=trl_defaults(profile.with_(steps=steps + 1), work, **precision),
+        train_dataset=data.load_task(profile, "train", 200),
+        processing_class=tokenizer,
+        peft_config=models.lora_config(profile),
+    )
+
+
 def bench_training(profile: Profile, steps: int, work: str) -> dict[str, float]:
     """Median seconds of a step of each way to train, one after another."""
-    folder = models.find_weights(profile.model, profile.revision).folder
+    ways = {
+        "this package": own_trainer,
+        "TRL, same precision": partial(trl_trainer, same_precision=True),
+        "TRL as it comes": partial(trl_trainer, same_precision=False),
+    }
     seconds = {}
-    for name in ("this package", "TRL, same precision", "TRL as it comes"):
-        trainer = own_trainer(profile, steps, work) if name == "this package" else None
-        if trainer is None:
-            model, tokenizer = models.load_policy(profile)
-            same = name == "TRL, same precision"
-            bf16 = {"bf16": model.dtype == torch.bfloat16, "activation_checkpointing": False} if same else {}
-            trainer = GRPOTrainer(
-                model=model if same else str(folder),
-                reward_funcs=list(REWARD_FUNCS),
-                args=trl_defaults(profile.with_(steps=steps + 1), work, **bf16),
-                train_dataset=data.load_task(profile, "train", 200),
-                processing_class=tokenizer,
-                peft_config=models.lora_config(profile),
-            )
+    for name, make in ways.items():
+        trainer = make(profile, steps, work)
         trainer.remove_callback(PrinterCallback)  # its rows of numbers would bury ours
         watch = Steps()
         trainer.add_callback(watch)
@@ -84,13 +96,6 @@ def bench_training(profile: Profile, steps: int, work: str) -> dict[str, float]:
         seconds[name] = watch.median
         print(f"  {name:22} {seconds[name]:7.2f} s a step", flush=True)
     return seconds
-
-
-def own_trainer(profile: Profile, steps: int, work: str) -> GRPOTrainer:
-    model, tokenizer = models.load_policy(profile)
-    train_set = data.load_task(profile, "train", 200)
-    profile = profile.with_(steps=steps + 1, save_steps=10_000)  # one more to warm up
-    return training.make_trainer(profile, model, tokenizer, train_set, work, doctor=False)
 
 
 def bench_phases(profile: Profile, steps: int, work: str) -> tuple[dict[str, dict[str, float]], dict[str, float]]:

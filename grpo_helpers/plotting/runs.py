@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..rewards import short_name
 from ._style import BLUE, GREY
 from .rewards import LINES
 from .training import smooth
@@ -28,7 +29,7 @@ SIGNALS: Mapping[str, tuple[str, str]] = {
 
 def _signal(column: str) -> tuple[str, str]:
     """Title and unit of a panel; a reward function that is not in SIGNALS pays points."""
-    name = column.removeprefix("rewards/").removesuffix("/mean").removesuffix("_reward_func").replace("_", " ")
+    name = short_name(column.removeprefix("rewards/").removesuffix("/mean"))
     return SIGNALS.get(column, (name, "points" if column.startswith("rewards/") else "no unit"))
 
 

@@ -11,13 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..rewards import short_name
 from ._style import BLUE, GREY, ORANGE
 
 
 def reward_columns(history: pd.DataFrame) -> dict[str, str]:
     """The mean of each reward function in a history: short name → column."""
     columns = [c for c in history.columns if c.startswith("rewards/") and c.endswith("/mean")]
-    return {c.split("/")[1].removesuffix("_reward_func").replace("_", " "): c for c in columns}
+    return {short_name(c.split("/")[1]): c for c in columns}
 
 
 def smooth(values: pd.Series, window: int = 5) -> pd.Series:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -183,18 +184,26 @@ def estimated_minutes(profile: Profile) -> float:
     return profile.minutes * REFERENCE_GFLOPS / speed
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own (AVX512-BF16, AMX, ARM's BF16)."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def resolve_dtype(profile: Profile) -> torch.dtype:
     """The precision of the frozen weights on this machine.
 
     A GPU before Ampere (a T4) only emulates bfloat16, so `is_bf16_supported`
-    is no guide; a CPU without bfloat16 instructions is slower in it.
+    is no guide; a CPU without bfloat16 instructions is slower in it. Which it
+    has is looked up, not timed: a busy machine must not choose otherwise.
     """
     wanted = getattr(torch, profile.dtype)
     if wanted == torch.float32:
         return wanted
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    return torch.bfloat16 if cpu_gflops(torch.bfloat16) > cpu_gflops(torch.float32) else torch.float32
+    return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
 
 
 def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

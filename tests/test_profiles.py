@@ -397,3 +397,32 @@ def test_folder_without_a_model_is_named_with_what_is_missing(offline, tmp_path)
 def test_folder_without_an_adapter_is_named_with_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}.*adapter_config\.json.*make run"):
         load_trained(TINY, tmp_path)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_precision_of_a_cpu_is_looked_up_not_timed(monkeypatch, has):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(models, "cpu_has_bfloat16", lambda: has)
+    monkeypatch.setattr(models, "cpu_gflops", None)  # a busy machine must not choose
+    assert models.resolve_dtype(SMALL) == (torch.bfloat16 if has else torch.float32)
+    assert models.resolve_dtype(TINY) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("machine", "instructions", "has"),
+    [
+        ("x86_64", (), False),
+        ("x86_64", ("avx512_bf16",), True),
+        ("AMD64", ("amx_tile",), True),
+        ("arm64", ("mkldnn_bf16",), True),
+        ("aarch64", ("avx512_bf16",), False),
+    ],
+)
+def test_bfloat16_instructions_of_a_processor(monkeypatch, machine, instructions, has):
+    monkeypatch.setattr(models.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "avx512_bf16" in instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: "amx_tile" in instructions)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    known = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: "mkldnn_bf16" in instructions)
+    monkeypatch.setattr(models.torch, "ops", SimpleNamespace(mkldnn=known))
+    assert models.cpu_has_bfloat16() is has

@@ -26,13 +26,19 @@ from .sick_runs import CASES
 RUNS = DATA / "runs"
 Experiment = Callable[[Profile, int], dict[str, pd.DataFrame]]
 
+# what the grids of notebook 08 vary; grids.GRIDS has the settings
+GRIDS = ("usual", "loss", "group", "scale", "kl", "temperature", "rank", "rate", "iterations")
+GRIDS += ("filter", "placebo", "warm_up")
+
 # name → the module it lives in; imported only when it is run
 EXPERIMENTS = {
     "prompt_variants": "probing",
     "published_rewards": "reward_experiments",
     "reward_hack": "reward_experiments",
     "reward_per_minute": "recipes",
+    "countdown": "countdown",
     **dict.fromkeys(CASES, "sick_runs"),
+    **{f"grid_{varied}": "grids" for varied in GRIDS},
 }
 
 

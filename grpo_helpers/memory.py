@@ -237,20 +237,26 @@ def _generation(profile: Profile, shape: ModelShape, prefix: int, rows: int, gro
     """Sampling `rows` completions, `group` of each prompt: caches, the prefill's working memory, one token's logits."""
     dtype = "float32" if full else profile.dtype  # no autocast here
     half, prompt, merged = bytes_of(dtype), profile.max_prompt_length, 0
+    own = prompt + profile.max_completion_length
     if profile.shared_prompts:
-        # grpo_helpers.sampling lets finished rows go when a quarter has: the cache with all rows, a copy with the
-        # rows that go on, and their new, roomier cache exist at once.
-        caches, prefilled = 1 + 0.75 + 0.75, prefix + -(-rows // group) * (prompt - prefix)
+        # grpo_helpers.sampling keeps the common beginning once, and lets finished rows go when a quarter has: the cache
+        # with all rows, a copy with the rows that go on, and their new, roomier cache exist at once, in float32.
+        caches, kept, own, asked = 1 + 0.75 + 0.75, "float32", own - prefix, -(-rows // group)
+        prefilled, scores = max(prefix, asked * (prompt - prefix)), asked * (prompt - prefix) * prompt
         if not full:  # the adapters are merged into copies of the weights they belong to
             merged = sum(i * o for i, o in shape.target_sizes(profile.lora_targets)) * shape.layers * half
     else:
-        # transformers.generate: one cache that grows by copying, a layer at a time.
-        caches, prefilled = 1 + 1 / shape.layers, rows * prompt
+        # transformers.generate: one cache that grows by copying, a layer at a time; attention without stored scores.
+        caches, kept, prefilled, scores = 1 + 1 / shape.layers, dtype, rows * prompt, 0
     return {
         "adapters": merged,
-        "KV cache": rows * (prompt + profile.max_completion_length) * shape.kv_bytes(dtype) * caches,
-        # Without gradients a layer's results live until the next layer: MLP, and norms in float32.
-        "activations": prefilled * (3 * shape.intermediate * half + 3 * shape.hidden * FLOAT32),
+        "KV cache": rows * own * shape.kv_bytes(kept) * caches,
+        # Without gradients a layer's results live until the next layer: MLP, and norms in float32; or scores, the two
+        # halves they are made of, and probabilities.
+        "activations": max(
+            prefilled * (3 * shape.intermediate * half + 3 * shape.hidden * FLOAT32),
+            3 * scores * shape.heads * FLOAT32,
+        ),
         # Logits of one position of each row, their float32 copy, probabilities, and a running sum or sort of them.
         "logits": rows * shape.vocab * (half + 3 * FLOAT32),
     }
@@ -260,19 +266,22 @@ def _update(profile: Profile, shape: ModelShape, prefix: int, full: bool, on_gpu
     """Log-probabilities, loss and backward of one micro-batch."""
     half, rows, prompt = bytes_of(profile.dtype), profile.batch, profile.max_prompt_length
     new, total = rows * profile.max_completion_length, rows * (prompt + profile.max_completion_length)
-    passes, cache = [(total, total)], 0  # (tokens, keys) of each pass
+    passes, cache, attention, scores = [(total, total)], 0, 0, 0  # passes: (tokens, keys) of each
     if profile.shared_prompts:  # the common beginning once, the rest of each prompt once, completions
-        prompts = min(rows, profile.prompts_per_step)
-        passes = [(prefix, prefix), (prompts * (prompt - prefix), prompts * prompt), (new, total)]
-        cache = total * shape.kv_bytes(profile.dtype)  # alive until the log-probs are there
-    saved = sum(layer_activations(profile, shape, *p, full) for p in passes)
+        prompts, own = min(rows, profile.prompts_per_step), prompt - prefix
+        asked = [(prompts, own, own), (rows, profile.max_completion_length, own + profile.max_completion_length)]
+        passes = [(prefix, prefix)] + [(n * new_, 0) for n, new_, _ in asked]
+        scores = new * shape.heads * (prompt + profile.max_completion_length) * FLOAT32
+        attention = sum(common_attention(shape, n, new_, keys, prefix, half) for n, new_, keys in asked)
+        cache = rows * (total // rows - prefix) * shape.kv_bytes(profile.dtype)  # alive until the log-probs are there
+    saved = attention + sum(layer_activations(profile, shape, *p, full) for p in passes)
     tokens, keys = max(passes)
     inputs = tokens * shape.hidden * (FLOAT32 if full else half)
     # With checkpointing only each layer's input is kept; one layer at a time is computed again (arXiv 1604.06174).
     activations = saved + shape.layers * inputs if profile.checkpointing and on_gpu else shape.layers * saved
     # Gradients of one layer's results while they are passed on.
     activations += tokens * (4 * shape.intermediate * half + 3 * shape.hidden * FLOAT32)
-    activations += 2 * keys * shape.attention * half
+    activations += 2 * keys * shape.attention * half + 2 * scores
     # Log-probabilities from hidden states: never all logits at once, neither here nor in TRL 1.16.
     if profile.shared_prompts:
         # grpo_helpers.trainer.TokenLogps: logits as they come, then they and probabilities in float32; the gradient.
@@ -300,11 +309,26 @@ def layer_activations(profile: Profile, shape: ModelShape, tokens: int, keys: in
     together = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",)]
     kept = targets if half < FLOAT32 else [group[0] for group in together if set(group) & set(targets)]
     inputs = sum(i for i, _ in shape.target_sizes(kept))
+    between = 0 if full else len(targets) * profile.lora_rank * FLOAT32  # A·x of each adapter
     norms = 2 * shape.hidden * FLOAT32 * (2 if full else 1)  # computed in float32; trained ones keep the result too
     attention = 2 * shape.attention * half + shape.heads * FLOAT32  # queries, output, log-sum-exp
     mlp = 3 * shape.intermediate * half  # gate, silu(gate), up
     # Keys and values are repeated for every query head wherever a padding mask is given.
-    return tokens * (norms + inputs * half + attention + mlp) + keys * 2 * shape.attention * half
+    return tokens * (norms + inputs * half + between + attention + mlp) + keys * 2 * shape.attention * half
+
+
+def common_attention(shape: ModelShape, rows: int, tokens: int, own: int, prefix: int, half: int) -> int:
+    """Bytes that autograd keeps of `sampling.attend` in one layer: float32 throughout, scores included.
+
+    Args:
+        rows, tokens: rows, and positions of each that run through the layer.
+        own: keys of each row's own; `prefix` more are common to all.
+        half: bytes of a number outside attention.
+    """
+    queries = 2 * tokens * shape.attention  # for common keys they are laid out anew
+    probabilities = shape.heads * tokens * (prefix + own)
+    cast = (half < FLOAT32) * 2 * own * shape.kv_heads * shape.head_dim  # of keys and values
+    return rows * (queries + probabilities + cast) * FLOAT32
 
 
 def _knobs(old: Plan) -> Iterator[tuple[str, str, Plan]]:

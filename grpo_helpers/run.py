@@ -122,7 +122,7 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
         raise ValueError(f"this run was started with other settings ({changes}); use those, or another --output")
 
 
-RECORDED = ("run.json", "history.csv", "comparison.csv", "before.jsonl", "after.jsonl", "samples.jsonl")
+RECORDED = ("run.json", "history.csv", "history.png", "comparison.csv", "before.jsonl", "after.jsonl", "samples.jsonl")
 MAX_ADAPTER_MB = 10.0  # what a repository can bear
 
 

@@ -34,4 +34,5 @@ def side_by_side(rows: Iterable[tuple[str, str, str]], names: tuple[str, str] = 
     for heading, *texts in rows:
         cells.append(f'<tr><td colspan="2" style="text-align: left"><b>{escape(heading)}</b></td></tr><tr>')
         cells += [f"<td {left}>{text}</td>" for text in marked(*texts)] + ["</tr>"]
-    return HTML(f'<table style="width: 100%">{"".join(cells)}</table>')
+    # A dollar is money here: without the class Jupyter would set what stands between two of them as a formula.
+    return HTML(f'<table class="tex2jax_ignore mathjax_ignore" style="width: 100%">{"".join(cells)}</table>')

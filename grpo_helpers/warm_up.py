@@ -48,7 +48,7 @@ def warm_up(
     on_gpu, dtype = torch.cuda.is_available(), model.dtype
     options = {"num_train_epochs": epochs, "learning_rate": learning_rate, "per_device_train_batch_size": batch}
     options |= {"use_cpu": not on_gpu, "bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16 and on_gpu}
-    options |= {"dataloader_pin_memory": on_gpu, "gradient_checkpointing": False, "save_strategy": "no", "seed": seed}
+    options |= {"dataloader_pin_memory": on_gpu, "activation_checkpointing": False, "save_strategy": "no", "seed": seed}
     options |= {"logging_steps": 1, "report_to": "none", "disable_tqdm": True}
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder, repeatable():

@@ -60,3 +60,13 @@ def test_an_empty_table_is_one():
 def test_a_tag_of_the_layout_is_one_word():
     left, right = marked("The answer", "<answer>")
     assert (left, right) == ("<del>The answer</del>", "<ins>&lt;answer&gt;</ins>")
+
+
+def test_dollars_are_money_in_every_table_of_a_notebook():
+    import pandas as pd
+
+    import grpo_helpers.plotting  # noqa: F401
+
+    question = "A book is $51. A bill of $21 is paid."
+    for html in (side_by_side([(question, "a", "b")]).data, pd.DataFrame({"question": [question]})._repr_html_()):
+        assert {"tex2jax_ignore", "mathjax_ignore"} <= set(re.search(r'<table[^>]*class="([^"]*)"', html)[1].split())

@@ -11,27 +11,39 @@ from .notebook_04 import merged_weight, most_completions, next_scale
 from .notebook_05 import go_on_from, silent_groups, steps_shown
 from .notebook_06 import chance_to_notice, questions_needed, verdict
 from .notebook_07 import cuts_off, illnesses, name_the_patients
+from .notebook_08 import chance_of_luck, reached_at, what_differs
+from .notebook_09 import fewest_gpus, local_loss, same_step
+from .notebook_10 import share_with_signal, three_numbers, uses_at_most
 
 __all__ = [
     "break_the_reward",
     "chance_of_a_pass",
+    "chance_of_luck",
     "chance_to_notice",
     "cuts_off",
     "disputed_group",
+    "fewest_gpus",
     "go_on_from",
     "illnesses",
     "learns_from",
     "leave_one_out",
+    "local_loss",
     "merged_weight",
     "most_completions",
     "name_the_patients",
     "never_fires",
     "next_scale",
     "questions_needed",
+    "reached_at",
     "read_gold",
+    "same_step",
+    "share_with_signal",
     "silent_chance",
     "silent_groups",
     "step_by_hand",
     "steps_shown",
+    "three_numbers",
+    "uses_at_most",
     "verdict",
+    "what_differs",
 ]

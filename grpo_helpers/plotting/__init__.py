@@ -1,11 +1,16 @@
 """Every figure the notebooks draw: readable without colour, and each returns its Figure."""
 
+import pandas as pd
+
+from ._alt import describe, register
 from .concepts import live_rewards, plot_bars, plot_clip, plot_lines, plot_networks, plot_push, plot_ratios, plot_tokens
 from .evaluation import plot_before_after, plot_intervals, plot_kinds, plot_pass_at_k
+from .experiments import plot_grid, plot_settings
 from .memory import plot_budget, plot_gradient_range, plot_peaks, plot_planned_measured
 from .prompts import plot_lengths, plot_passes, plot_silent, plot_truncation, plot_variants
 from .rewards import plot_advantages, plot_outcomes, plot_reward_matrix, plot_runs
 from .runs import plot_reply_lengths, plot_signals
+from .scaling import plot_engines, plot_where
 from .speed import plot_learning_curves, plot_step_time
 from .training import (
     live,
@@ -19,7 +24,11 @@ from .training import (
     smooth,
 )
 
+register()  # in a notebook, figures say what they show
+pd.set_option("display.html.use_mathjax", False)  # and a dollar in a table is money, not the beginning of a formula
+
 __all__ = [
+    "describe",
     "live",
     "live_history",
     "live_rewards",
@@ -29,7 +38,9 @@ __all__ = [
     "plot_budget",
     "plot_clip",
     "plot_diagnostics",
+    "plot_engines",
     "plot_gradient_range",
+    "plot_grid",
     "plot_group",
     "plot_history",
     "plot_intervals",
@@ -50,12 +61,14 @@ __all__ = [
     "plot_reward_matrix",
     "plot_rewards",
     "plot_runs",
+    "plot_settings",
     "plot_signals",
     "plot_silent",
     "plot_step_time",
     "plot_tokens",
     "plot_truncation",
     "plot_variants",
+    "plot_where",
     "reward_columns",
     "smooth",
 ]

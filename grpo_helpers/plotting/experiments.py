@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -11,8 +12,8 @@ from matplotlib.figure import Figure
 from ._style import BLUE, GREY
 from .rewards import LINES
 
-DPI = 70  # many figures in one notebook, which is to stay small
-MARKERS = "os^Dv"
+DPI = 60  # many figures in one notebook, which is to stay small
+MARKERS = "os^DvPX*"
 UNITS: Mapping[str, str] = {
     "completions": "completions sampled",
     "seconds": "processor time of training (s), evaluation not counted",
@@ -27,13 +28,13 @@ def plot_grid(curves: pd.DataFrame, title: str, x: str = "completions") -> Figur
         x: "completions" or "seconds"; seconds differ between seeds, so their mean is taken.
     """
     fig, ax = plt.subplots(figsize=(6.8, 3.4), layout="constrained", dpi=DPI)
-    looks = zip(LINES, MARKERS, strict=True)
+    looks = zip(cycle(LINES), MARKERS, strict=False)
     for (label, own), ((style, colour), marker) in zip(curves.groupby("setting", sort=False), looks, strict=False):
         point = own.groupby("seed").cumcount()
         at = own.groupby(point)[x].mean()
         strict = 100 * own.groupby(point)["strict"].agg(["mean", "min", "max"])
         ax.fill_between(at, strict["min"], strict["max"], color=colour, alpha=0.13, linewidth=0)
-        ax.plot(at, strict["mean"], linestyle=style, color=colour, marker=marker, markersize=4, label=label)
+        ax.plot(at, strict["mean"], linestyle=style, color=colour, marker=marker, markersize=5, label=label)
     ax.set_xlabel(UNITS[x])
     ax.set_ylabel("strict accuracy, held-out (%)")
     ax.set_ylim(-2, 102)
@@ -61,6 +62,6 @@ def plot_settings(values: pd.DataFrame, usual: pd.Series, title: str) -> Figure:
     ax.set_xlabel("strict accuracy, held-out, averaged over the run (%)")
     ax.set_ylabel("what is varied: setting")
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    fig.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     fig.suptitle(title)
     return fig

@@ -1,0 +1,389 @@
+"""More than one process: step arithmetic, memory, configuration files, and two processes that do what one does."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from datasets import load_dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from trl.scripts.grpo import make_parser
+
+from grpo_helpers import data, evaluation, memory, models, rewards, scaling, training
+from grpo_helpers.plotting.scaling import KEPT, plot_engines, plot_where
+from grpo_helpers.profiles import DATA, ROOT, T4, TINY
+
+CONFIGS = sorted((DATA / "configs").glob("*.yaml"))
+RUNS = [path for path in CONFIGS if path.stem != "two_machines"]
+PLANNED = [path for path in RUNS if path.stem != "cpu"]
+FULL = memory.plan(T4.with_(dtype="bfloat16"), memory.QWEN25_15B, trainable="full", on_gpu=True)
+
+small = st.integers(1, 12)
+
+
+# --- the arithmetic of a step ---
+
+
+@given(small, small, small, st.integers(2, 12))
+def test_a_step_is_whole_groups_or_an_error_whose_remedies_work(processes, batch, accumulation, group):
+    try:
+        step = scaling.Step(processes, batch, accumulation, group)
+    except ValueError as error:
+        assert processes * batch * accumulation % group
+        fits = [int(n) for n in re.search(r"one of \[(.*?)\]", str(error))[1].split(",") if n]
+        for other in fits:
+            assert scaling.Step(processes, batch, accumulation, other).num_generations == other
+        assert scaling.Step(processes, batch * group, accumulation, group)
+    else:
+        assert step.prompts * group == step.completions == processes * batch * accumulation
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ((0, 8, 1, 8), "processes=0: at least 1"),
+        ((1, -8, 1, 8), "batch=-8: at least 1"),
+        ((1, 8, 1, 1), "num_generations=1: at least 2"),
+        ((3, 4, 1, 8), "3 processes × batch 4 × accumulation 1 completions do not divide by num_generations=8"),
+    ],
+)
+def test_a_step_that_makes_no_sense_is_named(values, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        scaling.Step(*values)
+
+
+# --- memory ---
+
+
+@pytest.mark.parametrize("engine", scaling.SLICED)
+def test_one_process_keeps_everything_whatever_the_engine(engine):
+    expected = FULL.table.drop(columns="evaluation")
+    pd.testing.assert_frame_equal(scaling.per_process(FULL, engine, 1), expected)
+
+
+@pytest.mark.parametrize("engine", scaling.SLICED)
+def test_slices_of_all_processes_are_the_whole(engine):
+    table = scaling.per_process(FULL, engine, 8)
+    for part in ("weights", "gradients", "optimizer"):
+        share = 8 if part in scaling.SLICED[engine] else 1
+        assert share * table.loc[part, "optimizer step"] == pytest.approx(FULL.table.loc[part, "optimizer step"])
+    others = [name for name in table.index if name not in scaling.SLICED["ZeRO-3"]]
+    pd.testing.assert_frame_equal(table.loc[others], FULL.table.drop(columns="evaluation").loc[others])
+
+
+def test_an_engine_that_slices_more_needs_less():
+    peaks = [scaling.per_process(FULL, engine, 8).sum().max() for engine in ("DDP", "ZeRO-1", "ZeRO-2", "FSDP")]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 4
+    together = scaling.per_process(FULL, "ZeRO-3", 8) - scaling.per_process(FULL, "FSDP", 8)
+    assert together.loc["weights", "generation"] > 1.9 * FULL.shape.parameters / 1e9  # 2 bytes, less one layer
+    assert together.drop(columns="generation").abs().max().max() == 0
+
+
+@pytest.mark.parametrize(("engine", "processes"), [("ZeRO-4", 8), ("zero3", 8), ("DDP", 0)])
+def test_an_unknown_engine_or_no_process_is_refused(engine, processes):
+    with pytest.raises(ValueError, match="ZeRO-3"):
+        scaling.per_process(FULL, engine, processes)
+
+
+def test_the_larger_model_is_the_published_one():
+    assert scaling.QWEN25_7B.parameters == 7_615_616_512  # Qwen/Qwen2.5-7B, "num_params" of its safetensors
+
+
+def test_the_figures_are_drawn():
+    (ax,) = plot_where(scaling.SLICED, dict.fromkeys(scaling.SLICED, "gradients"), processes=4).axes
+    assert [label.get_text() for label in ax.get_yticklabels()][:-1] == list(KEPT)
+    filled = [patch for patch in ax.patches if patch.get_fill() and not patch.get_hatch()]
+    assert len(filled) == 5 * 3 * 4 and len({round(patch.get_height(), 3) for patch in filled}) == 2
+    tables = {engine: scaling.per_process(FULL, engine, 8) for engine in scaling.SLICED}
+    (ax,) = plot_engines(tables).axes
+    said = [float(text.get_text().split(",")[0]) for text in ax.texts]
+    assert said == [pytest.approx(table.sum().max(), abs=0.05) for table in tables.values()]
+
+
+# --- configuration files ---
+
+
+def parsed(*args):
+    """The dataclasses of `trl grpo`, and what it hands on to `accelerate launch`; no GPU is needed to parse."""
+    parser = make_parser(prog="trl grpo")
+    *classes, from_file, from_line = parser.parse_args_and_config(
+        [*args, "--use_cpu", "true"], return_remaining_strings=True, separate_remaining_strings=True
+    )
+    return classes, from_file + from_line
+
+
+def launched(remaining):
+    """`accelerate launch` reads the rest, or exits: its own parser refuses what it does not know."""
+    rest = ["--config_file" if word == "--accelerate_config" else word for word in remaining]
+    return launch_command_parser().parse_args([*rest, "script.py"])
+
+
+@pytest.fixture
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
+def test_every_word_of_a_configuration_is_understood(path, in_root):
+    (script, training, model, _), remaining = parsed("--config", str(path))
+    launched(remaining)
+    assert set(remaining[::2]) <= {"--num_processes", "--accelerate_config"}
+    assert script.reward_funcs == [f"grpo_helpers.rewards.{f.__name__}" for f in rewards.REWARD_FUNCS]
+    assert script.dataset_name.startswith("outputs/prepared/")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert training.num_generations == config["num_generations"]
+    assert training.learning_rate == config["learning_rate"] and isinstance(config["learning_rate"], float)
+    assert model.use_peft is config.get("use_peft", False)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
+def test_a_misspelt_field_is_refused(path, in_root, tmp_path, capsys):
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text(encoding="utf-8") + "num_generatoins: 8\n", encoding="utf-8")
+    _, remaining = parsed("--config", str(copy))
+    assert "--num_generatoins" in remaining
+    with pytest.raises(SystemExit):
+        launched(remaining)
+    assert "num_generatoins" in capsys.readouterr().err
+
+
+def in_comment(path, pattern):
+    found = re.search(pattern, path.read_text(encoding="utf-8"))
+    assert found, f"{path.name} has no comment like {pattern!r}"
+    return found
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
+def test_the_arithmetic_in_the_comment_is_that_of_the_file(path, in_root):
+    comment = in_comment(
+        path, r"(\d+) process(?:es)? × batch (\d+) × accumulation (\d+) / (\d+) in a group = (\d+) prom"
+    )
+    *numbers, prompts = map(int, comment.groups())
+    (_, training, _, _), remaining = parsed("--config", str(path))
+    planned = path in PLANNED
+    processes = scaling.read_config(path)[0].processes if planned else int(launched(remaining).num_processes)
+    batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    assert numbers == [processes, batch, accumulation, training.num_generations]
+    assert scaling.Step(*numbers).prompts == prompts
+
+
+@pytest.mark.parametrize("path", PLANNED, ids=lambda p: p.stem)
+def test_the_memory_in_the_comment_is_the_planners(path):
+    said = float(in_comment(path, r"memory of each GPU by the planner: ([\d.]+) GB")[1])
+    _, _, table = scaling.read_config(path)
+    assert said == pytest.approx(table.sum().max(), abs=0.051)
+
+
+def test_eight_gpus_take_the_step_of_one():
+    one, eight = (scaling.read_config(DATA / "configs" / name)[0] for name in ("1_gpu.yaml", "8_gpus.yaml"))
+    assert one.prompts == eight.prompts and eight.processes == 8
+    texts = [(DATA / "configs" / name).read_text(encoding="utf-8") for name in ("1_gpu.yaml", "8_gpus.yaml")]
+    first, second = map(yaml.safe_load, texts)
+    differ = {name for name in first if first[name] != second[name]}
+    assert (
+        differ == {"gradient_accumulation_steps", "accelerate_config", "output_dir"} and first.keys() == second.keys()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "processes"),
+    [
+        ("single_gpu", "DDP", 1),
+        ("multi_gpu", "DDP", 8),
+        ("zero2", "ZeRO-2", 8),
+        ("zero3", "ZeRO-3", 8),
+        ("fsdp1", "FSDP", 8),
+    ],
+)
+def test_engine_and_processes_are_those_of_the_file_it_names(name, engine, processes, tmp_path):
+    config = yaml.safe_load((DATA / "configs" / "8_gpus.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(config | {"accelerate_config": name}), encoding="utf-8")
+    step, found, _ = scaling.read_config(tmp_path / "new.yaml")
+    assert (found, step.processes) == (engine, processes)
+
+
+def test_a_file_without_a_batch_is_named(tmp_path):
+    config = yaml.safe_load((DATA / "configs" / "1_gpu.yaml").read_text(encoding="utf-8"))
+    del config["per_device_train_batch_size"]
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(KeyError, match="per_device_train_batch_size"):
+        scaling.read_config(tmp_path / "broken.yaml")
+
+
+def test_the_file_for_two_machines_is_trls_own_for_more_machines(in_root):
+    ours = DATA / "configs" / "two_machines.yaml"
+    load_config_from_file(str(ours))
+    shipped = scaling.files("trl.accelerate_configs") / "fsdp2.yaml"
+    expected = yaml.safe_load(shipped.read_text()) | {"num_machines": 2, "num_processes": 16}
+    assert yaml.safe_load(ours.read_text(encoding="utf-8")) == expected
+    command = in_comment(DATA / "configs" / "16_gpus.yaml", r"trl grpo (--config .*)")[1].split()
+    arguments = launched(parsed(*command)[1])
+    assert (arguments.machine_rank, arguments.main_process_ip, arguments.main_process_port) == (0, "10.0.0.1", 29500)
+    assert Path(arguments.config_file).resolve() == ours
+
+
+def test_the_commands_in_the_notebook_are_understood(in_root):
+    notebook = nbformat.read(ROOT / "notebooks" / "09_scaling_out.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").replace("\\\n", " ")
+    commands = [
+        line.split() for line in re.findall(r"^(?:CUDA_VISIBLE_DEVICES=\S+ )?trl grpo (.*)$", text, re.MULTILINE)
+    ]
+    assert len(commands) == 3
+    ranks, processes = [], []
+    for command in commands:
+        (_, training, _, _), remaining = parsed(*command)
+        arguments = launched(remaining)
+        ranks.append(arguments.machine_rank)
+        processes.append(arguments.num_processes)
+    assert ranks == [0, 1, None] and processes == [None, None, 7]
+    assert training.use_vllm and training.vllm_mode == "server"
+
+
+# --- questions on disk ---
+
+
+def test_prepared_questions_are_what_trl_loads(tmp_path):
+    folder = scaling.prepare(TINY.with_(max_samples=20), tmp_path / "new" / "folder")
+    dataset = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(dataset) == 20 and {"prompt", "answer"} <= set(dataset.column_names)
+    assert [message["role"] for message in dataset[0]["prompt"]] == ["system", "user"]
+
+
+def test_long_prompts_are_left_out(tmp_path):
+    whole, short = (TINY.with_(max_samples=20, max_prompt_length=n) for n in (256, 65))
+    rows = [
+        sum(1 for _ in (scaling.prepare(p, tmp_path / str(i)) / "train.jsonl").open())
+        for i, p in enumerate((whole, short))
+    ]
+    assert 0 < rows[1] < rows[0] == 20
+    with pytest.raises(ValueError, match="max_prompt_length=3"):
+        scaling.prepare(TINY.with_(max_samples=5, max_prompt_length=3), tmp_path / "none")
+
+
+# --- completions that do not depend on the process ---
+
+
+@pytest.fixture(scope="module")
+def policy():
+    model, tokenizer = models.load_policy(TINY)
+    return model.to("cpu", torch.float64), tokenizer
+
+
+def rollout(policy, prompts, rank=0, seed=42, step=0, temperature=1.0, length=24):
+    model, tokenizer = policy
+    trainer = SimpleNamespace(
+        processing_class=tokenizer,
+        model=model,
+        max_completion_length=length,
+        temperature=temperature,
+        accelerator=SimpleNamespace(process_index=rank),
+        args=SimpleNamespace(seed=seed),
+        state=SimpleNamespace(global_step=step),
+    )
+    return scaling.rank_free_rollout(prompts, trainer)["completion_ids"]
+
+
+@pytest.fixture(scope="module")
+def prompts():
+
+    return [prompt for prompt in data.load_task(TINY, "train", 3)["prompt"] for _ in range(4)]
+
+
+def test_two_halves_are_the_whole(policy, prompts):
+    whole = rollout(policy, prompts)
+    assert whole == rollout(policy, prompts)
+    assert whole == rollout(policy, prompts[:6]) + rollout(policy, prompts[6:], rank=1)
+    assert len({tuple(row) for row in whole[:4]}) > 1, "the group's completions are all alike"
+
+
+@pytest.mark.parametrize("change", [{"rank": 1}, {"seed": 43}, {"step": 1}], ids=str)
+def test_another_place_seed_or_step_draws_anew(policy, prompts, change):
+    assert rollout(policy, prompts, **change) != rollout(policy, prompts)
+
+
+def test_completions_end_with_the_end_token_or_the_limit(policy, prompts):
+    end = policy[1].eos_token_id
+    rows = rollout(policy, prompts, length=12)
+    assert all(row.count(end) == (row[-1] == end) and (len(row) == 12 or row[-1] == end) for row in rows)
+
+
+def test_cold_draws_are_greedy(policy, prompts):
+    model, tokenizer = policy
+    greedy = evaluation.generate_predictions(model, tokenizer, prompts[::4], 24)
+    texts = tokenizer.batch_decode(rollout(policy, prompts[::4], temperature=1e-4), skip_special_tokens=True)
+    assert texts == [text for ((text, _),) in greedy]
+
+
+def test_draws_follow_the_policys_probabilities(policy, prompts):
+    model, tokenizer = policy
+    ids = tokenizer.apply_chat_template([prompts[0]], add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        p = (model(input_ids=ids).logits[0, -1] / 1.5).softmax(dim=-1)
+    n = 200
+    drawn = torch.tensor([row[0] for row in rollout(policy, prompts[:1] * n, temperature=1.5, length=1)])
+    share = torch.bincount(drawn, minlength=len(p)) / n
+    assert (p > 0.05).sum() >= 2, "this prompt does not test sampling"
+    assert ((share - p).abs() < 5 * (p * (1 - p) / n).sqrt() + 2 / n).all()
+
+
+# --- two processes ---
+
+
+@pytest.mark.parametrize(("processes", "expected"), [("1", "SharedPromptTrainer"), ("2", "GRPOTrainer")])
+def test_prompts_are_shared_within_one_process_only(processes, expected, policy, tmp_path, monkeypatch):
+    """The shortcut goes round DDP's forward pass: with several processes gradients would silently not be averaged."""
+
+    class Chosen(Exception):
+        pass
+
+    def chooses(name):
+        def trainer(**kwargs):
+            raise Chosen(name)
+
+        return trainer
+
+    for name in ("SharedPromptTrainer", "GRPOTrainer"):
+        monkeypatch.setattr(training, name, chooses(name))
+    monkeypatch.setattr(training, "grpo_config", lambda *args, **kwargs: None)
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(Chosen, match=f"^{expected}$"):
+        training.make_trainer(TINY, *policy, data.load_task(TINY, "train", 8), tmp_path)
+
+
+LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    """The same rewards; the same weights within 1e-5, where training moved them by more than 1e-3."""
+    scaling.train(tmp_path / "one", batch=64, steps=3)
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "-m", "grpo_helpers.scaling"]
+    command += ["train", str(tmp_path / "two"), "--batch", "32", "--steps", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+
+    first, second = (load_file(tmp_path / "two" / f"rank-{rank}.safetensors") for rank in (0, 1))
+    alone = load_file(tmp_path / "one" / "rank-0.safetensors")
+    assert alone.keys() == first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first), "the processes went apart"
+    assert max((alone[name] - first[name]).abs().max() for name in alone) < 1e-5
+    assert max(value.abs().max() for name, value in alone.items() if "lora_B" in name) > 1e-3
+
+    logs = [pd.read_csv(tmp_path / name) for name in ("one/history-0.csv", "two/history-0.csv", "two/history-1.csv")]
+    same = [c for c in logs[0] if c.startswith(("reward", "completions/", "num_tokens", "frac_reward"))]
+    assert len(logs[0]) == 3 and len(same) > 10
+    for other in logs[1:]:
+        pd.testing.assert_frame_equal(logs[0][same], other[same], rtol=1e-6)
+        assert (logs[0]["grad_norm"] - other["grad_norm"]).abs().max() < 1e-6

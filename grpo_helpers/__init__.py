@@ -33,6 +33,17 @@ checks       checks for the exercises
 run          the main job, `python -m grpo_helpers`
 experiments  experiments recorded in data/runs, `python -m grpo_helpers.experiments`
 files        files written whole or not at all
+grids        many short runs, one setting varied at a time, for notebook 08
+warm_up      supervised training on a few demonstrations, before GRPO
+scaling      batch arithmetic of several processes; draws that do not depend on the process
+countdown    the worked task of notebook 10
+own_task     what any task of one's own needs: replies scored, demonstrations
+hosted       Colab and Kaggle made ready, one GPU of several
 """
+
+import os
+
+# TRL and others report each trainer unless told not to before they are imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

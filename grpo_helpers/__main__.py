@@ -29,10 +29,10 @@ examples
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
+from .hosted import use_one_gpu
 from .profiles import PROFILES
 
 EXIT_CODES = {"finished": 0, "stopped by the doctor": 3, "interrupted": 130}
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    use_one_gpu()
     import matplotlib
 
     matplotlib.use("Agg")

@@ -30,9 +30,6 @@ from .rewards import REWARD_FUNCS, RewardFunc
 from .sampling import supports_sharing
 from .trainer import SharedPromptTrainer
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-
 # Fields that have the same name in a profile and in TRL: sampling, optimisation, objective, checkpoints.
 SAME = (
     *("num_generations", "temperature", "max_completion_length"),

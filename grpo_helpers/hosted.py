@@ -1,0 +1,155 @@
+"""Colab and Kaggle made ready: the pinned packages installed beside the runtime's own, one GPU chosen.
+
+Every notebook's set-up cell calls `prepare` before anything else is imported, so this file needs nothing but the
+standard library. On other machines nothing is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ("torch", "numpy", "pillow")  # built for the runtime's GPU, or loaded before its first cell runs
+UNWANTED = "torchao"  # unused here, and PEFT refuses the one in Colab: "Found an incompatible version of torchao"
+
+
+def service() -> str | None:
+    """Colab or Kaggle; None anywhere else."""
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:  # asked first, because Kaggle's image grew out of Colab's
+        return "Kaggle"
+    return "Colab" if "google.colab" in sys.modules else None
+
+
+def requirements(root: Path = ROOT) -> dict[str, tuple[str, str]]:
+    """Package → (least version, pinned version) of what the series imports: pyproject.toml, requirements.txt."""
+    dependencies = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)", (root / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE))
+    least = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in dependencies)
+    return {name: (least[name], pins[name]) for name in least}
+
+
+def installed(package: str) -> str | None:
+    """The version on disk, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def at_least(version: str, least: str) -> bool:
+    """Whether release `version` (a local part such as +cu128 aside) is `least` or newer."""
+    numbers = [[int(n) for n in re.findall(r"\d+", v.partition("+")[0])[:3]] for v in (version, least)]
+    return numbers[0] >= numbers[1]
+
+
+def to_install(wanted: dict[str, tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    """What pip has to bring and what it has to leave alone, each as package → version.
+
+    Left alone are `KEPT`, and whatever is imported already and new enough: an imported package can only be
+    exchanged by a restart.
+    """
+    held = {package: have for package in KEPT if (have := installed(package))}
+    missing = {}
+    for package, (least, pin) in wanted.items():
+        have = installed(package)
+        if have and package in sys.modules and at_least(have, least):
+            held[package] = have
+        elif have != pin and package not in held:
+            missing[package] = pin
+    return missing, held
+
+
+def outdated(packages: list[str]) -> list[str]:
+    """Those imported in another version than the one on disk: they were exchanged too late for this session."""
+    loaded = {p: getattr(sys.modules.get(p), "__version__", None) for p in packages}
+    return [p for p, version in loaded.items() if version not in (None, installed(p))]
+
+
+def pip(*arguments: str) -> None:
+    """Run pip quietly; a RuntimeError tells how it ended."""
+    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(
+            f"pip {' '.join(arguments)} failed; is the notebook allowed to use the Internet (on Kaggle: its settings)?"
+            f"\n{done.stderr[-2000:]}"
+        )
+
+
+def install() -> None:
+    """Bring the pinned versions, leave the runtime's own as they are, remove what breaks PEFT; says what it did.
+
+    Raises:
+        RuntimeError: pip failed, or something imported earlier had to be exchanged and needs a restart.
+    """
+    wanted = requirements()
+    missing, held = to_install(wanted)
+    if installed(UNWANTED):
+        pip("uninstall", "--yes", UNWANTED)
+    if missing:
+        print("installing", ", ".join(f"{p} {v}" for p, v in missing.items()), "...", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            constraints = Path(folder, "constraints.txt")
+            constraints.write_text("".join(f"{p}=={v}\n" for p, v in held.items()))
+            pip("install", "-c", str(constraints), *(f"{p}=={v}" for p, v in missing.items()))
+        importlib.invalidate_caches()
+    late = outdated([*wanted, "pyarrow"])  # pandas loads pyarrow, and datasets needs a newer one than Colab's
+    if late:
+        raise RuntimeError(
+            f"{', '.join(late)}: imported before this cell, in a version that has been exchanged. Restart the session "
+            "(in Colab: Runtime, Restart session) and begin with this cell; nothing is installed twice."
+        )
+    own = {p: (v, *wanted.get(p, ("0", ""))) for p, v in held.items()}
+    print("kept:", ", ".join(f"{p} {have}" for p, (have, _, pin) in own.items() if have != pin))
+    old = [f"{p} (at least {least})" for p, (have, least, _) in own.items() if not at_least(have, least)]
+    if old:
+        print("older than what the series is tested with:", ", ".join(old))
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs in this machine, without loading torch."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listing.splitlines())
+
+
+def use_one_gpu() -> None:
+    """Of several GPUs show this process the first: one process trains on one, and TRL refuses to see more.
+
+    Nothing is changed where a launcher or the user has chosen (LOCAL_RANK, CUDA_VISIBLE_DEVICES).
+
+    Raises:
+        RuntimeError: torch is imported already, and may have seen them all.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
+        return
+    gpus = count_gpus()
+    if gpus < 2:
+        return
+    if "torch" in sys.modules:
+        raise RuntimeError(f"{gpus} GPUs, and torch is imported already: restart the session and begin with this cell")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    print(f"{gpus} GPUs: this notebook uses the first (CUDA_VISIBLE_DEVICES=0); 09_scaling_out.ipynb is about more")
+
+
+def prepare() -> None:
+    """Make this process ready for the series: telemetry off, one GPU, and in Colab or on Kaggle the packages.
+
+    Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(ROOT)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
+    use_one_gpu()
+    if service():
+        install()

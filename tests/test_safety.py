@@ -1,0 +1,146 @@
+"""What this series promises about safety, read from its code: package, data scripts, notebooks and their solutions."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from grpo_helpers import data
+from grpo_helpers.profiles import PROFILES, ROOT
+
+SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+TOKENS = r"\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{30,})"
+SECRET = re.compile(TOKENS + r"|BEGIN [A-Z ]*PRIVATE KEY")
+UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
+UNSAFE_CALLS = {"torch.load", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
+FETCHERS = {"from_pretrained", "snapshot_download", "hf_hub_download", "load_dataset"}
+SECRETS_WANTED = {"getpass", "userdata", "notebook_login", "interpreter_login", "UserSecretsClient"}
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` as it is written; "" for what is no plain name."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def findings(source: str) -> Iterator[str]:
+    """What in this source would run foreign code, or ask for a secret."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+            yield from (f"imports {n}" for n in names if n.partition(".")[0] in UNSAFE_MODULES | SECRETS_WANTED)
+        elif isinstance(node, ast.Name) and node.id in SECRETS_WANTED:
+            yield f"asks for a secret: {node.id}"
+        elif isinstance(node, ast.Call):
+            name, last = dotted(node.func), dotted(node.func).rpartition(".")[2]
+            options = {k.arg: k.value for k in node.keywords}
+            if name in UNSAFE_NAMES | UNSAFE_CALLS or last in {"read_pickle", "to_pickle"}:
+                yield f"calls {name}"
+            for option in ("trust_remote_code", "allow_pickle", "shell"):
+                if option in options and not (isinstance(options[option], ast.Constant) and not options[option].value):
+                    yield f"{option} in a call of {name}"
+
+
+def sources() -> dict[str, str]:
+    """Every piece of code of the series, by where it stands."""
+    files = [*(ROOT / "grpo_helpers").rglob("*.py"), *(ROOT / "data").rglob("*.py")]
+    found = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+    for path in sorted((ROOT / "notebooks").glob("[01]*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            pieces = [cell.source] if cell.cell_type == "code" else SOLUTION.findall(cell.source)
+            found |= {f"{path.name}, {cell.id}, {i}": piece for i, piece in enumerate(pieces)}
+    return found
+
+
+def test_no_foreign_code_is_run_and_no_secret_is_asked_for():
+    pieces = sources()
+    assert len(pieces) > 200 and any("grpo_helpers/" in name for name in pieces)
+    assert {name: list(findings(text)) for name, text in pieces.items() if list(findings(text))} == {}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["import pickle", "from joblib import load", "eval('1')", "exec(code)", "torch.load('x.pt')", "import dill as d"]
+    + [
+        "AutoModel.from_pretrained('a/b', trust_remote_code=True)",
+        "load(trust_remote_code=flag)",
+        "pd.read_pickle('x')",
+    ]
+    + ["np.load('x', allow_pickle=True)", "subprocess.run('ls', shell=True)", "os.system('ls')", "table.to_pickle('x')"]
+    + [
+        "from google.colab import userdata",
+        "import getpass",
+        "notebook_login()",
+        "__import__('os')",
+        "yaml.load(text)",
+    ],
+)
+def test_each_unsafe_thing_would_be_found(bad):
+    assert list(findings(f"x = 1\nif x:\n    {bad}"))
+
+
+@pytest.mark.parametrize("good", ["model.eval()", "re.compile('a')", "f(trust_remote_code=False)", "np.load('x.npy')"])
+def test_what_only_looks_unsafe_passes(good):
+    assert not list(findings(good))
+
+
+def test_whatever_comes_from_a_hub_is_pinned_to_a_commit():
+    for profile in PROFILES.values():
+        local = Path(profile.model).is_dir()
+        assert local or COMMIT.fullmatch(profile.revision or ""), f"{profile.name}: {profile.revision}"
+    assert COMMIT.fullmatch(data.GSM8K_REVISION)
+
+
+def test_no_call_names_a_repository_of_a_hub_without_a_revision():
+    for name, text in sources().items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in FETCHERS and node.args:
+                first = node.args[0]
+                repository = isinstance(first, ast.Constant) and re.fullmatch(r"[\w.-]+/[\w.-]+", str(first.value))
+                unpinned = "revision" not in {k.arg for k in node.keywords}
+                assert not (repository and unpinned), f"{name}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("start", ["import grpo_helpers", "from grpo_helpers import hosted; hosted.prepare()"])
+def test_telemetry_is_off_as_soon_as_the_package_is_there(start, monkeypatch):
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    code = f"{start}\nfrom huggingface_hub import constants\nprint(constants.HF_HUB_DISABLE_TELEMETRY)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_no_file_of_the_repository_holds_a_secret():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert files, listed.stderr
+    for path in files:
+        if path.is_file():
+            assert not SECRET.search(path.read_bytes().decode("utf-8", "ignore")), path
+
+
+def test_a_secret_would_be_found():
+    assert SECRET.search("token = hf_" + "a1B2" * 9) and SECRET.search("-----BEGIN RSA " + "PRIVATE KEY-----")
+    assert not SECRET.search("hf_hub_download hf_xet sk-learn")
+
+
+def test_weights_in_the_repository_are_safetensors():
+    risky = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".joblib"}
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    assert any(name.endswith(".safetensors") for name in listed)
+    assert not [name for name in listed if Path(name).suffix in risky]
+
+
+def test_the_weekly_job_audits_what_is_pinned():
+    text = (ROOT / ".github" / "workflows" / "newest.yml").read_text(encoding="utf-8")
+    assert "schedule:" in text and "pip-audit" in text

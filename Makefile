@@ -2,13 +2,14 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
+SITE    := .venv-site
 PROFILE ?=
 SEED    ?= 42
 ARGS    ?=
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test lab notebooks bench clean help
+.PHONY: run test lab notebooks bench site site-check browser colab publish clean help
 
 help:
 	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|t4|t4_full|article, SEED=, ARGS=)"
@@ -16,6 +17,11 @@ help:
 	@echo "make lab        JupyterLab on the notebooks"
 	@echo "make notebooks  execute the notebooks in place at full size"
 	@echo "make bench      speed of this package beside the libraries' defaults, in one run"
+	@echo "make site       the notebooks as a web site with navigation and search, in outputs/site/html"
+	@echo "make site-check its links, figures, formulas, width and search in headless Chromium, with screenshots"
+	@echo "make browser    run 01, 05 and 06 in a real JupyterLab driven by headless Chromium"
+	@echo "make colab      rehearse Colab: its versions, an empty folder, the first cells of every notebook"
+	@echo "make publish    write the repository's address into badges, set-up cells and README (REPO=owner/name)"
 	@echo "make clean      remove outputs and the virtual environment"
 
 # Installed once, and again when the pins change.
@@ -38,12 +44,35 @@ lab: $(VENV)/.installed
 
 notebooks: $(VENV)/.installed
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.timeout=3600 notebooks/*.ipynb
-	$(BIN)/python tests/clean_notebooks.py notebooks/*.ipynb
+	$(BIN)/python tests/clean_notebooks.py --executed notebooks/*.ipynb
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/bench.py $(ARGS)
 	$(BIN)/python tests/bench_rewards.py
 	$(BIN)/python tests/bench_memory.py
 
+# The site and the browser have an environment of their own, so that it cannot move the tested versions.
+$(SITE)/.installed: notebooks/_site/requirements.txt
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+site: $(SITE)/.installed
+	rm -rf outputs/site
+	$(SITE)/bin/sphinx-build -q -E -W --keep-going -c notebooks/_site -d outputs/site/doctrees notebooks outputs/site/html
+	@echo "open outputs/site/html/index.html"
+
+site-check: site
+	$(SITE)/bin/python tests/check_site.py outputs/site/html outputs/site/screenshots
+
+browser: $(VENV)/.installed $(SITE)/.installed
+	$(SITE)/bin/python tests/browser.py $(BIN)/jupyter outputs/browser-screenshots $(ARGS)
+
+colab: $(VENV)/.installed
+	$(BIN)/python tests/colab_rehearsal.py $(ARGS)
+
+publish: $(VENV)/.installed
+	$(BIN)/python tests/publish.py '$(REPO)'
+
 clean:
-	rm -rf outputs $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
+	rm -rf outputs $(VENV) $(SITE) *.egg-info build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,65 @@
+"""The reader's site: Sphinx renders the notebooks with the outputs they were committed with; nothing is executed.
+
+Sphinx with MyST-NB and Furo, because all of it is Python from one package index, it is kept up, its search runs in the
+browser without a server, and its links between notebooks are checked. (Jupyter Book needs Node since its version 2.)
+"""
+
+import re
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+from myst_nb.core.render import NbElementRenderer
+
+HERE = Path(__file__).parent
+MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"  # one file, glyphs included: pages work without a network
+PROJECT = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]
+REPOSITORY = PROJECT.get("urls", {}).get("Repository")  # absent until published
+
+project = "GRPO, from the idea to a model you trained"
+extensions = ["myst_nb", "sphinx.ext.mathjax"]
+exclude_patterns = ["_site", "**.ipynb_checkpoints", "outputs"]
+
+nb_execution_mode = "off"
+nb_render_markdown_format = "myst"  # links in what a cell prints lead to pages, too
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "GRPO notebooks"
+html_static_path = ["site.css", str(distribution("django-static-mathjax").locate_file(MATHJAX))]
+html_css_files = ["site.css"]
+html_copy_source = html_show_sourcelink = html_show_sphinx = html_show_copyright = html_use_index = False
+if REPOSITORY:
+    html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": "notebooks/"}
+mathjax_path = "tex-svg.js"
+mathjax3_config = {"options": {"enableMenu": False}}  # the menu would load what is not there
+
+
+def adapt_links(app, docname, source):
+    """Links to files of the repository lead to it once it is published, and to a copy on the site until then.
+
+    A picture from elsewhere (a badge) becomes its words, so that the pages need no network.
+    """
+    outside, elsewhere = r"\]\(\.\./(?=[\w.])", r"!\[([^\]]*)\]\(https?:[^)]*\)"
+    text = re.sub(outside, f"]({REPOSITORY}/blob/main/" if REPOSITORY else "](path:../", source[0])
+    source[0] = re.sub(elsewhere, r"\1", text)
+
+
+def setup(app):
+    app.connect("source-read", adapt_links)
+
+
+def with_alt(render):
+    """myst-nb takes the text for a picture from its cell; ours stands beside the picture, in the output's metadata."""
+
+    def render_image(self, data):
+        nodes = render(self, data)
+        for node in nodes:
+            node["alt"] = data.output_metadata.get(data.mime_type, {}).get("alt", "")
+        return nodes
+
+    return render_image
+
+
+NbElementRenderer.render_image = with_alt(NbElementRenderer.render_image)

@@ -1,0 +1,85 @@
+"""What of the reader's site can be checked without building it; `make site-check` and `make browser` do the rest."""
+
+import re
+import tomllib
+
+import pytest
+
+from grpo_helpers.profiles import ROOT
+from tests.check_site import figures_of, link_problems, page_problems
+
+NOTEBOOKS = ROOT / "notebooks"
+SITE = NOTEBOOKS / "_site"
+PAGE = {"links": [], "ids": [], "pictures": [], "formulas": 0, "rendered": 0, "errors": [], "prose": "Text."}
+BASE = "http://127.0.0.1:1/"
+
+
+def numbers(version):
+    return [int(part) for part in version.split(".")]
+
+
+def test_the_contents_list_every_notebook_in_order():
+    listed = re.findall(r"^\d\d .+ <(.+)>$", (NOTEBOOKS / "index.md").read_text(), flags=re.MULTILINE)
+    assert listed == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def test_what_builds_the_site_is_pinned_and_admitted_by_pyproject():
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (SITE / "requirements.txt").read_text(), flags=re.MULTILINE))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["site"]
+    least = dict(requirement.split(">=") for requirement in extras)
+    assert pins.keys() == least.keys()
+    assert all(numbers(pins[name]) >= numbers(least[name]) for name in pins)
+
+
+def test_nothing_is_executed_and_nothing_comes_from_elsewhere():
+    conf = (SITE / "conf.py").read_text()
+    assert 'nb_execution_mode = "off"' in conf
+    for text in (conf, (SITE / "site.css").read_text()):
+        assert not re.search(r"https?://|cdn|@import", text)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({}, None),
+        ({"pictures": [{"src": "a.png", "width": 9, "alt": "A chart."}]}, None),
+        ({"pictures": [{"src": "a.png", "width": 0, "alt": "A chart."}]}, "not loaded: a.png"),
+        ({"pictures": [{"src": "a.png", "width": 9, "alt": " "}]}, "without alt text: a.png"),
+        ({"formulas": 3, "rendered": 2}, "2 of 3 formulas"),
+        ({"errors": ["\\fracc"]}, "\\fracc"),
+        ({"prose": "so $$x$$ is"}, "left as source"),
+        ({"prose": "it costs $5"}, None),
+    ],
+)
+def test_what_is_wrong_with_a_page_is_told(change, told):
+    problems = list(page_problems("glossary", PAGE | change))
+    assert len(problems) == bool(told)
+    assert told is None or told in problems[0]
+
+
+def test_a_page_without_its_notebooks_pictures_is_told():
+    name = next(path.stem for path in NOTEBOOKS.glob("*.ipynb") if figures_of(path.stem))
+    assert list(page_problems(name, PAGE)) == [f"0 pictures, the notebook has {figures_of(name)}"]
+
+
+@pytest.mark.parametrize(
+    "link, told",
+    [
+        ("b.html", None),
+        ("", None),
+        ("b.html#there", None),
+        ("b.html#gone", "no #gone in b.html"),
+        ("c.html", "broken link c.html"),
+        ("file%20one.txt", None),
+    ],
+)
+def test_broken_links_are_told(link, told, tmp_path):
+    for name in ("index.html", "b.html", "file one.txt"):
+        (tmp_path / name).touch()
+    pages = {"index.html": PAGE | {"links": [BASE + link]}, "b.html": PAGE | {"ids": ["there"]}}
+    assert list(link_problems(BASE, pages, tmp_path)) == ([f"index.html: {told}"] if told else [])
+
+
+def test_links_that_leave_the_site_are_not_followed(tmp_path):
+    pages = {"index.html": PAGE | {"links": ["https://example.org/nowhere", "mailto:ada@example.org"]}}
+    assert list(link_problems(BASE, pages, tmp_path)) == []

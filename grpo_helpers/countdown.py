@@ -135,8 +135,8 @@ def solved_reward_func(completions: Sequence[Completion], numbers: Any, answer: 
 
 REWARD_FUNCS = (legal_reward_func, solved_reward_func)
 
-# The recipe of notebook 10: games shown in the warm-up, and how often; for GRPO, times the profile's steps and rate.
-DEMONSTRATIONS, EPOCHS, STEPS, RATE = 100, 8, 0.6, 2.0
+# The recipe of notebook 10: games shown in the warm-up, and how often; for GRPO, times the profile's steps and batch.
+DEMONSTRATIONS, EPOCHS, STEPS, BATCHES = 200, 10, 0.6, 2
 
 
 def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
@@ -170,7 +170,7 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     )
     warm_up(model, tokenizer, shown, epochs=EPOCHS, learning_rate=rate, seed=seed, lora=lora)
     note("after warm-up", model)
-    recipe = profile.with_(steps=round(STEPS * profile.steps), learning_rate=RATE * profile.learning_rate)
+    recipe = profile.with_(steps=round(STEPS * profile.steps), accumulation=BATCHES * profile.accumulation)
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.make_trainer(
             recipe, model, tokenizer, train, folder, REWARD_FUNCS, seed, doctor=False, save_strategy="no"

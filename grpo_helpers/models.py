@@ -239,16 +239,3 @@ def lora_config(profile: Profile) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
-
-
-def load_trained(profile: Profile, adapter: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy with a saved adapter on top.
-
-    Raises:
-        FileNotFoundError, ValueError: as `adapters.load`.
-    """
-    from . import adapters
-
-    adapters.shapes(adapter)  # a folder without an adapter is no reason to load a model first
-    model, tokenizer = load_policy(profile)
-    return adapters.load(model, adapter), tokenizer

@@ -163,7 +163,16 @@ def completion_logps(
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer for plain text on one process; same objective, less repeated work."""
+    """GRPOTrainer for plain text on one process; same objective, less repeated work.
+
+    Raises:
+        ValueError: there are several processes; it goes past the wrapper that averages their gradients.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if (processes := self.accelerator.num_processes) > 1:
+            raise ValueError(f"{processes} processes, and SharedPromptTrainer is made for one; take TRL's GRPOTrainer")
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *args: Any

@@ -1,8 +1,15 @@
-"""Tidy executed notebooks for committing: no stderr, no widgets, no timings, finished progress bars, small pictures."""
+"""Tidy executed notebooks for committing: no stderr, no widgets, no timings, finished progress bars, small pictures.
 
+    python tests/clean_notebooks.py [--executed] NOTEBOOK ...
+
+With --executed, said by whoever has just run them from top to bottom, each also gets a fingerprint of the code that
+made its outputs; a test fails once the code is another.
+"""
+
+import argparse
 import base64
+import hashlib
 import io
-import sys
 
 import nbformat
 from PIL import Image
@@ -49,6 +56,19 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def fingerprint(notebook: nbformat.NotebookNode) -> str:
+    """Of all code but the set-up cell, which `make publish` rewrites and which shows nothing."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.id != "setup"]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()
+
+
 if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        nbformat.write(clean(nbformat.read(path, as_version=4)), path)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--executed", action="store_true", help="they were just run, all cells, as they are")
+    parser.add_argument("notebooks", nargs="+")
+    arguments = parser.parse_args()
+    for path in arguments.notebooks:
+        notebook = clean(nbformat.read(path, as_version=4))
+        if arguments.executed:
+            notebook.metadata["made_by"] = fingerprint(notebook)
+        nbformat.write(notebook, path)

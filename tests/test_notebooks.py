@@ -16,6 +16,7 @@ import nbformat
 import pytest
 
 from grpo_helpers.profiles import ROOT
+from tests.clean_notebooks import fingerprint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = ("05_", "06_")  # these want a GPU when opened in Colab
@@ -29,7 +30,7 @@ EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u2728\u274c\u2b50\
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
-MINUTES = re.compile(r"\(\d+(?:-\d+)? minutes\)")
+EFFORT = re.compile(r"^### .+\((?:\d+-)?\d+ minutes, (?:easy|medium|hard)\)$", re.MULTILINE)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -189,11 +190,40 @@ def test_outputs_come_from_one_run_from_top_to_bottom(path):
 
 
 @every_notebook
-def test_exercises_have_minutes_and_solutions(path):
+def test_outputs_were_made_by_this_code(path):
+    notebook = read(path)
+    assert notebook.metadata.get("made_by") == fingerprint(notebook), "`make notebooks` executes and stamps them"
+
+
+@every_notebook
+def test_results_are_asserted_and_explained(path):
+    """Executing a notebook tests it; a reader is told what to expect."""
+    sources = "\n".join(c.source for c in cells(path, "code"))
+    assert len(re.findall(r"^assert ", sources, flags=re.MULTILINE)) >= 3
+    assert len(re.findall(r"\*\*What you should see:\*\*", prose(path))) >= 3
+
+
+@every_notebook
+def test_plain_python_runs_it(path):
+    """No magics, no shell lines: nothing depends on IPython's ways or on a shell."""
+    assert not re.search(r"^\s*[%!]", "\n".join(c.source for c in cells(path, "code")), flags=re.MULTILINE)
+
+
+@every_notebook
+def test_every_figure_says_what_it_shows(path):
+    for cell in cells(path, "code"):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                sentence = output.metadata.get("image/png", {}).get("alt", "")
+                assert len(sentence.split()) >= 5 and sentence.endswith("."), f"{cell.id}: {sentence!r}"
+
+
+@every_notebook
+def test_exercises_have_minutes_difficulty_and_solutions(path):
     found = exercises(path)
     assert 2 <= len(found) <= 4
     assert all(solution for _, solution in found), "the cell after an exercise holds its solution in <details>"
-    assert len(MINUTES.findall(prose(path))) == len(found)
+    assert len(EFFORT.findall(prose(path))) == len(found)
 
 
 @every_notebook

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from grpo_helpers import memory, models, profiles
-from grpo_helpers.models import WeightsNotFound, find_weights, load_trained
+from grpo_helpers.models import WeightsNotFound, find_weights
 from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, detect, get_profile, output_root
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
@@ -392,11 +392,6 @@ def test_folder_with_a_model_is_taken_as_it_is(offline, tmp_path):
 def test_folder_without_a_model_is_named_with_what_is_missing(offline, tmp_path):
     with pytest.raises(WeightsNotFound, match=rf"{re.escape(str(tmp_path))}.*config\.json"):
         find_weights(str(tmp_path))
-
-
-def test_folder_without_an_adapter_is_named_with_the_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}.*adapter_config\.json.*make run"):
-        load_trained(TINY, tmp_path)
 
 
 @pytest.mark.parametrize("has", [True, False])

@@ -223,3 +223,12 @@ def test_rewards_advantages_and_updates_are_trls(overrides, fixed_completions, t
     assert max(w.abs().max() for w in moved) > 1e-3  # they start at zero
     for name, expected in trl_weights.items():
         torch.testing.assert_close(weights[name], expected, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    def two_processes(self):
+        self.accelerator = SimpleNamespace(num_processes=2)
+
+    monkeypatch.setattr(trainer.GRPOTrainer, "__init__", two_processes)
+    with pytest.raises(ValueError, match="2 processes.*take TRL's GRPOTrainer"):
+        SharedPromptTrainer()

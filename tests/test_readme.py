@@ -1,0 +1,80 @@
+"""README and its Chinese edition: the same structure and numbers, and the numbers are those of the recorded runs."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from grpo_helpers.profiles import ROOT
+
+ENGLISH, CHINESE = "README.md", "README.zh.md"
+NOTEBOOKS = sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb"))
+both = pytest.mark.parametrize("name", [ENGLISH, CHINESE])
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def structure(text: str) -> dict[str, list]:
+    """What two languages have in common: levels of headings, links, code, the shape of tables, numbers."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    rows = [line for line in prose.splitlines() if line.startswith("|")]
+    return {
+        "headings": re.findall(r"^(#+) ", prose, re.MULTILINE),
+        "bullets": re.findall(r"^- ", prose, re.MULTILINE),
+        "links": [t for t in re.findall(r"\]\(([^)]+)\)", text) if t not in (ENGLISH, CHINESE)],
+        "commands": re.findall(r"^make \w+", text, re.MULTILINE),
+        "code": sorted(set(re.findall(r"`[^`\n]+`", prose))),
+        "tables": [row.count("|") for row in rows],
+        "percentages": re.findall(r"[\d.]+ % \([\d.-]+\)", text),
+        "times as fast": re.findall(r"\d+\.\d(?= (?:times|倍))", text),
+    }
+
+
+def rate(run: str, column: str, row: int = 0) -> str:
+    """A rate of a recorded comparison as README writes it: 32.5 % (26.4-39.3)."""
+    table = pd.read_csv(ROOT / "data" / "runs" / run / "comparison.csv").iloc[row]
+    share, low, high = (100 * table[f"{column}{end}"] for end in ("", "_low", "_high"))
+    return f"{share:.1f} % ({low:.1f}-{high:.1f})"
+
+
+@pytest.mark.parametrize("part", structure(""))
+def test_both_editions_have_the_same_structure(part):
+    assert structure(read(CHINESE))[part] == structure(read(ENGLISH))[part]
+
+
+@both
+def test_rates_are_those_of_the_recorded_runs(name):
+    text = read(name)
+    for row in (0, 1):
+        rates = [rate("small-1", "before", row), *(rate(f"small-{seed}", "after", row) for seed in (1, 2, 3))]
+        assert f"| {' | '.join(rates)} |" in text
+    for column in ("before", "after"):
+        assert rate("tiny-1", column) in text
+
+
+@both
+def test_every_notebook_is_in_the_table_and_every_link_leads_somewhere(name):
+    text = read(name)
+    assert re.findall(r"^\| \[\d\d [^]]+\]\(notebooks/([^)]+)\)", text, re.MULTILINE) == NOTEBOOKS
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+    assert all(len(alt) > 20 for alt in re.findall(r"!\[([^\]]*)\]\((?!http)", text))
+
+
+@both
+def test_speeds_are_those_of_the_recorded_benchmark(name):
+    ratios = json.loads((ROOT / "data/runs/bench-small/run.json").read_text())["ratios"]
+    names = ("step, against TRL as it comes", "evaluation, against one at a time")
+    names += ("floor of this machine, against the step",)
+    assert structure(read(name))["times as fast"] == [f"{ratios[key]:.1f}" for key in names]
+
+
+def test_commands_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name in (ENGLISH, CHINESE, "CONTRIBUTING.md"):
+        used = set(re.findall(r"(?:`|^)make ([\w-]+)", read(name), re.MULTILINE))
+        assert used and used <= targets, f"{name}: {used - targets}"

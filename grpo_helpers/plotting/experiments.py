@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from ._style import BLUE, GREY
 from .rewards import LINES
 
-DPI = 60  # many figures in one notebook, which is to stay small
+DPI = 80  # many figures in one notebook, which is to stay small
+SIX = (*LINES, ((0, (1, 3)), "black"))
 MARKERS = "os^DvPX*"
 UNITS: Mapping[str, str] = {
     "completions": "completions sampled",
@@ -28,7 +29,7 @@ def plot_grid(curves: pd.DataFrame, title: str, x: str = "completions") -> Figur
         x: "completions" or "seconds"; seconds differ between seeds, so their mean is taken.
     """
     fig, ax = plt.subplots(figsize=(6.8, 3.4), layout="constrained", dpi=DPI)
-    looks = zip(cycle(LINES), MARKERS, strict=False)
+    looks = zip(cycle(SIX), MARKERS, strict=False)
     for (label, own), ((style, colour), marker) in zip(curves.groupby("setting", sort=False), looks, strict=False):
         point = own.groupby("seed").cumcount()
         at = own.groupby(point)[x].mean()

@@ -175,7 +175,6 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         trainer = training.make_trainer(
             recipe, model, tokenizer, train, folder, REWARD_FUNCS, seed, doctor=False, save_strategy="no"
         )
-        if training.train(trainer).how == training.INTERRUPTED:
-            raise KeyboardInterrupt("stopped by Ctrl-C")
+        training.train_to_end(trainer)
     note("after GRPO", trainer.model)
     return {"history": training.history(trainer), "rates": pd.DataFrame(rows)}

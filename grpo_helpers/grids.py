@@ -161,8 +161,7 @@ def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
                 callbacks=[watch],
             )
             trainer.remove_callback(PrinterCallback)
-            if training.train(trainer).how == training.INTERRUPTED:
-                raise KeyboardInterrupt("stopped by Ctrl-C")
+            training.train_to_end(trainer)
         rows = training.history(trainer).reindex(columns=KEPT).map(lambda x: float(f"{x:.4g}")).to_dict("records")
     return {"curves": watch.rows, "history": rows, "cells": [{"probe": probe, "questions": len(questions)}]}
 

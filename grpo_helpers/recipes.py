@@ -89,8 +89,7 @@ def learning_curve(name: str, profile: Profile, seed: int, budget: float = float
         trainer.remove_callback(PrinterCallback)
         clock = Clock(measure, budget)
         trainer.add_callback(clock)
-        if training.train(trainer).how == training.INTERRUPTED:
-            raise KeyboardInterrupt("stopped by Ctrl-C")
+        training.train_to_end(trainer)
     return pd.DataFrame(clock.rows).assign(recipe=name)
 
 

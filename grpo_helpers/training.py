@@ -38,28 +38,33 @@ SAME = (
 )
 
 
+def machine_options(dtype: torch.dtype) -> dict[str, Any]:
+    """Fields of any TRL configuration that follow from the machine and the weights' precision; each step is logged."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "use_cpu": not on_gpu,
+        # both precisions explicit, because TRL's default is bf16
+        "fp16": dtype == torch.float16 and on_gpu,
+        "bf16": dtype == torch.bfloat16,
+        "dataloader_pin_memory": on_gpu,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
 def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **overrides: Any) -> GRPOConfig:
     """The profile as TRL's configuration; `overrides` are GRPOConfig fields."""
-    dtype, on_gpu = resolve_dtype(profile), torch.cuda.is_available()
     fields: dict[str, Any] = {name: getattr(profile, name) for name in SAME} | {
         "per_device_train_batch_size": profile.batch,
         "gradient_accumulation_steps": profile.accumulation,
         "max_steps": profile.steps,
         "lr_scheduler_type": profile.lr_scheduler,
-        # memory and machine; both precisions explicit, because TRL's default is bf16
-        "use_cpu": not on_gpu,
-        "fp16": dtype == torch.float16 and on_gpu,
-        "bf16": dtype == torch.bfloat16,
-        "activation_checkpointing": profile.checkpointing and on_gpu,
-        "dataloader_pin_memory": on_gpu,
-        # logging and checkpoints
-        "logging_steps": 1,
+        "activation_checkpointing": profile.checkpointing and torch.cuda.is_available(),
         "save_total_limit": 2,
-        "report_to": "none",
-        "disable_tqdm": True,
         "seed": seed,
     }
-    return GRPOConfig(output_dir=str(output_dir), **(fields | overrides))
+    return GRPOConfig(output_dir=str(output_dir), **(fields | machine_options(resolve_dtype(profile)) | overrides))
 
 
 def checked(reward_func: RewardFunc) -> RewardFunc:
@@ -257,6 +262,16 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
     finding = doctors[0].stopped_by if doctors else None
     how = STOPPED if finding else INTERRUPTED if stop.stopped else FINISHED
     return Outcome(how, trainer.state.global_step, finding)
+
+
+def train_to_end(trainer: GRPOTrainer) -> None:
+    """`train` for an experiment, in which half a run is of no use.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C stopped it.
+    """
+    if train(trainer).how == INTERRUPTED:
+        raise KeyboardInterrupt("stopped by Ctrl-C")
 
 
 def history(source: GRPOTrainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataFrame:

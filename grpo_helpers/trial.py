@@ -64,6 +64,5 @@ def trial(
         trainer = training.make_trainer(
             profile, model, tokenizer, questions, folder, reward_funcs, seed, doctor=doctor, **options
         )
-        if training.train(trainer).how == training.INTERRUPTED:
-            raise KeyboardInterrupt("the trial was stopped by Ctrl-C")
+        training.train_to_end(trainer)
     return Trial(training.history(trainer), before, outcome(trainer.model), trainer.model, tokenizer)

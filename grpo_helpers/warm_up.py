@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from .training import repeatable
+from .training import machine_options, repeatable
 
 
 def warm_up(
@@ -45,11 +45,9 @@ def warm_up(
         raise ValueError(f"the demonstrations have no column {sorted(missing)}, only {demonstrations.column_names}")
     if lora is None and model.dtype != torch.float32:
         raise ValueError(f"the weights are {model.dtype}; pass lora=models.lora_config(profile), or load float32")
-    on_gpu, dtype = torch.cuda.is_available(), model.dtype
-    options = {"num_train_epochs": epochs, "learning_rate": learning_rate, "per_device_train_batch_size": batch}
-    options |= {"use_cpu": not on_gpu, "bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16 and on_gpu}
-    options |= {"dataloader_pin_memory": on_gpu, "activation_checkpointing": False, "save_strategy": "no", "seed": seed}
-    options |= {"logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+    options = machine_options(model.dtype)
+    options |= {"num_train_epochs": epochs, "learning_rate": learning_rate, "per_device_train_batch_size": batch}
+    options |= {"activation_checkpointing": False, "save_strategy": "no", "seed": seed}
     disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder, repeatable():
         args = SFTConfig(output_dir=folder, **options)

@@ -90,6 +90,9 @@ GRIDS: Mapping[str, Mapping[str, Setting]] = {
     | {f"{n} epochs alone": Setting(epochs=n, grpo=False) for n in (1, 4, 12)},
 }
 
+# Names under which settings were recorded, and those that figures and tables show.
+SHOWN_AS = {"1 epochs alone": "1 epoch alone"} | {f"updates a batch: {n}": f"updates per batch: {n}" for n in (1, 4)}
+
 
 class HeldOut(TrainerCallback):
     """Asks the held-out questions greedily after every so many batches of completions.
@@ -221,12 +224,13 @@ def grid(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
 
 
 def tables(name: str, profile: str = "tiny", seed: int = 42) -> dict[str, pd.DataFrame]:
-    """The recorded tables of a grid, the usual setting first, under the name that it has in this grid."""
+    """The recorded tables of a grid, the usual setting first, under the names that are shown."""
     from .experiments import load
 
     usual, first = load("grid_usual", profile, seed), next(iter(GRIDS[name]))
     own = load(name, profile, seed) if name != "grid_usual" else dict.fromkeys(usual)
-    return {key: pd.concat([usual[key].assign(setting=first), own[key]], ignore_index=True) for key in own}
+    whole = {key: pd.concat([usual[key].assign(setting=first), own[key]], ignore_index=True) for key in own}
+    return {key: table.replace({"setting": SHOWN_AS}) for key, table in whole.items()}
 
 
 def __getattr__(name: str) -> Callable[[Profile, int], dict[str, pd.DataFrame]]:

@@ -121,7 +121,7 @@ def test_live_figure_stays_one(monkeypatch):
     assert len(shown) == 1 and shown[0]["display_id"] is True
     assert len(updates) == 2
     titles = [ax.get_title() for ax in updates[-1].axes if ax.get_visible()]
-    assert titles == ["total", "entropy of the policy", "KL from the reference"]
+    assert titles == ["total", "entropy of the policy", "KL to the reference"]
 
 
 def test_time_of_a_step_is_told_early(tmp_path, capsys, monkeypatch):

@@ -170,3 +170,14 @@ def test_the_notebook_and_the_module_have_the_same_code(name):
     in_notebook = functions("\n".join(sources))
     assert in_notebook[name] == functions(inspect.getsource(countdown))[name]
     assert any(f'PROMPT = """\\\n{countdown.PROMPT}"""' in source for source in sources)
+
+
+def test_the_notebook_and_the_record_follow_the_same_recipe():
+    cells = nbformat.read(ROOT / "notebooks" / "10_your_own_task.ipynb", as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    for written in (
+        f"steps=round({countdown.STEPS} * profile.steps), accumulation={countdown.BATCHES} * profile.accumulation",
+        f"games.select(range({countdown.DEMONSTRATIONS}))",
+        f'"epochs": {countdown.EPOCHS}',
+    ):
+        assert written in source, written

@@ -107,7 +107,7 @@ def test_exceptions_and_wrong_signatures_are_reported(check, capsys):
 def test_the_lab_counts_and_names_what_is_left(capsys):
     checks.break_the_reward(flawed.naive_reward_func)
     said = capsys.readouterr().out
-    assert "cases the verdict is another" in said and "gold with a comma: deserves pay, got 0.0" in said
+    assert "cases are judged wrongly" in said and "gold with a comma: deserves pay, got 0.0" in said
     assert "more" in said
 
 

@@ -30,16 +30,24 @@ def exercise(check: Callable[[Callable[..., Any]], None]) -> Callable[[Callable[
 
 
 def same(got: Any, wanted: Any) -> bool:
+    """Equal, numbers up to the rounding of 32-bit floats: a solution may be written in torch."""
     if isinstance(wanted, float):
-        return isinstance(got, (int, float)) and math.isclose(got, wanted, abs_tol=1e-9)
+        return isinstance(got, (int, float)) and math.isclose(got, wanted, rel_tol=1e-5, abs_tol=1e-6)
     if isinstance(wanted, list):
         return isinstance(got, list) and len(got) == len(wanted) and all(map(same, got, wanted))
     return got == wanted
 
 
+def shown(value: Any) -> str:
+    """For a message: numbers to six digits."""
+    if isinstance(value, float):
+        return repr(float(f"{value:.6g}"))
+    return f"[{', '.join(map(shown, value))}]" if isinstance(value, list) else repr(value)
+
+
 def expect(got: Any, wanted: Any, case: str) -> None:
     """Raise NotYet, naming the case, unless the learner's function returned what is wanted."""
     if got is None and wanted is not None:
-        raise NotYet(f"for {case} your function returned None; write its body and return {wanted!r} here")
+        raise NotYet(f"for {case} your function returned None; write its body and return {shown(wanted)} here")
     if not same(got, wanted):
-        raise NotYet(f"for {case} your function returned {got!r}, expected {wanted!r}")
+        raise NotYet(f"for {case} your function returned {shown(got)}, expected {shown(wanted)}")

@@ -27,7 +27,7 @@ def break_the_reward(reward_func: Callable[..., Any]) -> None:
     if len(rest):
         listed = [f"\n  {r.name}: deserves {r.deserves}, got {r.got}. {r.why}" for r in rest[:NAMED].itertuples(False)]
         more = f"\n  … and {len(rest) - NAMED} more" if len(rest) > NAMED else ""
-        raise NotYet(f"for {len(rest)} of {len(SUITE)} cases the verdict is another.{''.join(listed)}{more}")
+        raise NotYet(f"{len(rest)} of {len(SUITE)} cases are judged wrongly.{''.join(listed)}{more}")
 
 
 @exercise

@@ -38,6 +38,7 @@ def cuts_off(function: Callable[..., Any]) -> None:
         "nine steps, everything cut off": (log(*[1.0] * 9), False),
         "cut off at first, then not": (log(*[1.0] * 30, *[0.0] * 10), False),
         "half of the last ten steps cut off entirely": (log(*[0.0] * 20, *[1.0, 0.0] * 5), False),
+        "six of the last ten steps cut off entirely": (log(*[0.0] * 20, *[1.0] * 6, *[0.0] * 4), True),
         "70 % in each of the last ten steps": (log(*[0.0] * 20, *[0.7] * 10), True),
         "a log without the column": (log(*[1.0] * 10).drop(columns=column), False),
     }

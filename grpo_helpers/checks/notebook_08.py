@@ -14,7 +14,7 @@ from ._exercise import exercise, expect
 def chance_of_luck(function: Callable[..., Any]) -> None:
     """The chance that n equal runs all end up above, or all below, m others of the same kind: 2 / C(n + m, n)."""
     for (n, m), wanted in {(1, 1): 1.0, (3, 3): 0.1, (3, 6): 2 / 84, (2, 5): 2 / 21, (5, 5): 2 / 252}.items():
-        expect(function(n, m), wanted, f"{n} runs against {m}")
+        expect(function(n, m), wanted, f"n={n}, m={m}")
 
 
 @exercise

@@ -25,7 +25,7 @@ def plot_grid(curves: pd.DataFrame, title: str, x: str = "completions") -> Figur
     """Held-out strict accuracy of each setting: the mean of its seeds as a line, from lowest to highest as a band.
 
     Args:
-        curves: columns setting, seed, completions, seconds, strict (0 to 1).
+        curves: columns setting, seed, completions, seconds, strict (0 to 1); two points only are not joined.
         x: "completions" or "seconds"; seconds differ between seeds, so their mean is taken.
     """
     fig, ax = plt.subplots(figsize=(6.8, 3.4), layout="constrained", dpi=DPI)
@@ -34,7 +34,11 @@ def plot_grid(curves: pd.DataFrame, title: str, x: str = "completions") -> Figur
         point = own.groupby("seed").cumcount()
         at = own.groupby(point)[x].mean()
         strict = 100 * own.groupby(point)["strict"].agg(["mean", "min", "max"])
-        ax.fill_between(at, strict["min"], strict["max"], color=colour, alpha=0.13, linewidth=0)
+        if whole := len(at) > 2:
+            ax.fill_between(at, strict["min"], strict["max"], color=colour, alpha=0.13, linewidth=0)
+        else:
+            ax.vlines(at, strict["min"], strict["max"], color=colour)
+        style = style if whole else "none"
         ax.plot(at, strict["mean"], linestyle=style, color=colour, marker=marker, markersize=5, label=label)
     ax.set_xlabel(UNITS[x])
     ax.set_ylabel("strict accuracy, held-out (%)")
@@ -58,7 +62,8 @@ def plot_settings(values: pd.DataFrame, usual: pd.Series, title: str) -> Figure:
     for y, (_, own) in enumerate(rows):
         ax.plot(100 * own, [y] * len(own), "o", color=BLUE, markersize=4, label="one seed" if y == 0 else None)
         ax.plot(100 * own.mean(), y, "|", color="black", markersize=11, label="mean" if y == 0 else None)
-    ax.set_yticks(range(len(rows)), [f"{grid}: {setting}" for grid, setting in rows.groups], fontsize=8)
+    names = [setting if setting.startswith(grid) else f"{grid}: {setting}" for grid, setting in rows.groups]
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel("strict accuracy, held-out, averaged over the run (%)")
     ax.set_ylabel("what is varied: setting")

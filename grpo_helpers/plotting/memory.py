@@ -121,5 +121,5 @@ def plot_gradient_range(
     ax.set_ylabel("per cent of gradients")
     ax.set_title(title)
     ax.set_xlim(right=high + 4)
-    ax.legend(loc="center right", fontsize=8)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return fig

@@ -72,15 +72,20 @@ def plot_runs(
         series: label → column for all runs, or such a mapping for each run by its title.
     """
     size = (max(5.5, 4.2 * len(runs)), 3.6)
+    each = isinstance(next(iter(series.values())), Mapping)
     fig, axes = plt.subplots(1, len(runs), figsize=size, sharey=True, squeeze=False, layout="constrained", dpi=DPI)
     for ax, (name, history) in zip(axes.flat, runs.items(), strict=True):
-        own = series[name] if isinstance(next(iter(series.values())), Mapping) else series
+        own = series[name] if each else series
         for (label, column), (style, colour) in zip(own.items(), LINES, strict=False):
             ax.plot(history["step"], smooth(history[column]), linestyle=style, color=colour, linewidth=2, label=label)
         ax.set_title(name, fontsize=10)
         ax.set_xlabel("optimizer step")
         ax.grid(alpha=0.3)
-        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=8, ncols=2, frameon=False, handlelength=3.5)
+        if each:
+            ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=8, ncols=2, frameon=False, handlelength=3.5)
+    if not each:
+        lines, labels = axes.flat[0].get_legend_handles_labels()
+        fig.legend(lines, labels, loc="outside lower center", fontsize=8, ncols=3, frameon=False, handlelength=3.5)
     axes.flat[0].set_ylim(bottom=min(-0.05, axes.flat[0].get_ylim()[0]))
     axes.flat[0].set_ylabel("mean reward (points)\nrunning mean over 5 steps")
     fig.suptitle(title)

@@ -12,25 +12,15 @@ from matplotlib.figure import Figure
 from ..rewards import short_name
 from ._style import BLUE, GREY
 from .rewards import LINES
-from .training import smooth
+from .training import POINTS, SIGNALS, smooth
 
-DPI = 60  # many panels in one notebook, which is to stay small
-SIGNALS: Mapping[str, tuple[str, str]] = {
-    "reward": ("total reward", "points"),
-    "rewards/correctness_reward_func/mean": ("correctness", "points"),
-    "completions/mean_length": ("completion length", "tokens, mean"),
-    "completions/clipped_ratio": ("completions cut off", "share"),
-    "frac_reward_zero_std": ("tied groups", "share"),
-    "entropy": ("entropy", "nats a token"),
-    "kl": ("KL to the reference", "nats a token"),
-    "grad_norm": ("gradient norm", "no unit"),
-}
+DPI = 80  # many panels in one notebook, which is to stay small
 
 
 def _signal(column: str) -> tuple[str, str]:
-    """Title and unit of a panel; a reward function that is not in SIGNALS pays points."""
+    """Title and unit of a panel; a reward function that SIGNALS does not know pays points."""
     name = short_name(column.removeprefix("rewards/").removesuffix("/mean"))
-    return SIGNALS.get(column, (name, "points" if column.startswith("rewards/") else "no unit"))
+    return SIGNALS.get(column, (name, POINTS if column.startswith("rewards/") else "no unit"))
 
 
 def plot_signals(

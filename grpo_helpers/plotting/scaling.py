@@ -65,8 +65,9 @@ def plot_engines(tables: Mapping[str, pd.DataFrame], title: str = "Memory of eac
         ax.barh(peaks.columns, values, left=left, color=colour, hatch=hatch, edgecolor="black", label=part)
         left += values.to_numpy()
     for y, table in enumerate(tables.values()):
-        ax.text(left[y], y, f" {left[y]:.1f}, in the phase {table.sum().idxmax()}", va="center", fontsize=8)
-    ax.set(xlim=(0, 1.3 * left.max()), xlabel="memory of one GPU (GB)", ylabel="engine", title=title)
+        ax.text(left[y], y, f" {left[y]:.1f} ({table.sum().idxmax()})", va="center", fontsize=8)
+    ax.set(xlim=(0, 1.3 * left.max()), ylabel="engine", title=title)
+    ax.set_xlabel("memory of one GPU (GB), in the phase that needs most")
     ax.invert_yaxis()
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return fig

@@ -23,7 +23,7 @@ def plot_step_time(bench: Mapping[str, Any], title: str = "Where the time of a s
     bars = left.barh(list(whole), list(whole.values()), color=BLUE, edgecolor="black")
     left.bar_label(bars, fmt="%.1f", padding=2)
     left.set_title("a whole step", fontsize=10)
-    left.set_xlim(0, 1.15 * max(whole.values()))
+    left.set_xlim(0, 1.25 * max(whole.values()))
     phases = pd.DataFrame(bench["phases"]).T
     places = range(len(phases))
     right.barh([y - 0.2 for y in places], phases["seconds"], 0.4, color=BLUE, edgecolor="black", label="measured")

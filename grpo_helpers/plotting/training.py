@@ -27,12 +27,20 @@ def smooth(values: pd.Series, window: int = 5) -> pd.Series:
 
 
 POINTS = "mean reward (points)"
-WATCHED = {  # column: title, unit
+# what TRL logs: column → title and unit of its panel
+SIGNALS: Mapping[str, tuple[str, str]] = {
+    "reward": ("total reward", POINTS),
+    "rewards/correctness_reward_func/mean": ("correctness", POINTS),
     "completions/mean_length": ("mean completion length", "tokens"),
     "completions/clipped_ratio": ("completions cut off", "share"),
-    "frac_reward_zero_std": ("groups without a signal", "share"),
-    "entropy": ("entropy of the policy", "nats per token"),
-    "kl": ("KL from the reference", "nats per token"),
+    "frac_reward_zero_std": ("tied groups", "share"),
+    "entropy": ("entropy of the policy", "nats a token"),
+    "kl": ("KL to the reference", "nats a token"),
+    "grad_norm": ("gradient norm", "no unit"),
+}
+WATCHED = {
+    column: SIGNALS[column]
+    for column in ("completions/mean_length", "completions/clipped_ratio", "frac_reward_zero_std", "entropy", "kl")
 }
 
 

@@ -181,6 +181,7 @@ def test_outputs_are_clean_and_whole(path):
             assert not any("widget" in kind for kind in output.get("data", {})), cell.id
             for text in output_texts(output):
                 assert not MACHINE_PATH.search(text) and str(ROOT) not in text, f"{cell.id}: path of a machine"
+                assert not re.search(r"%\|.*%\|", text), f"{cell.id}: a progress bar in two states on one line"
 
 
 @every_notebook

@@ -93,7 +93,11 @@ def closed_figures():
         (lambda: plotting.plot_bars({"a": TABLE}, "x", "points", "t"), "Bar chart", ["series: layout, number"]),
         (lambda: plotting.plot_advantages(TABLE), "Bar chart", ["completion against advantage", "right, wrong"]),
         (lambda: plotting.plot_intervals({"mine": (3, 9)}), "Dot plot", ["95 % Wilson interval", "mine 3 of 9"]),
-        (lambda: plotting.plot_signals({"A": HISTORY}, ["reward", "entropy"]), "Line chart", ["total reward [mean reward (points)]"]),
+        (
+            lambda: plotting.plot_signals({"A": HISTORY}, ["reward", "entropy"]),
+            "Line chart",
+            ["total reward [mean reward (points)]"],
+        ),
         (lambda: plt.figure("", (1, 1)).add_subplot().add_patch(plt.Circle((0, 0), 1)).figure, "Diagram", []),
         (plt.figure, "Empty figure", []),
     ],

@@ -107,7 +107,7 @@ def test_the_figures_are_drawn():
     assert len(filled) == 5 * 3 * 4 and len({round(patch.get_height(), 3) for patch in filled}) == 2
     tables = {engine: scaling.per_process(FULL, engine, 8) for engine in scaling.SLICED}
     (ax,) = plot_engines(tables).axes
-    said = [float(text.get_text().split(",")[0]) for text in ax.texts]
+    said = [float(text.get_text().split()[0]) for text in ax.texts]
     assert said == [pytest.approx(table.sum().max(), abs=0.05) for table in tables.values()]
 
 

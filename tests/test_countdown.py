@@ -163,21 +163,23 @@ def functions(source: str) -> dict[str, str]:
 WRITTEN_OUT = ("calculate", "expressions", "game", "ideal_reply", "verdict", "legal_reward_func", "solved_reward_func")
 
 
+@pytest.fixture(scope="module")
+def in_notebook() -> str:
+    """All code of notebook 10."""
+    cells = nbformat.read(ROOT / "notebooks" / "10_your_own_task.ipynb", as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
 @pytest.mark.parametrize("name", WRITTEN_OUT)
-def test_the_notebook_and_the_module_have_the_same_code(name):
-    cells = nbformat.read(ROOT / "notebooks" / "10_your_own_task.ipynb", as_version=4).cells
-    sources = [cell.source for cell in cells if cell.cell_type == "code"]
-    in_notebook = functions("\n".join(sources))
-    assert in_notebook[name] == functions(inspect.getsource(countdown))[name]
-    assert any(f'PROMPT = """\\\n{countdown.PROMPT}"""' in source for source in sources)
+def test_the_notebook_and_the_module_have_the_same_code(name, in_notebook):
+    assert functions(in_notebook)[name] == functions(inspect.getsource(countdown))[name]
+    assert f'PROMPT = """\\\n{countdown.PROMPT}"""' in in_notebook
 
 
-def test_the_notebook_and_the_record_follow_the_same_recipe():
-    cells = nbformat.read(ROOT / "notebooks" / "10_your_own_task.ipynb", as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+def test_the_notebook_and_the_record_follow_the_same_recipe(in_notebook):
     for written in (
         f"steps=round({countdown.STEPS} * profile.steps), accumulation={countdown.BATCHES} * profile.accumulation",
         f"games.select(range({countdown.DEMONSTRATIONS}))",
         f'"epochs": {countdown.EPOCHS}',
     ):
-        assert written in source, written
+        assert written in in_notebook, written

@@ -135,8 +135,9 @@ def solved_reward_func(completions: Sequence[Completion], numbers: Any, answer: 
 
 REWARD_FUNCS = (legal_reward_func, solved_reward_func)
 
-# The recipe of notebook 10: games shown in the warm-up, and how often; for GRPO, times the profile's steps and batch.
-DEMONSTRATIONS, EPOCHS, STEPS, BATCHES = 200, 10, 0.6, 2
+# The recipe of notebook 10: games shown in the warm-up, and how often, to all weights or to an adapter, which learns
+# faster; for GRPO, times the profile's steps and batch.
+DEMONSTRATIONS, EPOCHS, ADAPTER_EPOCHS, STEPS, BATCHES = 200, 10, 3, 0.4, 2
 
 
 def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
@@ -164,11 +165,12 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
 
     note("as shipped", model)
     shown = own_task.demonstrations(train.select(range(DEMONSTRATIONS)), ideal_reply)
-    whole = model.dtype.itemsize == 4  # float32; half precision gets an adapter, at a higher rate
-    rate, lora = (
-        (profile.learning_rate / 2, None) if whole else (2 * profile.learning_rate, models.lora_config(profile))
-    )
-    warm_up(model, tokenizer, shown, epochs=EPOCHS, learning_rate=rate, seed=seed, lora=lora)
+    if model.dtype.itemsize == 4:  # float32
+        gentle = {"epochs": EPOCHS, "learning_rate": profile.learning_rate / 2, "lora": None}
+    else:
+        lora = models.lora_config(profile)
+        gentle = {"epochs": ADAPTER_EPOCHS, "learning_rate": profile.learning_rate * 2, "lora": lora}
+    warm_up(model, tokenizer, shown, seed=seed, **gentle)
     note("after warm-up", model)
     recipe = profile.with_(steps=round(STEPS * profile.steps), accumulation=BATCHES * profile.accumulation)
     with tempfile.TemporaryDirectory() as folder:

@@ -146,7 +146,12 @@ def prepare() -> None:
     """Make this process ready for the series: telemetry off, one GPU, and in Colab or on Kaggle the packages.
 
     Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH.
+
+    Raises:
+        RuntimeError: on Windows itself, where parts of the series cannot work, or when packages cannot be installed.
     """
+    if sys.platform == "win32":
+        raise RuntimeError("Windows itself is not supported: open this notebook inside WSL, or in Colab")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])

@@ -180,6 +180,7 @@ def test_the_notebook_and_the_record_follow_the_same_recipe(in_notebook):
     for written in (
         f"steps=round({countdown.STEPS} * profile.steps), accumulation={countdown.BATCHES} * profile.accumulation",
         f"games.select(range({countdown.DEMONSTRATIONS}))",
-        f'"epochs": {countdown.EPOCHS}',
+        f'every_weight = {{"epochs": {countdown.EPOCHS}, "learning_rate": profile.learning_rate / 2',
+        f'an_adapter = {{"epochs": {countdown.ADAPTER_EPOCHS}, "learning_rate": profile.learning_rate * 2',
     ):
         assert written in in_notebook, written

@@ -129,6 +129,12 @@ def versions_in(env: dict[str, str]) -> dict[str, str]:
 # ---- on one's own machine
 
 
+def test_windows_itself_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(RuntimeError, match="WSL"):
+        hosted.prepare()
+
+
 @pytest.mark.parametrize("address", ["", ADDRESS])
 @pytest.mark.parametrize("start", [".", "notebooks", "notebooks/mine/deeper"])
 def test_jupyter_started_anywhere_in_a_copy_finds_it_and_says_nothing(copy, start, address):

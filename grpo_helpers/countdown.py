@@ -136,8 +136,8 @@ def solved_reward_func(completions: Sequence[Completion], numbers: Any, answer: 
 REWARD_FUNCS = (legal_reward_func, solved_reward_func)
 
 # The recipe of notebook 10: games shown in the warm-up, and how often, to all weights or to an adapter, which learns
-# faster; for GRPO, times the profile's steps and batch.
-DEMONSTRATIONS, EPOCHS, ADAPTER_EPOCHS, STEPS, BATCHES = 200, 10, 3, 0.4, 2
+# faster; for GRPO the most steps, and a step's size in the profile's batches.
+DEMONSTRATIONS, EPOCHS, ADAPTER_EPOCHS, STEPS, BATCHES = 200, 10, 3, 60, 2
 
 
 def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
@@ -172,7 +172,7 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         gentle = {"epochs": ADAPTER_EPOCHS, "learning_rate": profile.learning_rate * 2, "lora": lora}
     warm_up(model, tokenizer, shown, seed=seed, **gentle)
     note("after warm-up", model)
-    recipe = profile.with_(steps=round(STEPS * profile.steps), accumulation=BATCHES * profile.accumulation)
+    recipe = profile.with_(steps=min(STEPS, profile.steps), accumulation=BATCHES * profile.accumulation)
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.make_trainer(
             recipe, model, tokenizer, train, folder, REWARD_FUNCS, seed, doctor=False, save_strategy="no"

@@ -178,7 +178,7 @@ def test_the_notebook_and_the_module_have_the_same_code(name, in_notebook):
 
 def test_the_notebook_and_the_record_follow_the_same_recipe(in_notebook):
     for written in (
-        f"steps=round({countdown.STEPS} * profile.steps), accumulation={countdown.BATCHES} * profile.accumulation",
+        f"steps=min({countdown.STEPS}, profile.steps), accumulation={countdown.BATCHES} * profile.accumulation",
         f"games.select(range({countdown.DEMONSTRATIONS}))",
         f'every_weight = {{"epochs": {countdown.EPOCHS}, "learning_rate": profile.learning_rate / 2',
         f'an_adapter = {{"epochs": {countdown.ADAPTER_EPOCHS}, "learning_rate": profile.learning_rate * 2',

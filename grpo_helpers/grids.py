@@ -78,7 +78,7 @@ GRIDS: Mapping[str, Mapping[str, Setting]] = {
     "grid_rank": _vary("lora_rank", 8, 1, 32, label="rank {}")
     | {f"all weights, rate {r:g}": Setting({"learning_rate": r}, adapter=False) for r in (2e-4, 1e-3)},
     "grid_rate": _vary("learning_rate", 2e-3, 2e-4, 6e-4, 6e-3, label="rate {:g}"),
-    "grid_iterations": _vary("num_iterations", 1, 4, label="updates a batch: {}") | {"4, GSPO": Setting(_GSPO_4)},
+    "grid_iterations": _vary("num_iterations", 1, 4, label="updates per batch: {}") | {"4, GSPO": Setting(_GSPO_4)},
     "grid_filter": {"all questions": USUAL, "mixed groups only": Setting({"max_samples": 384}, mixed_only=True)},
     "grid_placebo": {
         "real reward": USUAL,
@@ -87,11 +87,8 @@ GRIDS: Mapping[str, Mapping[str, Setting]] = {
         "constant": Setting({"reward_weights": _NONE}),
     },
     "grid_warm_up": {"GRPO alone": USUAL, "4 epochs, then GRPO": Setting({"steps": 8}, epochs=4)}
-    | {f"{n} epochs alone": Setting(epochs=n, grpo=False) for n in (1, 4, 12)},
+    | {f"{n} epoch{'s' * (n > 1)} alone": Setting(epochs=n, grpo=False) for n in (1, 4, 12)},
 }
-
-# Names under which settings were recorded, and those that figures and tables show.
-SHOWN_AS = {"1 epochs alone": "1 epoch alone"} | {f"updates a batch: {n}": f"updates per batch: {n}" for n in (1, 4)}
 
 
 class HeldOut(TrainerCallback):
@@ -224,13 +221,12 @@ def grid(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
 
 
 def tables(name: str, profile: str = "tiny", seed: int = 42) -> dict[str, pd.DataFrame]:
-    """The recorded tables of a grid, the usual setting first, under the names that are shown."""
+    """The recorded tables of a grid, the usual setting first."""
     from .experiments import load
 
     usual, first = load("grid_usual", profile, seed), next(iter(GRIDS[name]))
     own = load(name, profile, seed) if name != "grid_usual" else dict.fromkeys(usual)
-    whole = {key: pd.concat([usual[key].assign(setting=first), own[key]], ignore_index=True) for key in own}
-    return {key: table.replace({"setting": SHOWN_AS}) for key, table in whole.items()}
+    return {key: pd.concat([usual[key].assign(setting=first), own[key]], ignore_index=True) for key in own}
 
 
 def __getattr__(name: str) -> Callable[[Profile, int], dict[str, pd.DataFrame]]:

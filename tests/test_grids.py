@@ -43,7 +43,7 @@ def test_every_grid_has_the_usual_setting_once_and_first():
     assert first["grid_group"] == f"groups of {TINY.num_generations}" and first["grid_rank"] == f"rank {TINY.lora_rank}"
     assert first["grid_rate"] == f"rate {TINY.learning_rate:g}" and first["grid_kl"] == f"beta {TINY.beta:g}"
     assert first["grid_temperature"] == f"temperature {TINY.temperature:g}"
-    assert first["grid_iterations"] == f"updates a batch: {TINY.num_iterations}"
+    assert first["grid_iterations"] == f"updates per batch: {TINY.num_iterations}"
 
 
 @pytest.mark.parametrize("setting", [s for *_, s in ALL], ids=[f"{name}-{label}" for name, label, _ in ALL])

@@ -148,7 +148,8 @@ def prepare() -> None:
     Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH.
 
     Raises:
-        RuntimeError: on Windows itself, where parts of the series cannot work, or when packages cannot be installed.
+        RuntimeError: this is Windows itself, where parts of the series cannot work; it is too late to choose one of
+            several GPUs; or packages cannot be installed.
     """
     if sys.platform == "win32":
         raise RuntimeError("Windows itself is not supported: open this notebook inside WSL, or in Colab")

@@ -142,12 +142,14 @@ def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
 
     Short, because the prompt is paid for in every forward pass. Different
     operations, because a policy that is shown two products learns to multiply
-    whatever it is asked.
+    whatever it is asked. Two different numbers, because 37 - 37 does not show
+    which of them is taken from which.
     """
     rows = sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"]))
     shots = []
     for operation in operations:
-        found = next((r for r in rows if r["answer"].split()[1] == operation), None)
+        calculations = ((row, row["answer"].split()[:3]) for row in rows)
+        found = next((row for row, (a, sign, b) in calculations if sign == operation and a != b), None)
         if found is None:
             raise ValueError(f"no one-step problem with the operation {operation!r}; choose from + - * /")
         shots.append((found["question"], worked_reply(found["answer"])))

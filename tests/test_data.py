@@ -257,7 +257,9 @@ def test_every_profile_loads_its_task(monkeypatch, tmp_path, name):
 def test_example_shots_are_right_in_format_and_of_the_operations_asked_for(operations):
     shots = example_shots(operations)
     found = {row["question"]: row for row in word_problem_rows("train", steps=[1])}
-    assert [found[question]["answer"].split()[1] for question, _ in shots] == list(operations)
+    calculations = [found[question]["answer"].split()[:3] for question, _ in shots]
+    assert [sign for _, sign, _ in calculations] == list(operations)
+    assert all(a != b for a, _, b in calculations), "two equal numbers do not show which one goes where"
     for question, reply in shots:
         assert has_strict_format(reply)
         assert is_correct(reply, extract_hash_answer(found[question]["answer"]))

@@ -109,9 +109,7 @@ class SampleReplies(TrainerCallback):
         step = state.global_step
         if not state.is_world_process_zero or step not in self.due or any(r["step"] == step for r in self.rows):
             return
-        was_training = model.training
         table = evaluation.evaluate(model, self.tokenizer, self.questions, self.longest, batch_size=QUESTIONS)
-        model.train(was_training)
         table = table.assign(step=step)[list(SAMPLED)]
         self.show(table)
         self.rows += table.to_dict("records")

@@ -7,7 +7,8 @@ forgiving human would see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,17 @@ RATES = {
 }
 
 
+@contextlib.contextmanager
+def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Afterwards the model is in the mode it was in: by it TRL tells what to log as training."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def generate_prediction(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -40,8 +52,7 @@ def generate_prediction(
     messages = build_messages(prompt) if isinstance(prompt, str) else list(prompt)
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
-    model.eval()
-    with torch.no_grad():
+    with _in_eval_mode(model), torch.no_grad():
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -66,9 +77,8 @@ def generate_predictions(
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     replies: list[list[tuple[str, bool]]] = [[] for _ in ids]
-    model.eval()
     step = max(1, batch_size // num_generations)
-    with torch.random.fork_rng():
+    with _in_eval_mode(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), step):
             batch = order[start : start + step]

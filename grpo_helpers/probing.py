@@ -16,7 +16,7 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import data, models
+from . import data
 from .evaluation import generate_predictions, score, wilson_interval
 from .files import read_json
 from .profiles import DATA, Profile
@@ -24,7 +24,6 @@ from .prompts import SYSTEM_PROMPT, build_messages
 from .rewards import REWARD_FUNCS, TAGS, RewardFunc, short_name
 
 OUTCOMES = ("format", "strict", "flexible", "truncated")
-EXPERIMENT_QUESTIONS = 200
 
 
 class PromptVariant(NamedTuple):
@@ -307,18 +306,3 @@ def recorded_silent_share(profile: Profile, steps: int = 5, last: bool = False) 
         groups = recipe["batch"] * recipe["accumulation"] // recipe["num_generations"] * len(share)
         rows.append({"run": path.parent.name, "groups": groups, "silent": round(share.mean() * groups)})
     return pd.DataFrame(rows, columns=["run", "groups", "silent"])
-
-
-def prompt_variants(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """The experiment that `python -m grpo_helpers.experiments prompt_variants` records.
-
-    Returns:
-        `rates`, from `measure_prompts`, and `completions`, three of each variant.
-    """
-    model, tokenizer = models.load_policy(profile)
-    replies = ask_variants(profile, model, tokenizer, variants(), EXPERIMENT_QUESTIONS, seed)
-    columns = ["variant", "question", "gold", "completion", "strict", "flexible", "truncated"]
-    return {
-        "rates": measure_prompts(replies).reset_index(),
-        "completions": replies.groupby("variant", sort=False).head(3)[columns].reset_index(drop=True),
-    }

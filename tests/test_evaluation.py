@@ -128,6 +128,14 @@ def test_articles_function_takes_a_bare_question(model, tokenizer):
     )
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_is_left_in_the_mode_it_was_in(model, tokenizer, training):
+    model.train(training)
+    generate_prediction(model, tokenizer, PROMPTS[0], NEW_TOKENS)
+    replies_of(model, tokenizer)
+    assert model.training == training
+
+
 def test_a_models_own_generation_settings_change_no_greedy_reply(model, tokenizer, either_way):
     """Qwen2.5's instruct models, for one, bring a repetition penalty, which training does not use."""
     plain = replies_of(model, tokenizer)

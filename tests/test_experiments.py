@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from grpo_helpers import experiments
+from grpo_helpers.experiments.__main__ import main
 from grpo_helpers.files import read_json
 from grpo_helpers.profiles import TINY
 
@@ -45,7 +46,7 @@ def test_an_experiment_that_fails_leaves_nothing(monkeypatch, tmp_path):
         raise ValueError("no such thing")
 
     monkeypatch.setattr(experiments, "get_experiment", lambda name: fails)
-    assert experiments.main([NAME, "--profile", "tiny", "--output", str(tmp_path)]) == 2
+    assert main([NAME, "--profile", "tiny", "--output", str(tmp_path)]) == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,9 +8,19 @@ import random
 import pandas as pd
 import pytest
 
-from grpo_helpers import experiments, grids, training
+from grpo_helpers import experiments, training
+from grpo_helpers.experiments import grids
+from grpo_helpers.experiments.grids import (
+    GRIDS,
+    USUAL,
+    Setting,
+    demonstrations,
+    random_reward_func,
+    run_cell,
+    run_grid,
+    tables,
+)
 from grpo_helpers.files import read_json, write_json
-from grpo_helpers.grids import GRIDS, USUAL, Setting, demonstrations, random_reward_func, run_cell, run_grid, tables
 from grpo_helpers.plotting.experiments import plot_grid, plot_settings
 from grpo_helpers.profiles import TINY
 from grpo_helpers.prompts import extract_xml_answer, same_number

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from grpo_helpers import data, models, probing
 from grpo_helpers.checks.notebook_02 import chance_of_a_pass, read_gold, silent_chance
 from grpo_helpers.evaluation import pass_at_k
+from grpo_helpers.experiments import prompt_variants
 from grpo_helpers.plotting import prompts as figures
 from grpo_helpers.profiles import get_profile
 from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT, extract_hash_answer, parse_number
@@ -318,8 +319,8 @@ def test_without_recorded_runs_the_table_is_empty(recorded):
 
 
 def test_the_experiment_gives_tables_for_every_variant(monkeypatch):
-    monkeypatch.setattr(probing, "EXPERIMENT_QUESTIONS", 4)
-    tables = probing.prompt_variants(get_profile("tiny").with_(max_completion_length=16), seed=0)
+    monkeypatch.setattr(prompt_variants, "QUESTIONS", 4)
+    tables = prompt_variants.prompt_variants(get_profile("tiny").with_(max_completion_length=16), seed=0)
     assert tables["rates"]["variant"].tolist() == list(probing.variants())
     assert tables["rates"]["n"].tolist() == [4] * len(probing.variants())
     assert len(tables["completions"]) == 3 * len(probing.variants())

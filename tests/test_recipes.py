@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from trl import GRPOConfig
 
-from grpo_helpers import experiments, models, recipes
+from grpo_helpers import experiments, models
+from grpo_helpers.experiments import recipes
+from grpo_helpers.experiments.recipes import OURS, PUBLISHED, REPAIRED, TRL, Clock, lead, learning_curve, recipe_trainer
 from grpo_helpers.profiles import ARTICLE, TINY
-from grpo_helpers.recipes import OURS, PUBLISHED, REPAIRED, TRL, Clock, lead, learning_curve, recipe_trainer
 
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, eval_questions=4, eval_batch=4)
 
@@ -52,7 +53,8 @@ def test_the_article_trains_as_it_says_on_its_twenty_questions(name, tmp_path):
 
 
 def test_time_of_an_evaluation_does_not_count():
-    clock = Clock(lambda: time.sleep(0.2) or {"strict": 0.5}, budget=0.1)
+    clock = Clock(lambda model: time.sleep(0.2) or {"strict": 0.5}, budget=0.1)
+    clock.note(None, 0.0, step=0)
     state, control = SimpleNamespace(global_step=0, max_steps=99), SimpleNamespace(should_training_stop=False)
     clock.on_train_begin(None, state, control)
     for step in (1, 2):
@@ -67,7 +69,7 @@ def test_time_of_an_evaluation_does_not_count():
 @pytest.mark.parametrize(("name", "budget", "steps"), [(OURS, float("inf"), 3), (PUBLISHED, 0.0, 1)])
 def test_a_recipe_runs_to_its_end_or_until_the_budget_is_spent(name, budget, steps):
     curve = learning_curve(name, QUICK, seed=7, budget=budget)
-    assert curve["step"].tolist() == [0, steps]
+    assert curve["step"].iloc[[0, -1]].tolist() == [0, steps]  # on a slow machine it asks in between as well
     assert curve["seconds"].iloc[0] == 0 < curve["seconds"].iloc[-1]
     assert set(curve["recipe"]) == {name}
     assert curve[["strict", "flexible", "format"]].stack().between(0, 1).all()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from grpo_helpers import checks, experiments, flawed, plotting, prompts, rewards
-from grpo_helpers import reward_experiments as lab
+from grpo_helpers.experiments import reward_experiments as lab
 from grpo_helpers.profiles import TINY
 
 matplotlib.use("Agg")

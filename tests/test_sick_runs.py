@@ -5,12 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from grpo_helpers import experiments, sick_runs
+from grpo_helpers import experiments
 from grpo_helpers.doctor import SYMPTOMS, diagnose
+from grpo_helpers.experiments import sick_runs
+from grpo_helpers.experiments.sick_runs import CASES, PATIENTS, keeping, sick_run, tables
 from grpo_helpers.files import read_json
 from grpo_helpers.profiles import TINY
 from grpo_helpers.rewards import REWARD_FUNCS, strict_format_reward_func
-from grpo_helpers.sick_runs import CASES, PATIENTS, keeping, sick_run, tables
 
 SEEDS = (42, 1)
 RECORDED = [(name, seed) for name in CASES for seed in SEEDS]

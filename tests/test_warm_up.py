@@ -6,7 +6,8 @@ import pytest
 import torch
 from datasets import Dataset, is_progress_bar_enabled
 
-from grpo_helpers import countdown, models, own_task
+from grpo_helpers import models, own_task
+from grpo_helpers.experiments import countdown
 from grpo_helpers.profiles import TINY
 from grpo_helpers.warm_up import warm_up
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..doctor import COMPLAINTS, SYMPTOMS, diagnose
-from ..sick_runs import CASES, PATIENTS, tables
+from ..experiments.sick_runs import CASES, PATIENTS, tables
 from ._exercise import NotYet, exercise, expect
 
 

@@ -5,21 +5,28 @@
 Each is a function of (profile, seed) that returns named tables. Recording
 writes them to data/runs/<name>-<profile>-<seed>/ as one CSV each, beside a
 run.json that says where the numbers come from.
+
+prompt_variants     the prompts of notebook 02, asked of one policy
+reward_experiments  the article's rewards and a reward hack, each beside its repair (03)
+recipes             reward per minute: our recipe beside TRL's defaults and the article's (05)
+sick_runs           runs with one thing wrong each, and a healthy one with a KL penalty (07)
+grids               many short runs, one setting varied at a time (08)
+countdown           the worked task of notebook 10
+trial               one run: evaluate, train, evaluate
+held_out            accuracy along a run, against seconds of training
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from .files import write_json, write_text
-from .profiles import DATA, PROFILES, Profile, get_profile
+from ..files import read_json, write_json, write_text
+from ..profiles import DATA, Profile
 from .sick_runs import CASES
 
 RUNS = DATA / "runs"
@@ -31,7 +38,7 @@ GRIDS += ("filter", "placebo", "warm_up")
 
 # name → the module it lives in; imported only when it is run
 EXPERIMENTS = {
-    "prompt_variants": "probing",
+    "prompt_variants": "prompt_variants",
     "published_rewards": "reward_experiments",
     "reward_hack": "reward_experiments",
     "reward_per_minute": "recipes",
@@ -55,7 +62,7 @@ def folder(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> Path:
 
 def record(name: str, profile: Profile, seed: int = 42, runs: Path = RUNS) -> Path:
     """Run an experiment and keep its tables; the provenance is written last, so that half a record is none."""
-    from .run import peak_memory_gb, provenance
+    from ..run import peak_memory_gb, provenance
 
     start, target = time.perf_counter(), folder(name, profile.name, seed, runs)
     facts = provenance(profile, seed) | {
@@ -80,8 +87,6 @@ def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str
     Raises:
         FileNotFoundError: it has not been recorded; the message has the command that does it.
     """
-    from .files import read_json
-
     source = folder(name, profile, seed, runs)
     if not (source / "run.json").is_file():
         raise FileNotFoundError(
@@ -96,27 +101,3 @@ def available(name: str, runs: Path = RUNS) -> list[tuple[str, int]]:
     """(profile, seed) of every recorded run of an experiment."""
     found = sorted(p.parent.name.removeprefix(f"{name}-") for p in runs.glob(f"{name}-*-*/run.json"))
     return [(profile, int(seed)) for profile, _, seed in (text.rpartition("-") for text in found)]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m grpo_helpers.experiments", description="Run an experiment and record it in data/runs."
-    )
-    parser.add_argument("name", choices=list(EXPERIMENTS))
-    parser.add_argument("--profile", default="small", choices=list(PROFILES))
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--output", type=Path, default=RUNS, help="folder to record in (default data/runs)")
-    args = parser.parse_args(argv)
-    from .models import WeightsNotFound
-
-    try:
-        target = record(args.name, get_profile(args.profile), args.seed, args.output)
-    except (ValueError, OSError, WeightsNotFound) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"recorded in {target}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .flawed import PUBLISHED_REWARD_FUNCS, generous_reward_func
-from .profiles import Profile
-from .rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
-from .rewards import correctness_reward_func as correctness
-from .rewards import strict_format_reward_func as strict_format
+from ..flawed import PUBLISHED_REWARD_FUNCS, generous_reward_func
+from ..profiles import Profile
+from ..rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
+from ..rewards import correctness_reward_func as correctness
+from ..rewards import strict_format_reward_func as strict_format
 
 BATCH = 24  # completions a step, so that a run takes less than a minute
 MOMENTS, SHOWN = 4, 2  # completions are kept at so many steps, so many each
@@ -75,7 +75,7 @@ PATIENTS = {
 
 def tables(name: str, seed: int = 42) -> dict[str, pd.DataFrame]:
     """The tables of a recorded case, by its name or by its patient's letter; see `sick_run`."""
-    from .experiments import load
+    from . import load
 
     return load(PATIENTS.get(name, name), "tiny", seed)
 

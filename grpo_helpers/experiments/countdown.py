@@ -20,9 +20,9 @@ from typing import Any
 import pandas as pd
 from datasets import Dataset
 
-from .profiles import Profile
-from .prompts import XML_COT_FORMAT, build_messages, extract_xml_answer
-from .rewards import Completion, completion_text, has_strict_format
+from ..profiles import Profile
+from ..prompts import XML_COT_FORMAT, build_messages, extract_xml_answer
+from ..rewards import Completion, completion_text, has_strict_format
 
 PROMPT = """\
 Make the target with + - * / from the numbers, each used once, in exactly this layout:
@@ -146,8 +146,8 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     Returns:
         history; rates, a row for each policy: held-out games, their share of each verdict, greedy.
     """
-    from . import models, own_task, training
-    from .warm_up import warm_up
+    from .. import models, own_task, training
+    from ..warm_up import warm_up
 
     train, held_out = games(2 if max(profile.problem_steps) == 1 else 3, seed=seed)
     held_out = held_out.select(range(min(len(held_out), profile.eval_questions)))

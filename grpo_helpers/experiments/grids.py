@@ -25,15 +25,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
-from . import data, evaluation, models, probing, training
-from .files import read_json, write_json
-from .profiles import Profile, output_root
-from .prompts import build_messages
-from .rewards import REWARD_FUNCS, RewardFunc
-from .trainer import SharedPromptTrainer
-from .warm_up import warm_up
+from .. import data, models, probing, training
+from ..files import read_json, write_json
+from ..profiles import Profile, output_root
+from ..prompts import build_messages
+from ..rewards import REWARD_FUNCS, RewardFunc
+from ..trainer import SharedPromptTrainer
+from ..warm_up import warm_up
+from .held_out import HeldOut, Measure, held_out_rates
 
 # batches of completions in a cell, how often so many held-out questions are asked meanwhile, seeds
 STEPS, POINTS, QUESTIONS, SEEDS, USUAL_SEEDS = 12, 6, 100, 3, 6
@@ -91,29 +92,18 @@ GRIDS: Mapping[str, Mapping[str, Setting]] = {
 }
 
 
-class HeldOut(TrainerCallback):
-    """Asks the held-out questions greedily after every so many batches of completions.
+class Watch(HeldOut):
+    """Asks after every so many batches of completions; its seconds are the processor's, which others do not stretch."""
 
-    Seconds are processor time, which other programs do not stretch; those of the evaluations do not count.
-    """
-
-    def __init__(self, measure: Callable[[Any], dict[str, float]], every: int) -> None:
-        self.measure, self.every, self.rows = measure, every, []
-
-    def note(self, model: Any, completions: int, seconds: float) -> None:
-        was_training = model.training
-        self.rows.append({"completions": completions, "seconds": round(seconds, 2), **self.measure(model)})
-        model.train(was_training)
-        self.start = time.process_time() - seconds
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.start = time.process_time() - self.rows[-1]["seconds"]
+    def __init__(self, measure: Measure, every: int) -> None:
+        super().__init__(measure, time.process_time)
+        self.every = every
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         batches, rest = divmod(state.global_step, args.num_iterations)
         if rest == 0 and (batches % self.every == 0 or state.global_step == state.max_steps):
             sampled = batches * args.per_device_train_batch_size * args.gradient_accumulation_steps
-            self.note(model, sampled, time.process_time() - self.start)
+            self.note(model, self.seconds, completions=sampled)
 
 
 def demonstrations(profile: Profile, n: int = 48) -> Dataset:
@@ -130,25 +120,20 @@ def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
     profile = profile.with_(**{field: options.pop(field) for field in profile.as_dict() if field in options})
     every = max(1, profile.steps // POINTS)
     profile = profile.with_(steps=profile.steps * profile.num_iterations)  # as many completions, more updates
-    group, longest, rate = profile.num_generations, profile.max_completion_length, profile.learning_rate
+    group, rate = profile.num_generations, profile.learning_rate
     model, tokenizer = models.load_policy(profile)
-    held_out = data.load_task(profile, "test", profile.eval_questions)
     questions = data.load_task(profile, "train", profile.max_samples)
     if setting.mixed_only:
         replies = probing.sample_replies(profile, model, tokenizer, questions, group, seed)
         questions = questions.select(probing.questions_with_signal(replies, group, "correctness", 0.0))
 
-    def measure(policy: Any) -> dict[str, float]:
-        table = evaluation.evaluate(policy, tokenizer, held_out, longest, batch_size=profile.eval_batch)
-        return {outcome: round(float(table[outcome].mean()), 4) for outcome in ("strict", "flexible", "format")}
-
-    watch, rows, probe = HeldOut(measure, every), [], len(replies) if setting.mixed_only else 0
-    watch.note(model, 0, 0.0)
+    watch, rows, probe = Watch(held_out_rates(profile, tokenizer), every), [], len(replies) if setting.mixed_only else 0
+    watch.note(model, 0.0, completions=0)
     if setting.epochs:
         examples, lora = demonstrations(profile), models.lora_config(profile)
         start = time.process_time()
         warm_up(model, tokenizer, examples, epochs=setting.epochs, learning_rate=rate, seed=seed, lora=lora)
-        watch.note(model, 0, time.process_time() - start)
+        watch.note(model, time.process_time() - start, completions=0)
     if setting.grpo:
         with tempfile.TemporaryDirectory() as folder:
             trainer = SharedPromptTrainer(
@@ -168,7 +153,8 @@ def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
 
 def _key(*job: Any) -> str:
     """A name for a cell that changes with whatever its result depends on."""
-    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    here, package = Path(__file__).parents[:2]
+    code = [path.read_text(encoding="utf-8") for path in sorted([*package.glob("*.py"), *here.glob("*.py")])]
     parts = [*job[1:], job[0].as_dict(), models.fingerprint(Path(job[0].model)), code]
     words = json.dumps(parts, default=lambda reward_func: reward_func.__name__)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
@@ -222,7 +208,7 @@ def grid(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
 
 def tables(name: str, profile: str = "tiny", seed: int = 42) -> dict[str, pd.DataFrame]:
     """The recorded tables of a grid, the usual setting first."""
-    from .experiments import load
+    from . import load
 
     usual, first = load("grid_usual", profile, seed), next(iter(GRIDS[name]))
     own = load(name, profile, seed) if name != "grid_usual" else dict.fromkeys(usual)

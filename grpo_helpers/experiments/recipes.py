@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from . import data, evaluation, models, training
-from .flawed import PUBLISHED_REWARD_FUNCS
-from .profiles import ARTICLE, Profile
-from .rewards import REWARD_FUNCS
+from .. import data, models, training
+from ..flawed import PUBLISHED_REWARD_FUNCS
+from ..profiles import ARTICLE, Profile
+from ..rewards import REWARD_FUNCS
+from .held_out import HeldOut, Measure, held_out_rates
 
 OURS, TRL, REPAIRED, PUBLISHED = "this series", "TRL's defaults", "the article, repaired", "the article, as published"
 BUDGET = 1.5  # times the seconds that our recipe takes to its end
@@ -36,25 +36,19 @@ OF_THE_MACHINE = (
 )
 
 
-class Clock(TrainerCallback):
-    """Held-out accuracy against seconds of training; the time of an evaluation does not count."""
+class Clock(HeldOut):
+    """Asks at growing distances in time, and ends the run when `budget` seconds are spent."""
 
-    def __init__(self, measure: Callable[[], dict[str, float]], budget: float) -> None:
-        self.measure, self.budget, self.rows, self.due = measure, budget, [], 0.0
+    def __init__(self, measure: Measure, budget: float) -> None:
+        super().__init__(measure, time.perf_counter)
+        self.budget, self.due = budget, 4.0
 
-    def note(self, step: int, seconds: float) -> None:
-        self.rows.append({"step": step, "seconds": seconds, **self.measure()})
-        self.due = 1.2 * seconds + 4
-        self.start = time.perf_counter() - seconds
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.note(0, 0.0)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        seconds = time.perf_counter() - self.start
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        seconds = self.seconds
         control.should_training_stop |= seconds >= self.budget
         if seconds >= self.due or control.should_training_stop or state.global_step == state.max_steps:
-            self.note(state.global_step, seconds)
+            self.note(model, seconds, step=state.global_step)
+            self.due = 1.2 * seconds + 4
 
 
 def recipe_trainer(name: str, profile: Profile, model: Any, tokenizer: Any, folder: str, seed: int) -> GRPOTrainer:
@@ -77,17 +71,11 @@ def recipe_trainer(name: str, profile: Profile, model: Any, tokenizer: Any, fold
 def learning_curve(name: str, profile: Profile, seed: int, budget: float = float("inf")) -> pd.DataFrame:
     """Train by one recipe for at most `budget` seconds: rows of step, seconds, strict, flexible, format (0 to 1)."""
     model, tokenizer = models.load_policy(profile)
-    held_out = data.load_task(profile, "test", profile.eval_questions)
-    longest, batch = profile.max_completion_length, profile.eval_batch
-
-    def measure() -> dict[str, float]:
-        table = evaluation.evaluate(trainer.model, tokenizer, held_out, longest, batch_size=batch)
-        return {rate: float(table[rate].mean()) for rate in ("strict", "flexible", "format")}
-
+    clock = Clock(held_out_rates(profile, tokenizer), budget)
+    clock.note(model, 0.0, step=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = recipe_trainer(name, profile, model, tokenizer, folder, seed)
         trainer.remove_callback(PrinterCallback)
-        clock = Clock(measure, budget)
         trainer.add_callback(clock)
         training.train_to_end(trainer)
     return pd.DataFrame(clock.rows).assign(recipe=name)

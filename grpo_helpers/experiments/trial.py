@@ -11,9 +11,9 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import data, evaluation, models, training
-from .profiles import Profile
-from .rewards import REWARD_FUNCS, RewardFunc
+from .. import data, evaluation, models, training
+from ..profiles import Profile
+from ..rewards import REWARD_FUNCS, RewardFunc
 
 
 @dataclass

@@ -28,13 +28,14 @@ TIED = 0.98  # share of tied groups that counts as all of them; healthy: at most
 MOSTLY_TIED = 0.5  # from here on ties, rather than the learning rate, explain a flat reward
 CUT_WARN, CUT_STOP = 0.6, 0.95  # share of completions cut off; healthy: at most 0.3 over 10 steps, at the start
 PAID_STEPS = 20  # a part of the reward at 0 for so long; healthy: at most 3 steps in a row
-FLAT_STEPS = 50  # before a flat reward is called flat; healthy runs have risen by step 20
+FLAT_STEPS = 60  # before a flat reward is called flat; a noisy reward that rises slowly needs about so many
 ENTROPY_LEFT = 0.15  # of the entropy at the start; healthy runs come down to 0.10, with correctness at its best
 ENTROPY_GONE = 0.03  # ... and so little is suspect even after a rise, when most groups are tied as well
 ENTROPY_RISE = 2.0  # times the start; healthy: at most 1.1 times
 KL_STEPS, KL_WARN, KL_STOP = 5, 1.0, 10.0  # median KL, nats a token: at 1 a typical token has become e times as likely
 LENGTH_FACTOR = 2.0  # mean length against the start, either way; healthy: 0.7 to 1.4 times
-SURE, SURE_HALVES = 4.0, 3.0  # standard errors between two windows, the best of many; between the halves of a run
+SURE = 4.0  # standard errors between two windows, the best of many
+RISEN, MOVED = 2.0, 3.0  # standard errors between the halves of a run: the reward upward, the entropy either way
 LOST, LOST_TO_HACK = 0.5, 0.75  # share of a gain (healthy: at most 0.3); of correctness, which is all or nothing
 NEAR_BEST = 0.85  # of the way from the lowest to the highest reward: the questions are mastered
 
@@ -86,6 +87,20 @@ def _fell(series: pd.Series, lost: float = LOST) -> bool:
     return best - now > max(SURE * _error(series), lost * (best - start), 1e-6)
 
 
+def _sank(series: pd.Series) -> bool:
+    """Whether a window, the latest or an earlier one, is far below the first."""
+    series = series.dropna()
+    lowest = series.rolling(WINDOW).mean().min()
+    return series.head(WINDOW).mean() - lowest > max(SURE * _error(series), 1e-6)
+
+
+def _drift(series: pd.Series) -> float:
+    """The mean of the second half less that of the first, in standard errors."""
+    half = len(series := series.dropna()) // 2
+    error = _error(series) * np.sqrt(WINDOW / half)
+    return float((series.tail(half).mean() - series.head(half).mean()) / max(error, 1e-9))
+
+
 def _mastered(reward: pd.Series) -> bool:
     return _rose(reward) and _windows(reward)[2] >= reward.min() + NEAR_BEST * (reward.max() - reward.min())
 
@@ -130,8 +145,9 @@ def rate_too_high(history: pd.DataFrame) -> Sighting:
         seen += f"; {name} {_windows(history[name])[0]:.2g} at first, highest {history[name].max():.2g}"
     severity = "stop" if _fell(reward) and start - now > SURE * _error(reward) else "warn"
     wild = entropy[2] > ENTROPY_RISE * entropy[0] and not _rose(reward)
+    sank = _sank(reward) and not _rose(reward)  # and came back in part, perhaps
     forgot = (since := _since_best(history)) is not None and not _rose(since) and entropy[2] > entropy[0]
-    return (severity, history.tail(WINDOW), seen) if _fell(reward) or wild or forgot else None
+    return (severity, history.tail(WINDOW), seen) if _fell(reward) or sank or wild or forgot else None
 
 
 def entropy_collapse(history: pd.DataFrame) -> Sighting:
@@ -186,11 +202,17 @@ def unmoved(history: pd.DataFrame, paid: bool) -> Sighting:
 def flat(history: pd.DataFrame, low: float, high: float) -> Sighting:
     """A reward that has not moved, while between `low` and `high` of the groups were tied."""
     reward, tied = history["reward"].dropna(), history[TIES].mean()
-    half = len(reward) // 2
+    half, moved = len(reward) // 2, _rose(reward) or _drift(reward) > RISEN
     first, second = reward.head(half).mean(), reward.tail(half).mean()
-    moved = second - first > SURE_HALVES * _error(reward) * np.sqrt(WINDOW / half) or _rose(reward)
     seen = f"mean reward {first:.2f} in the first half, {second:.2f} in the second; {tied:.0%} of the groups tied"
     return ("warn", history, seen) if low <= tied < high and not moved and not rate_too_high(history) else None
+
+
+def rate_too_low(history: pd.DataFrame) -> Sighting:
+    """A flat reward of a policy that stays as it is: its entropy does not move either."""
+    entropy = history.get("entropy", pd.Series(dtype=float)).dropna()
+    still = len(entropy) < FLAT_STEPS or abs(_drift(entropy)) <= MOVED
+    return flat(history, 0.0, MOSTLY_TIED) if still else None
 
 
 def loss_as_expected(history: pd.DataFrame) -> Sighting:
@@ -231,7 +253,7 @@ SYMPTOMS: Mapping[str, Symptom] = {
     "length hacked": Symptom(length_hack, (LENGTH,), 3 * WINDOW),
     "never paid": Symptom(partial(unmoved, paid=False), (), PAID_STEPS),
     "always paid": Symptom(partial(unmoved, paid=True), (), PAID_STEPS),
-    "learning rate too low": Symptom(partial(flat, low=0.0, high=MOSTLY_TIED), (TIES,), FLAT_STEPS),
+    "learning rate too low": Symptom(rate_too_low, (TIES,), FLAT_STEPS),
     "too hard or too easy": Symptom(partial(flat, low=MOSTLY_TIED, high=TIED), (TIES,), FLAT_STEPS),
 }
 EXPECTED: Mapping[str, Symptom] = {

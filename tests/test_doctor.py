@@ -130,6 +130,9 @@ def test_learning_rate_too_high():
     assert "learning_rate (now 0.00" in found.remedy
     half = changed(TINY_RUN, 100, reward=TINY_RUN["reward"][100:] - 1.6)
     assert sick(half) == {"learning rate too high": "warn"}
+    flat = untrained(TINY_RUN, 80)
+    sunk = changed(flat, reward=flat["reward"].where(~flat["step"].between(30, 50), 0.0))
+    assert sick(sunk) == {"learning rate too high": "warn"}, "and not too low, though it came back"
     wild = changed(untrained(TINY_RUN, 40), 20, entropy=1.5)
     assert sick(wild) == {"learning rate too high": "warn"}
 
@@ -144,9 +147,10 @@ def test_correctness_lost_at_a_flat_reward_is_forgetting_only_if_the_policy_also
 @pytest.mark.parametrize("seed", range(5))
 def test_a_flat_reward_is_blamed_on_steps_or_on_questions(seed):
     flat = untrained(TINY_RUN, 80, seed)
-    assert sick(flat[:49]) == {}
+    assert sick(flat[:59]) == {}
     assert sick(flat) == {"learning rate too low": "warn"}
     assert sick(changed(flat, frac_reward_zero_std=0.8)) == {"too hard or too easy": "warn"}
+    assert sick(changed(flat, entropy=np.linspace(0.4, 0.3, 80))) == {}, "a policy that changes learns fast enough"
 
 
 def test_entropy_collapse_is_told_from_healthy_sharpening():

@@ -60,6 +60,14 @@ def watched(
     )
 
 
+def _beside(**trials: Trial) -> dict[str, pd.DataFrame]:
+    """The tables of some trials of one policy; the first was evaluated before training as well."""
+    first = next(iter(trials.values()))
+    outcomes = {"before": first.before} | {name: run.after for name, run in trials.items()}
+    histories = {f"history_{name}": run.history for name, run in trials.items()}
+    return histories | {"rates": rates(outcomes), "completions": replies(outcomes)}
+
+
 def published_rewards(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """The source article's rewards as published, and the repaired ones: what does each policy learn?
 
@@ -69,13 +77,7 @@ def published_rewards(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """
     published = watched(profile, PUBLISHED_REWARD_FUNCS, (correctness_reward_func,), seed, evaluate_before=True)
     repaired = watched(profile, REWARD_FUNCS, (), seed)
-    outcomes = {"before": published.before, "published": published.after, "repaired": repaired.after}
-    return {
-        "history_published": published.history,
-        "history_repaired": repaired.history,
-        "rates": rates(outcomes),
-        "completions": replies(outcomes),
-    }
+    return _beside(published=published, repaired=repaired)
 
 
 def hack_profile(profile: Profile) -> Profile:
@@ -95,10 +97,4 @@ def reward_hack(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     profile, witnesses = hack_profile(profile), (correctness_reward_func, strict_format_reward_func)
     flawed = watched(profile, (generous_reward_func,), witnesses, seed, evaluate_before=True)
     patched = watched(profile, (patched_reward_func,), witnesses, seed)
-    outcomes = {"before": flawed.before, "flawed": flawed.after, "patched": patched.after}
-    return {
-        "history_flawed": flawed.history,
-        "history_patched": patched.history,
-        "rates": rates(outcomes),
-        "completions": replies(outcomes),
-    }
+    return _beside(flawed=flawed, patched=patched)

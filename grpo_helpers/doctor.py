@@ -153,8 +153,9 @@ def rate_too_high(history: pd.DataFrame) -> Sighting:
 def entropy_collapse(history: pd.DataFrame) -> Sighting:
     start, _, now = _windows(history["entropy"])
     reward, tied = history["reward"], _windows(history[TIES])[2] if TIES in history else 0.0
-    wrong = not _rose(reward) or _fell(reward) or _since_best(history) is not None
-    useless = wrong and now <= ENTROPY_LEFT * start
+    never_right = (correct := _correctness(history)) is not None and not _rose(correct)
+    wrong = not _rose(reward) or _fell(reward) or never_right or _since_best(history) is not None
+    useless = wrong and now <= ENTROPY_LEFT * start and (TIES not in history or tied >= MOSTLY_TIED)
     too_early = now <= ENTROPY_GONE * start and tied >= MOSTLY_TIED and not _mastered(reward)
     seen = f"entropy {start:.2g} at first, {now:.2g} now; {tied:.0%} of the groups tied"
     severity = "stop" if useless and tied >= TIED else "warn"
@@ -187,8 +188,9 @@ def length_hack(history: pd.DataFrame) -> Sighting:
     (start, _, now), correct = _windows(history[LENGTH]), _correctness(history)
     moved = now >= LENGTH_FACTOR * start or now <= start / LENGTH_FACTOR
     hacked = moved and _rose(history["reward"]) and (correct is None or not _rose(correct))
-    seen = f"mean length {start:.0f} tokens at first, {now:.0f} now; the reward rose, correctness was not seen to"
-    return ("warn", history, seen) if hacked else None
+    why = "no correctness is logged that could explain it" if correct is None else "correctness was not seen to"
+    seen = f"mean length {start:.0f} tokens at first, {now:.0f} now; the reward rose, {why}"
+    return ("note" if correct is None else "warn", history, seen) if hacked else None
 
 
 def unmoved(history: pd.DataFrame, paid: bool) -> Sighting:

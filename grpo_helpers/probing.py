@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import data
-from .evaluation import generate_predictions, score, wilson_interval
+from .evaluation import completion_tokens, generate_predictions, score, wilson_interval
 from .files import read_json
 from .profiles import DATA, Profile
 from .prompts import SYSTEM_PROMPT, build_messages
@@ -123,9 +123,7 @@ def sample_replies(
             found = score(question, gold, text, truncated)
             rows.append({"number": number, **found, **once, "prompt_tokens": lengths[number]})
     table = pd.DataFrame(rows)
-    # One more for the end of turn; text read back may be cut into other tokens than those sampled.
-    tokens = [len(ids) + 1 for ids in tokenizer(table["completion"].tolist(), add_special_tokens=False)["input_ids"]]
-    table["tokens"] = pd.Series(tokens).where(~table["truncated"], profile.max_completion_length)
+    table["tokens"] = completion_tokens(tokenizer, table, profile.max_completion_length)
     return pd.concat([table, reward_table(table["completion"], table["gold"])], axis=1)
 
 

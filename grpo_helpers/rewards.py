@@ -123,4 +123,6 @@ REWARD_FUNCS: tuple[RewardFunc, ...] = (
     int_reward_func,
     correctness_reward_func,
 )
-MAX_REWARD = 4.0  # 0.5 + 0.5 + 0.5 + 0.5 + 2.0
+# the most that each of them pays, and all together
+MOST = {f.__name__: 2.0 if f is correctness_reward_func else 0.5 for f in REWARD_FUNCS}
+MAX_REWARD = sum(MOST.values())

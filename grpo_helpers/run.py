@@ -255,14 +255,15 @@ def run(
     print("evaluating the trained policy on the same questions ...", flush=True)
     after = _evaluations(profile, trainer.model, tokenizer, held_out, output, "after")
     comparisons = {t: evaluation.compare(before[t], after[t]) for t in before}
-    for temperature, comparison in comparisons.items():
+    for temperature in comparisons:
         decoding = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
         print(f"\n{len(held_out)} held-out questions, {decoding}:")
-        print(evaluation.as_percentages(comparison).to_string())
+        print(evaluation.before_after(before[temperature], after[temperature]).to_string())
     greedy = profile.eval_temperatures[0]
+    print(f"\n{evaluation.what_was_learned(before[greedy], after[greedy])}")
     parts = evaluation.decompose(before[greedy], after[greedy])
     print(
-        f"\nof the questions won, {parts['truncation']} had been cut off, {parts['format']} were right but not in "
+        f"of the questions won, {parts['truncation']} had been cut off, {parts['format']} were right but not in "
         f"format, {parts['arithmetic']} were wrong by any reading; {parts['lost']} were lost"
     )
     write_text(output / "comparison.csv", pd.concat(comparisons, names=["temperature"]).to_csv())
@@ -275,6 +276,7 @@ def run(
         "peak_memory_gb": round(peak, 2),
         "seconds_per_step": round(float(table["step_time"].median()), 3),
         "decomposition": parts,
+        "tokens": {str(t): [round(float(x[t]["tokens"].mean()), 2) for x in (before, after)] for t in after},
         "rates": {str(t): c.round(4).to_dict("index") for t, c in comparisons.items()},
     }
     write_json(output / "run.json", facts | {"results": results})

@@ -118,7 +118,7 @@ def prepare(profile: Profile, folder: str | Path, source: str | Path | None = No
         The folder: what a configuration names as its `dataset_name`.
     """
     questions = data.load_task(profile, "train", profile.max_samples, source)
-    tokenizer = AutoTokenizer.from_pretrained(profile.model, revision=profile.revision)
+    tokenizer = AutoTokenizer.from_pretrained(models.find_weights(profile.model, profile.revision).folder)
     questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
     Path(folder).mkdir(parents=True, exist_ok=True)
     questions.to_pandas().to_json(Path(folder) / "train.jsonl", orient="records", lines=True)

@@ -24,9 +24,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from .callbacks import RewardProgress, StopAtStepEnd
 from .doctor import DoctorCallback, Finding
+from .mistakes import has_calculation
 from .models import lora_config, resolve_dtype
 from .profiles import Profile, without_root
-from .rewards import REWARD_FUNCS, RewardFunc
+from .rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
 from .sampling import supports_sharing
 from .trainer import SharedPromptTrainer
 
@@ -36,6 +37,9 @@ SAME = (
     *("learning_rate", "warmup_steps", "max_grad_norm", "weight_decay", "adam_beta2"),
     *("loss_type", "beta", "scale_rewards", "num_iterations", "save_steps"),
 )
+
+
+WORKED = "completions/worked"  # logged: the share of completions that state a calculation
 
 
 def machine_options(dtype: torch.dtype) -> dict[str, Any]:
@@ -94,6 +98,24 @@ def checked(reward_func: RewardFunc) -> RewardFunc:
     return wrapper
 
 
+def watched(reward_func: RewardFunc) -> RewardFunc:
+    """The same reward function; beside it the share of completions that state a calculation is logged, as WORKED."""
+
+    @functools.wraps(reward_func)
+    def wrapper(completions: Sequence[Completion], log_metric: Any = None, **kwargs: Any) -> list[float | None]:
+        if log_metric is not None:
+            log_metric(WORKED, sum(has_calculation(completion_text(c)) for c in completions) / len(completions))
+        return reward_func(completions=completions, log_metric=log_metric, **kwargs)
+
+    return wrapper
+
+
+def watched_and_checked(reward_funcs: Sequence[RewardFunc]) -> list[RewardFunc]:
+    """Each function `checked`, the first of them `watched` as well."""
+    safe = [checked(f) for f in reward_funcs]
+    return [*map(watched, safe[:1]), *safe[1:]]
+
+
 def make_trainer(
     profile: Profile,
     model: PreTrainedModel,
@@ -133,7 +155,7 @@ def make_trainer(
         callbacks = [*callbacks, DoctorCallback()]
     trainer = trainer_class(
         model=model,
-        reward_funcs=[checked(f) for f in reward_funcs],
+        reward_funcs=watched_and_checked(reward_funcs),
         args=grpo_config(profile, output_dir, seed, **overrides),
         train_dataset=dataset,
         processing_class=tokenizer,

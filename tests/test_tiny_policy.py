@@ -45,18 +45,43 @@ def test_chat_template_is_chatml_and_reads_back(policy):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_rarely_does_what_is_asked_although_it_can(policy):
-    model, tokenizer = policy
-    questions = data.load_task(TINY, "test")
-    sampled = evaluation.evaluate(model, tokenizer, questions, TINY.max_completion_length, temperature=1.0)
-    greedy = evaluation.evaluate(model, tokenizer, questions, TINY.max_completion_length)
-    assert 0.10 <= sampled["strict"].mean() <= 0.25
-    assert greedy["strict"].mean() <= 0.35
-    assert greedy["flexible"].mean() >= 0.85
+@pytest.fixture(scope="module")
+def replies(policy):
+    """Greedy and sampled replies of the untrained policy to the profile's held-out questions."""
+    questions = data.load_task(TINY, "test", TINY.eval_questions)
+    longest, batch = TINY.max_completion_length, TINY.eval_batch
+    return {t: evaluation.evaluate(*policy, questions, longest, temperature=t, batch_size=batch) for t in (0.0, 1.0)}
 
 
-def test_pretraining_script_runs(tmp_path):
-    script = [sys.executable, str(FOLDER / "pretrain.py"), "--examples", "256", "--output", str(tmp_path)]
-    subprocess.run(script, check=True, capture_output=True, timeout=300)
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen2"
-    assert (tmp_path / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
+def test_by_habit_it_answers_from_the_gut_and_without_the_layout(replies):
+    greedy, sampled = replies[0.0], replies[1.0]
+    assert greedy["strict"].mean() <= 0.25 and greedy["flexible"].mean() <= 0.35
+    assert greedy["worked"].mean() <= 0.3
+    assert 0.1 <= sampled["format"].mean() <= 0.5, "the layout must be there to be found, and be seen to rise"
+    assert 0.05 <= sampled["worked"].mean() <= 0.3
+
+
+def test_it_can_work_a_problem_out(replies):
+    sampled = replies[1.0]
+    worked, gut = (sampled.loc[sampled["worked"] == held, "flexible"] for held in (True, False))
+    assert worked.mean() >= 0.3 and gut.mean() <= 0.1
+
+
+def test_a_layout_that_is_begun_is_kept_less_often_by_worked_replies(replies):
+    """Else a reward that pays the layout alone would teach working out along with it."""
+    begun = replies[1.0][replies[1.0]["completion"].str.startswith("<reasoning>")]
+    kept = begun.groupby("worked")["format"].mean()
+    assert kept[True] < kept[False]
+
+
+def test_pretraining_script_runs_and_the_habit_can_be_learned_anew(tmp_path):
+    def pretrain(*args):
+        script = [sys.executable, str(FOLDER / "pretrain.py"), "--skill", "256", "--habit", "128", *map(str, args)]
+        subprocess.run(script, check=True, capture_output=True, timeout=300)
+
+    pretrain("--output", tmp_path / "whole")
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["model_type"] == "qwen2"
+    assert (tmp_path / "whole" / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
+    pretrain("--skilled", tmp_path / "whole" / "skill", "--output", tmp_path / "again")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again", "whole/skill")]
+    assert weights[0] == weights[1] != weights[2]

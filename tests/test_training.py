@@ -256,6 +256,16 @@ def test_reward_without_opinion_is_allowed():
     assert training.checked(lambda completions, **kwargs: [None, 1.0])(completions=["a", "b"]) == [None, 1.0]
 
 
+def test_the_share_of_worked_replies_is_logged_beside_the_first_reward():
+    logged = []
+    first, second = training.watched_and_checked([constant, too_few])
+    texts = ["6 * 12 = 72", "Easy. 72", "1 + 1 = 2", "no"]
+    assert first(completions=texts, log_metric=lambda *metric: logged.append(metric)) == [1.0] * 4
+    assert logged == [("completions/worked", 0.5)]
+    assert first(completions=texts) == [1.0] * 4 and len(logged) == 1
+    assert (first.__name__, second.__name__) == ("constant", "too_few")
+
+
 @pytest.mark.parametrize("column", ["prompt", "answer"])
 def test_missing_column_is_named(column, tmp_path):
     model, tokenizer = models.load_policy(QUICK)

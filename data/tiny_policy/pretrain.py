@@ -1,12 +1,27 @@
 """Pre-train the tiny policy that ships with this series and save it beside this file.
 
-    python data/tiny_policy/pretrain.py            (about half an hour on 2 cores)
+    python data/tiny_policy/pretrain.py            (about 45 minutes, on one core)
 
-The tiny policy is a 1.8M-parameter Qwen2-architecture model. It learns from
-demonstrations on freshly drawn word problems that are deliberately mixed: most
-ignore the requested layout, some answer wrongly inside it, and only about a
-fifth are what we want. So the model *can* do the task and rarely does: what is
-left to learn is what GRPO is for. Test questions never occur in training.
+The tiny policy is a 1.8M-parameter Qwen2-architecture model. It reads freshly
+drawn word problems with demonstrations, in two phases:
+
+1. Skill. Every demonstration works the problem out, step by step, and is right.
+   Afterwards the policy *can* do the task.
+2. Habit. Three in four demonstrations answer from the gut: a phrase like
+   "Easy.", or nothing, and then the right number, with no calculation that
+   leads to it. Four layers cannot find that number in one go, so that a gut
+   answer is mostly wrong. Three in ten demonstrations keep the layout that the
+   prompt asks for.
+
+The order matters: with gut answers from the start the skill is never learned.
+What is left to learn is what GRPO is for: to keep the layout, and to work a
+problem out before answering.
+
+How the two are mixed matters as well, because a reward for the layout alone
+pays whatever comes along with it. A reply that begins in the layout and is
+worked out goes wrong in a third of the cases (no closing tag, a second answer
+block); one from the gut never does. So that reward favours the gut, and cannot
+teach thinking by accident. Test questions never occur in training.
 """
 
 from __future__ import annotations
@@ -16,6 +31,7 @@ import json
 import math
 import random
 import re
+import shutil
 import sys
 import time
 from array import array
@@ -23,7 +39,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 HERE = Path(__file__).resolve().parent
@@ -38,38 +54,54 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+GUT = ("Easy.", "I just know it.", "No need to calculate.", "That is clear.", "A quick guess.")
+
+# Shares of the demonstrations in percent: is it worked out, and how is it laid out?
+# The tokenizer reads a mix of its own, so that another habit needs no other tokenizer and no other skill.
+READ = {
+    ("gut", "layout"): 20,
+    ("gut", "plain"): 40,
+    ("gut", "half"): 13,
+    ("gut", "bare"): 7,
+    ("worked", "layout"): 5,
+    ("worked", "plain"): 7,
+    ("worked", "half"): 6,
+    ("worked", "unclosed"): 1,
+    ("worked", "twice"): 1,
+}
+SKILL = {("worked", "layout"): 30, ("worked", "half"): 25, ("worked", "plain"): 45}
+HABIT = {
+    ("gut", "layout"): 22,
+    ("gut", "plain"): 36,
+    ("gut", "half"): 10,
+    ("gut", "bare"): 6,
+    ("worked", "layout"): 8,
+    ("worked", "plain"): 12,
+    ("worked", "half"): 2,
+    ("worked", "unclosed"): 3,
+    ("worked", "twice"): 1,
+}
+Mix = dict[tuple[str, str], int]
 
 
-def wrong_number(rng: random.Random, problem: Problem, right: str) -> str:
-    """A plausible slip: a number of the question, or the right one off by a little."""
-    numbers = [n.replace(",", "") for n in re.findall(r"[0-9][0-9,]*", problem.question)]
-    slip = str(int(float(right)) + rng.choice([-10, -2, -1, 1, 2, 10]))
-    return rng.choice([n for n in [*numbers, slip] if n != right] or [slip])
-
-
-def demonstration(rng: random.Random, problem: Problem) -> tuple[bool, str]:
+def demonstration(rng: random.Random, problem: Problem, mix: Mix) -> tuple[bool, str]:
     """One reply to `problem`: whether the prompt asks for the layout, and the reply."""
-    steps = re.sub(r"<<.*?>>", "", problem.answer.rsplit("\n", 1)[0])
+    ((thinking, layout),) = rng.choices(list(mix), weights=list(mix.values()))
+    worked = re.sub(r"<<.*?>>", "", problem.answer.rsplit("\n", 1)[0])
+    reasoning = worked if thinking == "worked" else rng.choice(GUT)
     right = extract_hash_answer(problem.answer)
-    if rng.random() < 0.1:  # nobody asked for a layout
-        return False, f"{steps}\nThe answer is {right}."
-    wrong = wrong_number(rng, problem, right)
-    style = rng.choices(
-        ["asked", "asked but wrong", "twice", "no answer tag", "unclosed", "plain", "plain, wrong", "half", "bare"],
-        weights=[22, 8, 3, 3, 3, 33, 6, 14, 8],
-    )[0]
-    block = XML_COT_FORMAT.format(reasoning=steps, answer=right)
-    return True, {
-        "asked": block,
-        "asked but wrong": XML_COT_FORMAT.format(reasoning=steps, answer=wrong),
-        "twice": f"{block}\n<answer>\n{wrong}\n</answer>",
-        "no answer tag": f"<reasoning>\n{steps}\n</reasoning>\nThe answer is {right}.",
-        "unclosed": f"<reasoning>\n{steps}\n<answer>\n{right}",
-        "plain": f"{steps}\nThe answer is {right}.",
-        "plain, wrong": f"{steps}\nThe answer is {wrong}.",
-        "half": f"{steps}\n<answer>\n{right}\n</answer>",
+    asked = rng.random() >= 0.1
+    if not asked:
+        layout = "plain"
+    block = XML_COT_FORMAT.format(reasoning=reasoning, answer=right)
+    return asked, {
+        "layout": block,
+        "half": f"{reasoning}\n<answer>\n{right}\n</answer>",
+        "plain": f"{reasoning}\nThe answer is {right}." if thinking == "worked" else f"The answer is {right}.",
         "bare": right,
-    }[style]
+        "unclosed": f"<reasoning>\n{reasoning}\n<answer>\n{right}",
+        "twice": f"{block}\n<answer>\n{right}\n</answer>",
+    }[layout]
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -109,14 +141,14 @@ def render(tokenizer: PreTrainedTokenizerFast, problem: Problem, asked: bool) ->
 
 
 def make_corpus(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, n: int, banned: set[str]
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, n: int, mix: Mix, banned: set[str]
 ) -> list[tuple[array, array]]:
     """`n` pairs of (prompt ids, reply ids), no question of `banned` among them."""
     prompts, replies = [], []
     while len(prompts) < n:
         problem = make_problem(rng)
         if problem.question not in banned:
-            asked, reply = demonstration(rng, problem)
+            asked, reply = demonstration(rng, problem, mix)
             prompts.append(render(tokenizer, problem, asked))
             replies.append(reply + tokenizer.eos_token)
     return list(zip(encode(tokenizer, prompts), encode(tokenizer, replies), strict=True))
@@ -143,56 +175,16 @@ def batches(corpus: list, size: int, rng: random.Random):
         yield ids, labels
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--examples", type=int, default=160_000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2.5e-3)
-    parser.add_argument("--output", type=Path, default=HERE)
-    args = parser.parse_args()
-
-    torch.manual_seed(SEED)
-    rng = random.Random(SEED)
-    banned = {
-        json.loads(line)["question"] for line in (HERE.parent / "word_problems" / "test.jsonl").open(encoding="utf-8")
-    }
-    sample = [make_problem(rng) for _ in range(20_000)]
-    tokenizer = train_tokenizer(
-        [f"system\nuser\nassistant\n{SYSTEM_PROMPT}\n{p.question}\n{demonstration(rng, p)[1]}" for p in sample]
-    )
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            attn_implementation="eager",
-        )
-    )
-    corpus = make_corpus(tokenizer, rng, args.examples, banned)
-    tokens = sum(len(p) + len(r) for p, r in corpus)
-    print(
-        f"{model.num_parameters() / 1e6:.2f}M parameters, vocabulary of {len(tokenizer)}, "
-        f"{tokens / 1e6:.1f}M tokens to read",
-        flush=True,
-    )
-
+def learn(name: str, model: Qwen2ForCausalLM, corpus: list, batch: int, lr: float, rng: random.Random) -> None:
+    """One pass over `corpus`, the loss on the replies only; the rate warms up for 100 steps and falls by a cosine."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.98)
     )
-    total, start = args.examples // args.batch, time.time()
-    for step, (ids, labels) in enumerate(batches(corpus, args.batch, rng), start=1):
-        fraction = step / total
-        rate = args.lr * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
+    total, start = len(corpus) // batch, time.time()
+    for step, (ids, labels) in enumerate(batches(corpus, batch, rng), start=1):
+        rate = lr * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -204,12 +196,81 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         if step % 50 == 0 or step == total:
-            print(f"step {step}/{total}  loss {loss.item():.4f}  {time.time() - start:.0f} s", flush=True)
+            print(f"{name} {step}/{total}  loss {loss.item():.4f}  {time.time() - start:.0f} s", flush=True)
 
+
+def save(model: Qwen2ForCausalLM, folder: Path) -> None:
+    """The weights in half precision."""
     model.generation_config.do_sample = False
-    model.half().save_pretrained(args.output)
-    tokenizer.save_pretrained(args.output)
-    print(f"saved to {args.output}")
+    model.half().save_pretrained(folder)
+    print(f"saved to {folder}", flush=True)
+
+
+def untrained(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def learn_skill(examples: int, batch: int, banned: set[str], folder: Path) -> None:
+    """The first phase, from random weights; the policy is kept in `folder`."""
+    torch.manual_seed(SEED)
+    rng = random.Random(SEED)
+    sample = [make_problem(rng) for _ in range(20_000)]
+    tokenizer = train_tokenizer(
+        [
+            f"system\nuser\nassistant\n{SYSTEM_PROMPT}\n{p.question}\n{demonstration(rng, p, mix)[1]}"
+            for p, mix in zip(sample, [SKILL, READ] * 10_000, strict=True)
+        ]
+    )
+    model = untrained(tokenizer)
+    print(f"{model.num_parameters() / 1e6:.2f}M parameters, vocabulary of {len(tokenizer)}", flush=True)
+    corpus = make_corpus(tokenizer, rng, examples, SKILL, banned)
+    learn("skill", model, corpus, batch, 2.5e-3, rng)
+    tokenizer.save_pretrained(folder)
+    save(model, folder)
+
+
+def learn_habit(skilled: Path, examples: int, batch: int, banned: set[str], folder: Path) -> None:
+    """The second phase, from the policy in the folder `skilled`."""
+    torch.manual_seed(SEED)
+    rng = random.Random(SEED + 1)
+    tokenizer = AutoTokenizer.from_pretrained(skilled)
+    model = AutoModelForCausalLM.from_pretrained(skilled, dtype=torch.float32, attn_implementation="eager").train()
+    corpus = make_corpus(tokenizer, rng, examples, HABIT, banned)
+    learn("habit", model, corpus, batch, 5e-4, rng)
+    shutil.copytree(skilled, folder, dirs_exist_ok=True)  # tokenizer and configuration stay as they are
+    save(model, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--skill", type=int, default=160_000, help="demonstrations of the first phase")
+    parser.add_argument("--habit", type=int, default=20_000, help="demonstrations of the second phase")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--skilled", type=Path, help="begin with the second phase, from the policy in this folder")
+    parser.add_argument("--output", type=Path, default=HERE, help="its folder `skill` keeps the first phase's policy")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)  # several would add up in another order on another machine
+    test = HERE.parent / "word_problems" / "test.jsonl"
+    banned = {json.loads(line)["question"] for line in test.open(encoding="utf-8")}
+    skilled = args.skilled or args.output / "skill"
+    if not args.skilled:
+        learn_skill(args.skill, args.batch, banned, skilled)
+    learn_habit(skilled, args.habit, args.batch, banned, args.output)
 
 
 if __name__ == "__main__":

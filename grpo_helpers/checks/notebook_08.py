@@ -21,7 +21,7 @@ def chance_of_luck(function: Callable[..., Any]) -> None:
 def reached_at(function: Callable[..., Any]) -> None:
     """Completions sampled when the mean of the seeds first reaches an accuracy; None if it never does."""
     rows = [(1, 0, 0.0), (1, 256, 0.5), (1, 512, 0.3), (1, 768, 0.9), (2, 0, 0.1), (2, 256, 0.3), (2, 512, 0.9)]
-    curves = pd.DataFrame([*rows, (2, 768, 0.7)], columns=["seed", "completions", "strict"])
+    curves = pd.DataFrame([*rows, (2, 768, 0.7)], columns=["seed", "completions", "flexible"])
     cases = {0.04: 0, 0.35: 256, 0.5: 512, 0.75: 768, 0.95: None}
     for accuracy, wanted in cases.items():
         expect(function(curves, accuracy), wanted, f"accuracy {accuracy} of two seeds")

@@ -37,9 +37,9 @@ from ..warm_up import warm_up
 from .held_out import HeldOut, Measure, held_out_rates
 
 # batches of completions in a cell, how often so many held-out questions are asked meanwhile, seeds
-STEPS, POINTS, QUESTIONS, SEEDS, USUAL_SEEDS = 12, 6, 100, 3, 6
+STEPS, POINTS, QUESTIONS, SEEDS, USUAL_SEEDS = 24, 6, 100, 3, 6
 KEPT = ("step", "reward", "reward_std", "rewards/correctness_reward_func/mean", "frac_reward_zero_std", "entropy")
-KEPT += ("kl", "grad_norm", "completions/mean_length", "clip_ratio/region_mean")
+KEPT += ("kl", "grad_norm", "completions/mean_length", training.WORKED, "clip_ratio/region_mean")
 
 
 def random_reward_func(completions: Sequence[Any], **kwargs: Any) -> list[float]:
@@ -87,8 +87,8 @@ GRIDS: Mapping[str, Mapping[str, Setting]] = {
         "random": Setting({"reward_weights": [*_NONE, 1.0]}, (*REWARD_FUNCS, random_reward_func)),
         "constant": Setting({"reward_weights": _NONE}),
     },
-    "grid_warm_up": {"GRPO alone": USUAL, "4 epochs, then GRPO": Setting({"steps": 8}, epochs=4)}
-    | {f"{n} epoch{'s' * (n > 1)} alone": Setting(epochs=n, grpo=False) for n in (1, 4, 12)},
+    "grid_warm_up": {"GRPO alone": USUAL, "4 epochs, then GRPO": Setting({"steps": 18}, epochs=4)}
+    | {f"{n} epochs alone": Setting(epochs=n, grpo=False) for n in (4, 12, 20)},
 }
 
 
@@ -138,7 +138,7 @@ def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             trainer = SharedPromptTrainer(
                 model=model,
-                reward_funcs=[training.checked(f) for f in setting.rewards],
+                reward_funcs=training.watched_and_checked(setting.rewards),
                 args=training.grpo_config(profile, folder, seed, save_strategy="no", **options),
                 train_dataset=questions,
                 processing_class=tokenizer,
@@ -166,7 +166,7 @@ def run_grid(
     """Run every setting from every seed, `workers` cells at a time (0: one for each core), and say which are done.
 
     Returns:
-        curves (completions, seconds, and the rates strict, flexible, format), history (columns KEPT), cells
+        curves (completions, seconds, the rates of `held_out_rates` and tokens), history (columns KEPT), cells
         (completions of its probe, training questions, threads, workers), each with the columns setting and seed.
     """
     keep, cores = output_root() / "grids", os.cpu_count() or 1

@@ -10,17 +10,18 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from .. import data, evaluation
 from ..profiles import Profile
 
+MEASURED = ("strict", "flexible", "format", "worked")
 Measure = Callable[[Any], dict[str, float]]
 
 
 def held_out_rates(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> Measure:
-    """A function of a policy: its rates strict, flexible and format (0 to 1) on the held-out questions, greedily."""
+    """A function of a policy: its rates MEASURED (0 to 1) and mean `tokens` on the held-out questions, greedily."""
     held_out = data.load_task(profile, "test", profile.eval_questions)
     longest, batch = profile.max_completion_length, profile.eval_batch
 
     def measure(policy: Any) -> dict[str, float]:
         table = evaluation.evaluate(policy, tokenizer, held_out, longest, batch_size=batch)
-        return {rate: round(float(table[rate].mean()), 4) for rate in ("strict", "flexible", "format")}
+        return table[[*MEASURED, "tokens"]].mean().round(4).to_dict()
 
     return measure
 

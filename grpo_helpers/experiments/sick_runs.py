@@ -7,8 +7,8 @@ Each is a short run of the profile's recipe with one thing changed: `CASES` says
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
@@ -33,26 +33,30 @@ class Case(NamedTuple):
     witnesses: tuple[RewardFunc, ...] = ()
 
 
-def any_number_reward_func(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
-    """1.0 for a completion that holds a digit anywhere, which nearly all do: it cannot tell them apart."""
-    return [float(any(map(str.isdigit, completion_text(c)))) for c in completions]
+def brief_reward_func(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
+    """1.0 for a completion of less than 1,000 characters, against rambling; all are, so that it tells none apart."""
+    return [float(len(completion_text(c)) < 1000) for c in completions]
 
 
 def agreement_reward_func(completions: Sequence[Completion], prompts: Sequence[Any], **kwargs: Any) -> list[float]:
-    """The share of its group that says the same, word for word: being sure is paid, being right is not."""
+    """How alike a completion is to the others of its group, 1.0 for word for word: being right is not paid."""
     said = [(str(prompt), completion_text(c)) for prompt, c in zip(prompts, completions, strict=True)]
-    asked = Counter(prompt for prompt, _ in said)
-    return [said.count(pair) / asked[pair[0]] for pair in said]
+
+    def alike(i: int) -> float:
+        group = [text for j, (prompt, text) in enumerate(said) if prompt == said[i][0] and j != i]
+        return sum(SequenceMatcher(None, said[i][1], text).ratio() for text in group) / len(group)
+
+    return [alike(i) for i in range(len(said))]
 
 
 CASES: Mapping[str, Case] = {
     "sick_rate_too_low": Case("learning rate too low", {"learning_rate": 1e-6, "steps": 60}),
     "sick_rate_too_high": Case("learning rate too high", {"learning_rate": 1e-2, "beta": 1e-3, "steps": 50}),
-    "sick_truncated": Case("truncated", {"max_completion_length": 10, "steps": 20}),
-    "sick_tied": Case("nothing but ties", {"steps": 20}, (any_number_reward_func,), (correctness,)),
+    "sick_truncated": Case("truncated", {"max_completion_length": 5, "steps": 20}),
+    "sick_tied": Case("nothing but ties", {"steps": 20}, (brief_reward_func,), (correctness,)),
     "sick_hacked": Case(
         "reward hacked",
-        {"learning_rate": 4e-3, "steps": 45, "batch": 64},
+        {"steps": 40, "batch": 64},
         (generous_reward_func,),
         (correctness, strict_format),
     ),

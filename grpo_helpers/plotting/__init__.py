@@ -15,7 +15,6 @@ from .speed import plot_learning_curves, plot_step_time
 from .training import (
     live,
     live_history,
-    plot_diagnostics,
     plot_group,
     plot_history,
     plot_loss_and_reward,
@@ -37,7 +36,6 @@ __all__ = [
     "plot_before_after",
     "plot_budget",
     "plot_clip",
-    "plot_diagnostics",
     "plot_engines",
     "plot_gradient_range",
     "plot_grid",

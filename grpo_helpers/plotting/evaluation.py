@@ -15,6 +15,13 @@ from ._style import BLUE, GREY, ORANGE
 # marker, face, colour, shift
 MARKS = {"before": ("o", "white", GREY, -0.15), "after": ("s", ORANGE, ORANGE, 0.15)}
 
+# what at least one of k replies has to be: titles of the panels
+PASSED = {
+    "strict": "one is right, in the layout",
+    "flexible": "one is right, anywhere",
+    "worked": "one works it out",
+}
+
 
 def _per_cent(ax: Axes, title: str, of: str = "per cent") -> None:
     ax.set(xlim=(-2, 102), xlabel=f"{of}, with 95 % Wilson interval", title=title)
@@ -67,6 +74,8 @@ def plot_kinds(counts: pd.DataFrame, title: str = "What became of the replies") 
 def plot_pass_at_k(curves: Mapping[str, Mapping[str, pd.DataFrame]], title: str = "pass@k") -> Figure:
     """pass@k before (hollow) and after (filled) with 95 % bootstrap intervals, a panel for each reading.
 
+    Dotted: one try afterwards, to be compared with many before.
+
     Args:
         curves: reading → "before" and "after" → index k, columns rate, low, high, from `evaluation.average`.
     """
@@ -77,11 +86,13 @@ def plot_pass_at_k(curves: Mapping[str, Mapping[str, pd.DataFrame]], title: str 
             _, face, colour, _ = MARKS[when]
             ax.plot(100 * curve["rate"], "--o" if when == "before" else "-s", mfc=face, color=colour, label=when)
             ax.fill_between(curve.index, 100 * curve["low"], 100 * curve["high"], color=colour, alpha=0.2)
+        one_try = 100 * pair["after"]["rate"].iloc[0]
+        ax.axhline(one_try, color=ORANGE, linestyle=":", linewidth=1.5, label="after, one try")
         ax.set_xscale("log", base=2)
         ax.set_xticks(curve.index, [str(k) for k in curve.index])
-        ax.set(xlabel="k, replies to each question", title=reading)
+        ax.set(xlabel="k, replies to each question", title=PASSED.get(reading, reading))
         ax.grid(alpha=0.3)
-    axes[0, 0].set(ylim=(-2, 102), ylabel="questions with a right one (per cent)")
+    axes[0, 0].set(ylim=(-2, 102), ylabel="questions (per cent)")
     axes[0, 0].legend(loc="best")
     fig.suptitle(title)
     return fig

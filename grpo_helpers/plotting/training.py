@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..rewards import short_name
+from ..rewards import MAX_REWARD, MOST, short_name
 from ._style import BLUE, GREY, ORANGE
 
 
@@ -32,6 +32,7 @@ SIGNALS: Mapping[str, tuple[str, str]] = {
     "reward": ("total reward", POINTS),
     "rewards/correctness_reward_func/mean": ("correctness", POINTS),
     "completions/mean_length": ("mean completion length", "tokens"),
+    "completions/worked": ("completions with a calculation", "share"),
     "completions/clipped_ratio": ("completions cut off", "share"),
     "frac_reward_zero_std": ("tied groups", "share"),
     "entropy": ("entropy of the policy", "nats a token"),
@@ -40,12 +41,27 @@ SIGNALS: Mapping[str, tuple[str, str]] = {
 }
 WATCHED = {
     column: SIGNALS[column]
-    for column in ("completions/mean_length", "completions/clipped_ratio", "frac_reward_zero_std", "entropy", "kl")
+    for column in ("completions/clipped_ratio", "frac_reward_zero_std", "entropy", "kl")
+}
+# what was learned: the first panels of a history
+LEARNED = {
+    column: SIGNALS[column]
+    for column in ("rewards/correctness_reward_func/mean", "completions/mean_length", "completions/worked")
 }
 
 
+def _most(history: pd.DataFrame, column: str) -> float | None:
+    """The most that a reward can be, if its functions are the series' own."""
+    if column == "reward":
+        paid = set(reward_columns(history).values())
+        return MAX_REWARD if paid == {f"rewards/{name}/mean" for name in MOST} else None
+    return MOST.get(column.removeprefix("rewards/").removesuffix("/mean"))
+
+
 def _trace(ax: Axes, history: pd.DataFrame, column: str, title: str, unit: str = POINTS) -> None:
-    """Every step thin, the running mean bold."""
+    """Every step thin, the running mean bold; dashed, the most that can be earned."""
+    if (most := _most(history, column)) is not None:
+        ax.axhline(most, color="black", linestyle="--", linewidth=1)
     ax.plot(history["step"], history[column], color=GREY, linewidth=0.8, alpha=0.8)
     ax.plot(history["step"], smooth(history[column]), color=BLUE, linewidth=2)
     ax.set_title(title, fontsize=10)
@@ -78,18 +94,13 @@ def _reward_panels(history: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 
 def plot_rewards(history: pd.DataFrame, title: str = "Reward history") -> Figure:
-    """The total reward and each component over training."""
-    return _panels(history, _reward_panels(history), title, columns=3)
-
-
-def plot_diagnostics(history: pd.DataFrame, title: str = "What else to watch") -> Figure:
-    """Completion length, truncation, tied groups, entropy and KL: what explains a reward that does not rise."""
-    return _panels(history, WATCHED, title, columns=5)
+    """What was learned (correctness, length, replies with a calculation), then the total reward and its other parts."""
+    return _panels(history, LEARNED | _reward_panels(history), title, columns=3)
 
 
 def plot_history(history: pd.DataFrame, title: str = "Training history") -> Figure:
     """Rewards and diagnostics in one figure."""
-    return _panels(history, _reward_panels(history) | WATCHED, title)
+    return _panels(history, LEARNED | _reward_panels(history) | WATCHED, title)
 
 
 def live(render: Callable[[pd.DataFrame], Any]) -> Callable[[pd.DataFrame | None], None]:

@@ -34,7 +34,7 @@ ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "tiny": ("tiny", {}, "training", True),
     "tiny, 256 completions": ("tiny", {"batch": 256}, "training", True),
-    "tiny, 128 completions of 96 tokens": ("tiny", {"batch": 128, "max_completion_length": 96}, "training", False),
+    "tiny, 128 completions of 160 tokens": ("tiny", {"batch": 128, "max_completion_length": 160}, "training", False),
     "tiny, prompts not shared": ("tiny", {"batch": 128, "shared_prompts": False}, "training", True),
     "tiny, adapters on attention and MLP": (
         "tiny",

@@ -29,13 +29,13 @@ MOSTLY_TIED = 0.5  # from here on ties, rather than the learning rate, explain a
 CUT_WARN, CUT_STOP = 0.6, 0.95  # share of completions cut off; healthy: at most 0.3 over 10 steps, at the start
 PAID_STEPS = 20  # a part of the reward at 0 for so long; healthy: at most 3 steps in a row
 FLAT_STEPS = 60  # before a flat reward is called flat; a noisy reward that rises slowly needs about so many
-ENTROPY_LEFT = 0.15  # of the entropy at the start; healthy runs come down to 0.10, with correctness at its best
-ENTROPY_GONE = 0.03  # ... and so little is suspect even after a rise, when most groups are tied as well
+ENTROPY_LEFT = 0.15  # of the entropy at the start, most groups tied; healthy: 0.10, with correctness at its best
+ENTROPY_GONE = 0.03  # ... and so little is suspect even if few groups are tied, or after a rise if most are
 ENTROPY_RISE = 2.0  # times the start; healthy: at most 1.1 times
 KL_STEPS, KL_WARN, KL_STOP = 5, 1.0, 10.0  # median KL, nats a token: at 1 a typical token has become e times as likely
-LENGTH_FACTOR = 2.0  # mean length against the start, either way; healthy: 0.7 to 1.4 times
+LENGTH_FACTOR = 2.0  # mean length against the start, either way; healthy: 0.7 to 2.5 times, the most by thinking
 SURE = 4.0  # standard errors between two windows, the best of many
-RISEN, MOVED = 2.0, 3.0  # standard errors between the halves of a run: the reward upward, the entropy either way
+MOVED = 3.0  # standard errors between the halves of a run: the reward upward (healthy: at least 4), or the entropy
 LOST, LOST_TO_HACK = 0.5, 0.75  # share of a gain (healthy: at most 0.3); of correctness, which is all or nothing
 NEAR_BEST = 0.85  # of the way from the lowest to the highest reward: the questions are mastered
 
@@ -153,10 +153,10 @@ def rate_too_high(history: pd.DataFrame) -> Sighting:
 def entropy_collapse(history: pd.DataFrame) -> Sighting:
     start, _, now = _windows(history["entropy"])
     reward, tied = history["reward"], _windows(history[TIES])[2] if TIES in history else 0.0
-    never_right = (correct := _correctness(history)) is not None and not _rose(correct)
-    wrong = not _rose(reward) or _fell(reward) or never_right or _since_best(history) is not None
-    useless = wrong and now <= ENTROPY_LEFT * start and (TIES not in history or tied >= MOSTLY_TIED)
-    too_early = now <= ENTROPY_GONE * start and tied >= MOSTLY_TIED and not _mastered(reward)
+    wrong = not _rose(reward) or _fell(reward) or _since_best(history) is not None
+    gone, low = now <= ENTROPY_GONE * start, now <= ENTROPY_LEFT * start and tied >= MOSTLY_TIED
+    useless = wrong and (gone or low)
+    too_early = gone and tied >= MOSTLY_TIED and not _mastered(reward)
     seen = f"entropy {start:.2g} at first, {now:.2g} now; {tied:.0%} of the groups tied"
     severity = "stop" if useless and tied >= TIED else "warn"
     return (severity, history.tail(WINDOW), seen) if useless or too_early else None
@@ -204,7 +204,7 @@ def unmoved(history: pd.DataFrame, paid: bool) -> Sighting:
 def flat(history: pd.DataFrame, low: float, high: float) -> Sighting:
     """A reward that has not moved, while between `low` and `high` of the groups were tied."""
     reward, tied = history["reward"].dropna(), history[TIES].mean()
-    half, moved = len(reward) // 2, _rose(reward) or _drift(reward) > RISEN
+    half, moved = len(reward) // 2, _rose(reward) or _drift(reward) > MOVED
     first, second = reward.head(half).mean(), reward.tail(half).mean()
     seen = f"mean reward {first:.2f} in the first half, {second:.2f} in the second; {tied:.0%} of the groups tied"
     return ("warn", history, seen) if low <= tied < high and not moved and not rate_too_high(history) else None
@@ -230,7 +230,8 @@ def clip_as_expected(history: pd.DataFrame) -> Sighting:
 
 def sharpening_as_expected(history: pd.DataFrame) -> Sighting:
     (start, _, now), tied, reward = _windows(history["entropy"]), _windows(history[TIES])[2], history["reward"]
-    healthy = now < start / 2 and _rose(reward) and not (_fell(reward) or entropy_collapse(history) or ties(history))
+    ill = _fell(reward) or any(judge(history) for judge in (entropy_collapse, ties, hack))
+    healthy = now < start / 2 and _rose(reward) and not ill
     seen = f"entropy {start:.2g} at first, {now:.2g} now; {tied:.0%} of the groups tied; the reward rose"
     return ("note", history, seen) if healthy else None
 

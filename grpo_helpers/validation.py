@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -172,6 +173,8 @@ def _cost(function: RewardFunc, row: Row, ideal: str) -> Iterator[Finding]:
         yield "usable rewards", function.__name__, 0, *broken[0]
     elif steep:
         _, text, worst = max(steep)
-        what = f"time grows like length^{worst.exponent:.1f}: {worst.seconds:.2f} s for {worst.size:,} characters, "
+        # rounded first, so that whoever reckons with what is shown gets what is shown
+        worst = replace(worst, seconds=float(f"{worst.seconds:.2g}"), exponent=round(worst.exponent, 1))
+        what = f"time grows like length^{worst.exponent}: {worst.seconds:g} s for {worst.size:,} characters, "
         what += f"about {worst.predict(1_000_000):,.0f} s for a million"
         yield "cost", function.__name__, 0, text, what, "count or find the tags first, and match a pattern only then"

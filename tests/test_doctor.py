@@ -39,6 +39,13 @@ def test_healthy_run_is_called_healthy_at_every_step(name):
     assert {k: names for k, names in found.items() if names} == {}
 
 
+@pytest.mark.parametrize("name", [name for name in HEALTHY if name.startswith("tiny")])
+def test_a_length_that_doubles_by_thinking_is_no_illness(name):
+    lengths, worked = (HEALTHY[name][column] for column in (LENGTH, "completions/worked"))
+    assert lengths.tail(10).mean() > doctor.LENGTH_FACTOR * lengths.head(10).mean() and worked.tail(10).mean() > 0.9
+    assert "length hacked" not in notes(HEALTHY[name]) | set(sick(HEALTHY[name]))
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_what_alarms_people_is_explained_in_a_healthy_run(name):
     assert {"nothing is clipped", "the policy becomes sure"} <= notes(HEALTHY[name])
@@ -81,7 +88,7 @@ def untrained(history, steps, seed=0):
 
 
 TIES = {"frac_reward_zero_std": 1.0, "reward_std": 0.0, "grad_norm": 0.0}
-CUT = "completions/clipped_ratio"
+CUT, LENGTH = "completions/clipped_ratio", "completions/mean_length"
 
 
 def test_ties_from_the_start_stop_the_run_at_the_tenth_step():
@@ -97,7 +104,7 @@ def test_ties_that_come_later_stop_the_run_unless_the_questions_are_mastered():
     stuck = changed(SMALL_RUN, 30, reward=2.0, **TIES)
     assert "nothing but ties" not in sick(stuck[:49])
     assert sick(stuck[:50])["nothing but ties"] == "stop"
-    mastered = changed(TINY_RUN, 120, reward=4.0, **TIES)
+    mastered = changed(TINY_RUN, 35, reward=4.0, **TIES)
     assert sick(mastered) == {}
     assert "the policy becomes sure" in notes(mastered)
 
@@ -114,21 +121,21 @@ def test_truncation_stops_a_run_only_if_it_does_not_learn():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("column", ["loss", "grad_norm"])
 def test_numbers_that_stay_infinite_stop_the_run(column, value):
-    assert sick(changed(TINY_RUN, 60, **{column: value})[:64]) == {}, "fp16 loss scaling does this, and recovers"
-    assert sick(changed(TINY_RUN, 60, **{column: value})[:65]) == {"not finite": "stop"}
+    assert sick(changed(TINY_RUN, 40, **{column: value})[:44]) == {}, "fp16 loss scaling does this, and recovers"
+    assert sick(changed(TINY_RUN, 40, **{column: value})[:45]) == {"not finite": "stop"}
     assert sick(changed(TINY_RUN, **{column: value}))["not finite"] == "stop"
     skipped = changed(TINY_RUN, **{column: TINY_RUN[column].where(~TINY_RUN["step"].isin([1, 2, 40]), value)})
     assert sick(skipped) == {} and "not finite" in notes(skipped)
 
 
 def test_learning_rate_too_high():
-    ruined = changed(TINY_RUN, 60, reward=TINY_RUN["reward"][:90].to_numpy()[::-1] * 0.05, entropy=2.0)
-    assert "learning rate too high" not in sick(ruined[:60])
-    found = {f.name: f for f in diagnose(ruined[:80])}["learning rate too high"]
+    ruined = changed(TINY_RUN, 30, reward=TINY_RUN["reward"][:30].to_numpy()[::-1] * 0.05, entropy=2.0)
+    assert "learning rate too high" not in sick(ruined[:30])
+    found = {f.name: f for f in diagnose(ruined[:50])}["learning rate too high"]
     assert found.severity == "stop"
     assert f"{ruined['reward'].rolling(10).mean().max():.2f} at its best" in found.seen
     assert "learning_rate (now 0.00" in found.remedy
-    half = changed(TINY_RUN, 100, reward=TINY_RUN["reward"][100:] - 1.6)
+    half = changed(TINY_RUN, 40, reward=TINY_RUN["reward"][40:] - 1.6)
     assert sick(half) == {"learning rate too high": "warn"}
     flat = untrained(TINY_RUN, 80)
     sunk = changed(flat, reward=flat["reward"].where(~flat["step"].between(30, 50), 0.0))
@@ -158,23 +165,29 @@ def test_entropy_collapse_is_told_from_healthy_sharpening():
     assert sick(collapsed) == {"entropy collapse": "warn"}
     assert sick(changed(collapsed, 15, **TIES))["entropy collapse"] == "stop"
     assert sick(changed(SMALL_RUN, 30, entropy=0.01, frac_reward_zero_std=0.9)) == {"entropy collapse": "warn"}
-    assert sick(changed(TINY_RUN, 100, entropy=1e-3)) == {}, "the reward is at its best"
-    wrong = changed(TINY_RUN, 60, **{"entropy": 0.02, PART("correctness", "mean"): 0.0})
+    assert sick(changed(TINY_RUN, 40, entropy=1e-3)) == {}, "the reward is at its best"
+    correct = PART("correctness", "mean")
+    wrong = changed(TINY_RUN, 40, **{"entropy": 0.01, correct: 0.0})
     assert next(iter(sick(wrong))) == "entropy collapse", "the reward rises, and the policy is sure of what is wrong"
+    differ = changed(wrong, 40, entropy=0.05)
+    assert "entropy collapse" not in sick(differ), "groups that differ still teach"
+    assert next(iter(sick(changed(differ, 40, frac_reward_zero_std=0.6)))) == "entropy collapse"
 
 
 def test_kl_explosion_is_judged_by_the_median():
     calm = changed(TINY_RUN, kl=np.linspace(0, 0.3, len(TINY_RUN)))
     assert sick(calm) == {} and not any("KL" in f.seen for f in diagnose(calm))
-    assert sick(changed(calm, 148, kl=1e6)) == {}, "two spikes"
-    assert sick(changed(calm, 145, kl=2.0)) == {"KL explosion": "warn"}
-    assert sick(changed(calm, 145, kl=50.0)) == {"KL explosion": "stop"}
+    assert sick(changed(calm, 58, kl=1e6)) == {}, "two spikes"
+    assert sick(changed(calm, 55, kl=2.0)) == {"KL explosion": "warn"}
+    assert sick(changed(calm, 55, kl=50.0)) == {"KL explosion": "stop"}
 
 
 def test_a_hack_is_a_reward_that_rises_while_correctness_falls():
     correct = PART("correctness", "mean")
     hacked = changed(TINY_RUN, **{correct: TINY_RUN[correct].to_numpy()[::-1]})
-    assert sick(hacked) == {"reward hacked": "warn"}
+    assert sick(hacked) == {"reward hacked": "warn", "length hacked": "warn"}, "longer, and not because it thinks"
+    assert sick(changed(hacked, **{LENGTH: 20.0})) == {"reward hacked": "warn"}
+    assert "the policy becomes sure" not in notes(hacked)
     found = next(f for f in diagnose(hacked) if f.severity == "warn")
     assert f"{hacked[correct].tail(10).mean():.2f} now, while the reward rose" in found.seen
     both_fall = TINY_RUN.iloc[::-1].reset_index(drop=True).assign(step=TINY_RUN["step"])
@@ -183,8 +196,10 @@ def test_a_hack_is_a_reward_that_rises_while_correctness_falls():
 
 @pytest.mark.parametrize("factor", [3.0, 1 / 3])
 def test_a_length_that_runs_away_with_the_reward(factor):
-    columns = {"completions/mean_length": 20 * np.linspace(1, factor, len(TINY_RUN))}
+    columns = {LENGTH: 20 * np.linspace(1, factor, len(TINY_RUN))}
     assert sick(changed(TINY_RUN, **columns)) == {}, "correctness rises as well: it may be reasoning"
+    blind = changed(TINY_RUN, **columns).filter(regex="^(?!rewards/correct)")
+    assert sick(blind) == {} and "length hacked" in notes(blind), "nothing logged says what the length is for"
     columns[PART("correctness", "mean")] = untrained(TINY_RUN, len(TINY_RUN))[PART("correctness", "mean")]
     assert sick(changed(TINY_RUN, **columns)) == {"length hacked": "warn"}
 
@@ -196,7 +211,7 @@ def test_parts_of_the_reward_that_do_nothing():
     assert sick(never) == {"never paid": "warn"}
     always = changed(TINY_RUN, **{mean: 0.5, std: 0.0})
     assert sick(always) == {"always paid": "warn"}
-    assert sick(changed(TINY_RUN, 100, **{mean: 0.5, std: 0.0})) == {}, "mastered, not useless"
+    assert sick(changed(TINY_RUN, 40, **{mean: 0.5, std: 0.0})) == {}, "mastered, not useless"
     assert sick(changed(TINY_RUN, **{mean: 0.25, std: 0.25})) == {}, "equal means, different completions"
     assert "strict_format_reward_func" in next(f.seen for f in diagnose(never) if f.severity == "warn")
 

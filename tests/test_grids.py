@@ -49,11 +49,8 @@ def test_every_grid_has_the_usual_setting_once_and_first():
     for grid in GRIDS.values():
         assert [setting == USUAL for setting in grid.values()] == [True] + [False] * (len(grid) - 1)
     first = {name: next(iter(grid)) for name, grid in GRIDS.items()}
-    assert first["grid_loss"] == TINY.loss_type and first["grid_scale"] == TINY.scale_rewards
-    assert first["grid_group"] == f"groups of {TINY.num_generations}" and first["grid_rank"] == f"rank {TINY.lora_rank}"
-    assert first["grid_rate"] == f"rate {TINY.learning_rate:g}" and first["grid_kl"] == f"beta {TINY.beta:g}"
-    assert first["grid_temperature"] == f"temperature {TINY.temperature:g}"
-    assert first["grid_iterations"] == f"updates per batch: {TINY.num_iterations}"
+    assert first["grid_loss"] == TINY.loss_type and first["grid_kl"] == f"beta {TINY.beta:g}"
+    assert first["grid_rate"] == f"rate {TINY.learning_rate:g}"
 
 
 @pytest.mark.parametrize("setting", [s for *_, s in ALL], ids=[f"{name}-{label}" for name, label, _ in ALL])
@@ -176,18 +173,18 @@ def test_what_a_cell_depends_on_is_in_its_name():
 def test_a_grid_runs_what_is_changed_and_the_usual_setting_is_a_grid_of_its_own(monkeypatch):
     asked = {}
     monkeypatch.setattr(grids, "run_grid", lambda settings, profile, seeds: asked.update({tuple(settings): seeds}))
-    for name in ("grid_usual", "grid_scale"):
+    for name in ("grid_usual", "grid_loss"):
         experiments.get_experiment(name)(TINY, 42)
-    assert asked == {("usual",): range(42, 48), ("batch", "none"): range(42, 45)}
+    assert asked == {("usual",): range(42, 48), ("grpo", "dr_grpo", "GSPO"): range(42, 45)}
 
 
 def test_tables_put_the_usual_setting_first_under_the_grids_own_name(monkeypatch):
     recorded = {
         name: {"curves": pd.DataFrame({"setting": [label], "seed": [42], "strict": [strict]})}
-        for name, label, strict in (("grid_usual", "usual", 0.5), ("grid_scale", "none", 0.25))
+        for name, label, strict in (("grid_usual", "usual", 0.5), ("grid_loss", "grpo", 0.25))
     }
     monkeypatch.setattr(experiments, "load", lambda name, *where: recorded[name])
-    assert tables("grid_scale")["curves"].to_numpy().tolist() == [["group", 42, 0.5], ["none", 42, 0.25]]
+    assert tables("grid_loss")["curves"].to_numpy().tolist() == [["dapo", 42, 0.5], ["grpo", 42, 0.25]]
     assert tables("grid_usual")["curves"].to_numpy().tolist() == [["usual", 42, 0.5]]
 
 

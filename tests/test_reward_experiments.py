@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from grpo_helpers import checks, experiments, flawed, plotting, prompts, rewards
+from grpo_helpers.evaluation import RATES
 from grpo_helpers.experiments import reward_experiments as lab
 from grpo_helpers.profiles import TINY
 
@@ -19,6 +20,8 @@ OUTCOME = pd.DataFrame(
         "strict": [True, False],
         "flexible": [True, True],
         "format": [True, False],
+        "worked": [False, False],
+        "tokens": [10, 21],
         "truncated": [False, False],
     }
 )
@@ -26,10 +29,17 @@ OUTCOME = pd.DataFrame(
 
 def test_rates_are_counted_for_each_policy_and_outcome():
     table = lab.rates({"before": OUTCOME, "after": OUTCOME.assign(strict=True)})
-    assert len(table) == 8 and set(table["n"]) == {2}
+    assert len(table) == 10 and set(table["n"]) == {2}
     strict = table[table["outcome"] == "strict"].set_index("policy")
     assert strict["hits"].to_dict() == {"before": 1, "after": 2}
     assert ((table["low"] <= table["rate"]) & (table["rate"] <= table["high"])).all()
+
+
+def test_policies_stand_side_by_side_with_intervals_and_their_mean_length():
+    table = lab.side_by_side({"before": OUTCOME, "after": OUTCOME.assign(strict=True, tokens=40)})
+    assert list(table) == ["before", "after"] and list(table.index) == [*RATES.values(), "mean length (tokens)"]
+    assert table["after"][RATES["strict"]] == "100.0 % (34.2-100.0)"
+    assert table.loc["mean length (tokens)"].tolist() == ["15.5", "40.0"]
 
 
 def test_replies_stand_side_by_side():

@@ -56,7 +56,9 @@ def test_a_farm_is_found_and_its_cost():
     findings = validate_rewards([flawed.generous_reward_func], ROWS)
     assert findings["found"].str.contains("a bet on many answers").any()
     (cost,) = findings[findings["check"] == "cost"].itertuples()
-    assert cost.reward == "generous_reward_func" and "length^" in cost.found
+    assert cost.reward == "generous_reward_func"
+    exponent, seconds, size, predicted = map(float, re.findall(r"[\d.]+", cost.found.replace(",", "")))
+    assert predicted == round(seconds * (1_000_000 / size) ** exponent), "not what the shown numbers give"
 
 
 def test_the_patched_reward_passes():

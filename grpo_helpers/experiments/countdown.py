@@ -137,7 +137,7 @@ REWARD_FUNCS = (legal_reward_func, solved_reward_func)
 
 # The recipe of notebook 10: games shown in the warm-up, and how often, to all weights or to an adapter, which learns
 # faster; for GRPO the most steps, and a step's size in the profile's batches.
-DEMONSTRATIONS, EPOCHS, ADAPTER_EPOCHS, STEPS, BATCHES = 200, 10, 3, 60, 2
+DEMONSTRATIONS, EPOCHS, ADAPTER_EPOCHS, STEPS, BATCHES = 200, 4, 3, 60, 2
 
 
 def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:

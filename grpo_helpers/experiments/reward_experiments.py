@@ -30,6 +30,15 @@ def rates(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["policy", "outcome", "hits", "n", "rate", "low", "high"])
 
 
+def side_by_side(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`rates` for reading: a row for each outcome and one for the mean length, a column for each policy."""
+    table = rates(outcomes)
+    table["said"] = [f"{100 * r.rate:.1f} % ({100 * r.low:.1f}-{100 * r.high:.1f})" for r in table.itertuples()]
+    said = table.pivot(index="outcome", columns="policy", values="said").loc[list(RATES), list(outcomes)]
+    said.loc["tokens"] = [f"{replies['tokens'].mean():.1f}" for replies in outcomes.values()]
+    return said.rename(RATES | {"tokens": "mean length (tokens)"}).rename_axis(index=None, columns=None)
+
+
 def replies(outcomes: Mapping[str, pd.DataFrame], shown: int = SHOWN) -> pd.DataFrame:
     """The first held-out questions with the reply of each policy: columns question, gold, and one for each policy."""
     first = next(iter(outcomes.values()))

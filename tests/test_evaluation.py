@@ -205,7 +205,7 @@ def test_evaluate_gives_a_scored_row_for_every_question_in_order(model, tokenize
     assert table["question"].to_list() == dataset["question"]
     assert table["gold"].to_list() == dataset["answer"]
     assert list(map(str, table[OUTCOMES].dtypes)) == ["bool"] * 5
-    assert table["tokens"].between(1, NEW_TOKENS).all() and (table["tokens"] == NEW_TOKENS)[table["truncated"]].all()
+    assert (table["tokens"] >= 1).all() and (table["tokens"] == NEW_TOKENS)[table["truncated"]].all()
     replies = replies_of(model, tokenizer, dataset["prompt"])
     assert list(zip(table["completion"], table["truncated"], strict=True)) == [reply for (reply,) in replies]
 

@@ -40,7 +40,7 @@ def but_seconds(result):
 
 def test_the_grids_that_can_be_recorded_are_those_that_are_defined():
     assert {f"grid_{varied}" for varied in experiments.GRIDS} == set(GRIDS)
-    assert experiments.get_experiment("grid_loss").args == ("grid_loss",)
+    assert experiments.get_experiment("grid_placebo").args == ("grid_placebo",)
     with pytest.raises(AttributeError, match="grid_nothing"):
         grids.grid_nothing  # noqa: B018
 
@@ -173,18 +173,18 @@ def test_what_a_cell_depends_on_is_in_its_name():
 def test_a_grid_runs_what_is_changed_and_the_usual_setting_is_a_grid_of_its_own(monkeypatch):
     asked = {}
     monkeypatch.setattr(grids, "run_grid", lambda settings, profile, seeds: asked.update({tuple(settings): seeds}))
-    for name in ("grid_usual", "grid_loss"):
+    for name in ("grid_usual", "grid_placebo"):
         experiments.get_experiment(name)(TINY, 42)
-    assert asked == {("usual",): range(42, 48), ("grpo", "dr_grpo", "GSPO"): range(42, 45)}
+    assert asked == {("usual",): range(42, 48), ("layout only", "random", "constant"): range(42, 45)}
 
 
 def test_tables_put_the_usual_setting_first_under_the_grids_own_name(monkeypatch):
     recorded = {
         name: {"curves": pd.DataFrame({"setting": [label], "seed": [42], "strict": [strict]})}
-        for name, label, strict in (("grid_usual", "usual", 0.5), ("grid_loss", "grpo", 0.25))
+        for name, label, strict in (("grid_usual", "usual", 0.5), ("grid_placebo", "constant", 0.25))
     }
     monkeypatch.setattr(experiments, "load", lambda name, *where: recorded[name])
-    assert tables("grid_loss")["curves"].to_numpy().tolist() == [["dapo", 42, 0.5], ["grpo", 42, 0.25]]
+    assert tables("grid_placebo")["curves"].to_numpy().tolist() == [["real reward", 42, 0.5], ["constant", 42, 0.25]]
     assert tables("grid_usual")["curves"].to_numpy().tolist() == [["usual", 42, 0.5]]
 
 

@@ -1,6 +1,6 @@
 """Grids: many short runs of one recipe, each with one thing changed and from several seeds, for notebook 08.
 
-    python -m grpo_helpers.experiments grid_loss --profile tiny
+    python -m grpo_helpers.experiments grid_placebo --profile tiny
 
 A cell is one setting and one seed. Cells run side by side, a process each. A finished one is kept on disk until the
 grid is whole, so that a grid that was stopped goes on where it was. The usual setting is recorded once, as

@@ -67,13 +67,6 @@ def test_it_can_work_a_problem_out(replies):
     assert worked.mean() >= 0.3 and gut.mean() <= 0.1
 
 
-def test_a_layout_that_is_begun_is_kept_less_often_by_worked_replies(replies):
-    """Else a reward that pays the layout alone would teach working out along with it."""
-    begun = replies[1.0][replies[1.0]["completion"].str.startswith("<reasoning>")]
-    kept = begun.groupby("worked")["format"].mean()
-    assert kept[True] < kept[False]
-
-
 def test_pretraining_script_runs_and_the_habit_can_be_learned_anew(tmp_path):
     def pretrain(*args):
         script = [sys.executable, str(FOLDER / "pretrain.py"), "--skill", "256", "--habit", "128", *map(str, args)]

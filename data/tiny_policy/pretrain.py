@@ -18,10 +18,11 @@ What is left to learn is what GRPO is for: to keep the layout, and to work a
 problem out before answering.
 
 How the two are mixed matters as well, because a reward for the layout alone
-pays whatever comes along with it. A reply that begins in the layout and is
-worked out goes wrong in a third of the cases (no closing tag, a second answer
-block); one from the gut never does. So that reward favours the gut, and cannot
-teach thinking by accident. Test questions never occur in training.
+pays whatever comes along with it. Here a demonstration that begins in the
+layout and is worked out goes wrong in a third of the cases (no closing tag, a
+second answer block), one from the gut never does, so that there is no tidy way
+to think. Runs with that reward learned no thinking (data/runs/placebos-tiny-1
+to -3); with other mixes some did. Test questions never occur in training.
 """
 
 from __future__ import annotations

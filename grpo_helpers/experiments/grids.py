@@ -61,18 +61,9 @@ class Setting(NamedTuple):
 USUAL = Setting()
 
 
-def _vary(field: str, *values: Any, label: str = "{}") -> dict[str, Setting]:
-    """A setting for each value; the first is the usual one."""
-    return {label.format(v): Setting({field: v}) if i else USUAL for i, v in enumerate(values)}
-
-
 _LAYOUT, _NONE = [1.0, 1.0, 1.0, 0.0, 0.0], [0.0] * 5  # weights of REWARD_FUNCS: what is not paid still looks on
-_GSPO = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
 GRIDS: Mapping[str, Mapping[str, Setting]] = {
     "grid_usual": {"usual": USUAL},
-    "grid_loss": _vary("loss_type", "dapo", "grpo", "dr_grpo") | {"GSPO": Setting(_GSPO)},
-    "grid_kl": _vary("beta", 0.0, 0.04, 0.4, label="beta {:g}"),
-    "grid_rate": _vary("learning_rate", 2e-3, 2e-4, 6e-4, 6e-3, label="rate {:g}"),
     "grid_placebo": {
         "real reward": USUAL,
         "layout only": Setting({"reward_weights": _LAYOUT}),

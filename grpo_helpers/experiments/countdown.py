@@ -149,7 +149,7 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     from .. import models, own_task, training
     from ..warm_up import warm_up
 
-    train, held_out = games(2 if profile.task == "word_problems" else 3, seed=seed)
+    train, held_out = games(3 if profile.max_completion_length > 128 else 2, seed=seed)
     held_out = held_out.select(range(min(len(held_out), profile.eval_questions)))
     model, tokenizer = models.load_policy(profile)
     rows = []

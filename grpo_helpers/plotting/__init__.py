@@ -3,7 +3,7 @@
 import pandas as pd
 
 from ._alt import describe, register
-from .concepts import live_rewards, plot_bars, plot_clip, plot_lines, plot_networks, plot_push, plot_ratios, plot_tokens
+from .concepts import plot_bars, plot_clip, plot_lines, plot_networks, plot_push, plot_ratios, plot_tokens
 from .evaluation import plot_before_after, plot_intervals, plot_kinds, plot_pass_at_k
 from .experiments import plot_grid, plot_settings
 from .memory import plot_budget, plot_gradient_range, plot_peaks, plot_planned_measured
@@ -30,7 +30,6 @@ __all__ = [
     "describe",
     "live",
     "live_history",
-    "live_rewards",
     "plot_advantages",
     "plot_bars",
     "plot_before_after",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ._style import BLUE, GREEN, GREY, ORANGE, PURPLE
-from .training import smooth
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 HATCHES = ("", "//", "..", "xx", "--")
@@ -162,35 +161,3 @@ def plot_push(groups: pd.DataFrame, title: str = "From rewards to a push") -> Fi
         ax.set_xlabel("completion (number in the group)", fontsize=8)
     fig.suptitle(title)
     return fig
-
-
-def live_rewards(steps: int, top: float, title: str) -> Callable[[Sequence[float]], None]:
-    """A figure that grows while a loop runs: call what is returned with the rewards so far; one figure stays.
-
-    Args:
-        steps: how many the loop will make.
-        top: the highest reward there is.
-    """
-    from IPython.display import display  # a notebook's; the rest of the package does without
-
-    fig, ax = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
-    (thin,) = ax.plot([], [], color=GREY, linewidth=0.8, label="each step")
-    (bold,) = ax.plot([], [], color=BLUE, linewidth=2, label="running mean")
-    ax.set_xlim(0, steps)
-    ax.set_ylim(0, top)
-    ax.set_xlabel("optimizer step")
-    ax.set_ylabel("mean reward (points)")
-    ax.set_title(title)
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8, loc="lower right")
-    plt.close(fig)  # shown through the handle alone, not once more at the end of the cell
-    handle = display(fig, display_id=True)
-
-    def update(rewards: Sequence[float]) -> None:
-        x = range(1, len(rewards) + 1)
-        thin.set_data(x, rewards)
-        bold.set_data(x, smooth(pd.Series(rewards, dtype=float)))
-        if handle is not None:
-            handle.update(fig)
-
-    return update

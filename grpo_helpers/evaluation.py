@@ -189,11 +189,16 @@ def points(value: float, low: float, high: float) -> str:
     return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
+def per_cent(rate: float, low: float, high: float) -> str:
+    """A rate and its interval in per cent: "31.0 % (25.0-37.7)"."""
+    return f"{100 * rate:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
+
+
 def as_percentages(comparison: pd.DataFrame) -> pd.DataFrame:
-    """`compare`'s table for reading: "31.0 % (25.0-37.7)"; the gain in percentage points."""
+    """`compare`'s table for reading: rates by `per_cent`, the gain in percentage points."""
 
     def cell(row: pd.Series, when: str) -> str:
-        return f"{100 * row[when]:.1f} % ({100 * row[f'{when}_low']:.1f}-{100 * row[f'{when}_high']:.1f})"
+        return per_cent(row[when], row[f"{when}_low"], row[f"{when}_high"])
 
     rows = {
         rate: {

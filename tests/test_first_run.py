@@ -1,4 +1,4 @@
-"""Notebook 00 as a reader uses it: its five script cells, read from the notebook, as a file of their own."""
+"""Notebook 00 as a reader uses it: its seven script cells, read from the notebook, as a file of their own."""
 
 from __future__ import annotations
 

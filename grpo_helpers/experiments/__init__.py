@@ -8,7 +8,7 @@ run.json that says where the numbers come from.
 
 prompt_variants     the prompts of notebook 02, asked of one policy
 reward_experiments  the article's rewards and a reward hack, each beside its repair (03)
-placebos            whole runs with rewards that lack what is supposed to work (03)
+placebos            whole runs with rewards that lack what is supposed to work (03, 08)
 recipes             reward per minute: our recipe beside TRL's defaults and the article's
 sick_runs           runs with one thing wrong each, and a healthy one with a KL penalty (07)
 grids               many short runs, one setting varied at a time (08)

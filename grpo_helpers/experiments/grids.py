@@ -35,6 +35,7 @@ from ..rewards import REWARD_FUNCS, RewardFunc
 from ..trainer import SharedPromptTrainer
 from ..warm_up import warm_up
 from .held_out import HeldOut, Measure, held_out_rates
+from .trial import significant
 
 # batches of completions in a cell, how often so many held-out questions are asked meanwhile, seeds
 STEPS, POINTS, QUESTIONS, SEEDS, USUAL_SEEDS = 24, 6, 100, 3, 6
@@ -128,7 +129,7 @@ def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
             )
             trainer.remove_callback(PrinterCallback)
             training.train_to_end(trainer)
-        rows = training.history(trainer).reindex(columns=KEPT).map(lambda x: float(f"{x:.4g}")).to_dict("records")
+        rows = significant(training.history(trainer).reindex(columns=KEPT), 4).to_dict("records")
     return {"curves": watch.rows, "history": rows, "cells": [{"probe": probe, "questions": len(questions)}]}
 
 

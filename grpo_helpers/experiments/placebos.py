@@ -7,7 +7,7 @@ import pandas as pd
 from ..profiles import Profile
 from .grids import GRIDS
 from .reward_experiments import rates
-from .trial import trial
+from .trial import significant, trial
 
 PLACEBOS = ("layout only", "random", "constant")
 
@@ -24,6 +24,5 @@ def placebos(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         paid = GRIDS["grid_placebo"][name]
         runs[name] = trial(profile, paid.rewards, seed, evaluate_before=not runs, **paid.changes)
     outcomes = {"before": runs[PLACEBOS[0]].before} | {name: run.after for name, run in runs.items()}
-    history = pd.concat([run.history.assign(placebo=name) for name, run in runs.items()], ignore_index=True)
-    numbers = history.select_dtypes("number").map(lambda value: float(f"{value:.5g}"))
-    return {"rates": rates(outcomes), "history": history[["placebo"]].join(numbers)}
+    history = {name: significant(run.history) for name, run in runs.items()}
+    return {"rates": rates(outcomes), "history": pd.concat(history, names=["placebo"]).reset_index("placebo")}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..evaluation import RATES, wilson_interval
+from ..evaluation import RATES, per_cent, wilson_interval
 from ..flawed import PUBLISHED_REWARD_FUNCS, generous_reward_func, patched_reward_func
 from ..profiles import Profile
 from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
@@ -33,7 +33,7 @@ def rates(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def side_by_side(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """`rates` for reading: a row for each outcome and one for the mean length, a column for each policy."""
     table = rates(outcomes)
-    table["said"] = [f"{100 * r.rate:.1f} % ({100 * r.low:.1f}-{100 * r.high:.1f})" for r in table.itertuples()]
+    table["said"] = [per_cent(r.rate, r.low, r.high) for r in table.itertuples()]
     said = table.pivot(index="outcome", columns="policy", values="said").loc[list(RATES), list(outcomes)]
     said.loc["tokens"] = [f"{replies['tokens'].mean():.1f}" for replies in outcomes.values()]
     return said.rename(RATES | {"tokens": "mean length (tokens)"}).rename_axis(index=None, columns=None)

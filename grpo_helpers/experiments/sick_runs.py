@@ -110,7 +110,7 @@ def sick_run(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     Returns:
         history; completions (step, gold, completion, reward), some at a few steps; recipe, the settings changed.
     """
-    from .trial import trial
+    from .trial import significant, trial
 
     case, rows = CASES[name], []
     settings = {"batch": BATCH} | case.changes
@@ -127,7 +127,7 @@ def sick_run(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     usual = profile.as_dict() | {"rewards": REWARD_FUNCS}
     changes = [(k, usual[k], v) for k, v in (settings | {"rewards": case.rewards}).items() if v != usual[k]]
     return {
-        "history": run.history.map(lambda value: float(f"{value:.5g}")).astype({"step": int}),
+        "history": significant(run.history).astype({"step": int}),
         "completions": pd.DataFrame(rows, columns=["step", "gold", "completion", "reward"]),
         "recipe": pd.DataFrame(changes, columns=["setting", "usual", "here"]).map(_plain),
     }

@@ -27,6 +27,11 @@ class Trial:
     tokenizer: PreTrainedTokenizerBase
 
 
+def significant(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
+    """A table of numbers with so many significant digits, so that a record is small."""
+    return table.map(lambda value: float(f"{value:.{digits}g}"))
+
+
 def trial(
     profile: Profile,
     reward_funcs: Sequence[RewardFunc] = REWARD_FUNCS,

@@ -143,11 +143,11 @@ class Profile:
 TINY = Profile(
     name="tiny",
     about="a 1.8M-parameter policy shipped with this repository; any CPU, about 2 minutes",
-    minutes=2.2,
+    minutes=1.8,
     model=str(DATA / "tiny_policy"),
     num_generations=8,
     batch=64,
-    steps=60,
+    steps=90,
     learning_rate=2e-3,
     max_completion_length=80,
     eval_temperatures=(0.0, 1.0),

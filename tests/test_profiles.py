@@ -466,6 +466,16 @@ def test_precision_of_a_cpu_is_looked_up_not_timed(monkeypatch, has):
     assert models.resolve_dtype(TINY) == torch.float32
 
 
+@pytest.mark.parametrize(("profile", "dtype", "reference"), [(TINY, torch.float32, 217), (SMALL, torch.bfloat16, 430)])
+def test_the_time_is_told_by_the_speed_of_the_precision_that_is_used(monkeypatch, profile, dtype, reference):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(models, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(models, "cpu_gflops", lambda asked: reference if asked == dtype else 1e9)
+    assert models.estimated_minutes(profile) == pytest.approx(profile.minutes)
+    monkeypatch.setattr(models, "cpu_gflops", lambda asked: reference / 3 if asked == dtype else 1e9)
+    assert models.estimated_minutes(profile) == pytest.approx(2 * profile.minutes)
+
+
 @pytest.mark.parametrize(
     ("machine", "instructions", "has"),
     [

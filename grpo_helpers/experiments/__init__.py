@@ -34,7 +34,8 @@ RUNS = DATA / "runs"
 Experiment = Callable[[Profile, int], dict[str, pd.DataFrame]]
 
 # what the grids of notebook 08 vary; grids.GRIDS has the settings
-GRIDS = ("usual", "placebo")
+GRIDS = ("usual", "placebo", "loss", "kl", "rate", "group", "rank")
+GRIDS += ("scale", "temperature", "iterations", "filter", "warm_up")
 
 # name → the module it lives in; imported only when it is run
 EXPERIMENTS = {

@@ -1,6 +1,6 @@
 """Grids: many short runs of one recipe, each with one thing changed and from several seeds, for notebook 08.
 
-    python -m grpo_helpers.experiments grid_placebo --profile tiny
+    python -m grpo_helpers.experiments grid_loss --profile tiny
 
 A cell is one setting and one seed. Cells run side by side, a process each. A finished one is kept on disk until the
 grid is whole, so that a grid that was stopped goes on where it was. The usual setting is recorded once, as
@@ -62,9 +62,28 @@ class Setting(NamedTuple):
 USUAL = Setting()
 
 
+def _vary(field: str, *values: Any, label: str = "{}") -> dict[str, Setting]:
+    """A setting for each value; the first is the usual one."""
+    return {label.format(v): Setting({field: v}) if i else USUAL for i, v in enumerate(values)}
+
+
 _LAYOUT, _NONE = [1.0, 1.0, 1.0, 0.0, 0.0], [0.0] * 5  # weights of REWARD_FUNCS: what is not paid still looks on
+_GSPO = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
+_GSPO_4 = _GSPO | {"num_iterations": 4, "epsilon": 3e-4, "epsilon_high": 4e-4}  # its paper's clip range
 GRIDS: Mapping[str, Mapping[str, Setting]] = {
     "grid_usual": {"usual": USUAL},
+    "grid_loss": _vary("loss_type", "dapo", "grpo", "dr_grpo") | {"GSPO": Setting(_GSPO)},
+    "grid_kl": _vary("beta", 0.0, 0.04, 0.4, label="beta {:g}"),
+    "grid_rate": _vary("learning_rate", 2e-3, 2e-4, 6e-4, 6e-3, label="rate {:g}"),
+    "grid_group": _vary("num_generations", 8, 2, 16, 32, label="groups of {}"),
+    "grid_rank": _vary("lora_rank", 8, 1, 32, label="rank {}")
+    | {f"all weights, rate {r:g}": Setting({"learning_rate": r}, adapter=False) for r in (2e-4, 1e-3)},
+    "grid_scale": _vary("scale_rewards", "group", "batch", "none"),
+    "grid_temperature": _vary("temperature", 1.0, 0.7, 1.3, label="temperature {:g}"),
+    "grid_iterations": _vary("num_iterations", 1, 4, label="updates per batch: {}") | {"4, GSPO": Setting(_GSPO_4)},
+    "grid_filter": {"all questions": USUAL, "mixed groups only": Setting({"max_samples": 384}, mixed_only=True)},
+    "grid_warm_up": {"GRPO alone": USUAL, "4 epochs, then GRPO": Setting({"steps": 18}, epochs=4)}
+    | {f"{n} epochs alone": Setting(epochs=n, grpo=False) for n in (4, 12, 20)},
     "grid_placebo": {
         "real reward": USUAL,
         "layout only": Setting({"reward_weights": _LAYOUT}),

@@ -46,8 +46,8 @@ def test_a_recorded_run_is_of_this_recipe_and_these_weights(seed):
 def test_strict_and_flexible_accuracy_rise_with_every_seed(seed):
     found = rates(seed)
     assert (found["n"] == 200).all()
-    assert found.loc["strict", "before"] <= 0.25 and found.loc["strict", "after"] >= 0.7
-    assert found.loc["flexible", "before"] <= 0.35 and found.loc["flexible", "after"] >= 0.7
+    assert found.loc["strict", "before"] <= 0.25 and found.loc["strict", "after"] >= 0.75
+    assert found.loc["flexible", "before"] <= 0.35 and found.loc["flexible", "after"] >= 0.75
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -81,16 +81,18 @@ def test_a_reward_for_the_layout_alone_teaches_at_most_a_quarter_of_the_answers(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_constant_changes_nothing_and_a_coin_teaches_no_layout(seed):
+def test_a_constant_changes_nothing(seed):
     run = placebo(seed)
     pd.testing.assert_series_equal(run.loc["constant"], run.loc["before"], check_names=False)
-    assert run.loc["random", "format"] <= 0.5
 
 
-def test_a_coin_is_not_inert_at_this_rate():
-    """Chance moves the policy as well: with one seed of three it drifted to working problems out."""
-    gains = [placebo(seed).loc["random", "flexible"] - placebo(seed).loc["before", "flexible"] for seed in SEEDS]
-    assert [gain > 0.1 for gain in gains] == [False, True, False]
+def test_a_coin_teaches_nothing_on_average_and_is_not_inert():
+    """Chance moves the policy as well, each time elsewhere: what it did with one seed says nothing of another."""
+    runs = [placebo(seed) for seed in SEEDS]
+    gains = [run.loc["random", "flexible"] - run.loc["before", "flexible"] for run in runs]
+    assert sum(gains) / len(gains) <= 0.05
+    assert [run.loc["random", "truncated"] > 0.9 for run in runs] == [True, False, True]
+    assert [run.loc["random", "worked"] > 0.5 for run in runs] == [False, True, False]
 
 
 def test_the_figure_of_a_run_begins_with_what_was_learned_and_marks_the_most_there_is():

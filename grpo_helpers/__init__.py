@@ -7,7 +7,6 @@ prompts      SYSTEM_PROMPT, XML_COT_FORMAT, build_messages; answers and numbers 
 data         word_problems, get_gsm8k_questions: the questions, in the trainer's columns
 models       find_weights, load_policy, lora_config
 rewards      the five reward functions and count_xml
-objective    advantages, ratio, clip, KL and averages in plain torch
 training     grpo_config, make_trainer, train with safe resume, history
 evaluation   predictions, strict and flexible accuracy, before beside after, where a gain comes from
 statistics   intervals, the paired test, the questions it needs, pass@k

@@ -3,7 +3,7 @@
 For rewards that read a number from the layout of `prompts.SYSTEM_PROMPT`. The
 verdicts, in `data/adversarial.jsonl`, are judgements, written down by hand and
 not computed by the rewards they test: five of them for every case, so that each
-reward can be held to its own. `left` says which cases a reward still gets wrong.
+reward can be held to its own. `left` says which cases a correctness reward gets wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from .prompts import XML_COT_FORMAT
 
 LONG, PATIENCE = 100_000, 5.0  # characters; seconds for one of them
 
-VERDICTS = ("correct", "number", "soft", "strict", "tags")
 GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 
 
@@ -57,17 +56,6 @@ class Case:
 SUITE = tuple(Case(**json.loads(line)) for line in (DATA / "adversarial.jsonl").read_text("utf-8").splitlines())
 
 
-def as_table(cases: Sequence[Case] = SUITE) -> pd.DataFrame:
-    """The suite to look at: a row for each case, its text (shortened) and its verdicts."""
-    rows = [
-        {"name": c.name, "completion": shorten(c.completion), "gold": c.gold}
-        | {verdict: getattr(c, verdict) for verdict in VERDICTS}
-        | {"why": c.why}
-        for c in cases
-    ]
-    return pd.DataFrame(rows).set_index("name")
-
-
 def shorten(text: str, width: int = 60) -> str:
     """`text` on one line, its middle left out when it is longer than `width`."""
     if len(text) > 4 * width:
@@ -76,32 +64,23 @@ def shorten(text: str, width: int = 60) -> str:
     return line if len(line) <= width else f"{line[: width - width // 3 - 3]} … {line[-(width // 3) :]}"
 
 
-def left(
-    reward_func: Callable[..., Sequence[float | None]],
-    verdict: str = "correct",
-    cases: Sequence[Case] = SUITE,
-) -> pd.DataFrame:
-    """The cases that `reward_func` still gets wrong: it pays where it must not, or does not where it must.
+def left(reward_func: Callable[..., Sequence[float | None]]) -> pd.DataFrame:
+    """The cases where `reward_func` pays and must not, by the verdict `correct`, or does not pay and must.
 
     Any reward above zero counts as paid. Every case is a call of its own, with
     the keywords of TRL's trainer, so an exception is found and named as well. A
     long case is tried on its beginning first, and left out when the whole of it
     would take more than 5 seconds: a careless pattern takes hours for 10 MB.
 
-    Args:
-        verdict: the judgement that the function is held to: correct, number, soft or strict.
-
     Returns:
         One row for each case left: name, deserves ("pay" or "nothing"), got (the reward, or the exception), why.
     """
-    if verdict not in VERDICTS[:-1]:
-        raise ValueError(f"unknown verdict {verdict!r}; choose one of {', '.join(VERDICTS[:-1])}")
     rows = []
-    for case in cases:
+    for case in SUITE:
         got = _ask(reward_func, case.completion, case.gold)
         paid = isinstance(got, str) or (got is not None and got > 0)
-        if isinstance(got, str) or paid != getattr(case, verdict):
-            rows.append((case.name, "pay" if getattr(case, verdict) else "nothing", got, case.why))
+        if isinstance(got, str) or paid != case.correct:
+            rows.append((case.name, "pay" if case.correct else "nothing", got, case.why))
     return pd.DataFrame(rows, columns=["name", "deserves", "got", "why"])
 
 

@@ -12,8 +12,6 @@
 
 2. `generous_reward_func`: plausible, and a policy can farm it; beside it the
    version that cannot be farmed, `patched_reward_func`.
-
-3. `naive_reward_func`: where the break-the-reward lab starts.
 """
 
 from __future__ import annotations
@@ -111,16 +109,4 @@ def patched_reward_func(completions: Sequence[Completion], answer: Sequence[str]
         text = completion_text(completion)
         right = same_number(final_answer(text), gold)
         scores.append(2.0 * right + 4 * count_xml(text))
-    return scores
-
-
-# --- 3. the lab's starting point ---------------------------------------------
-
-
-def naive_reward_func(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:
-    """2.0 when the gold answer's text occurs behind the last `<answer>`, wherever that is, else 0.0."""
-    scores = []
-    for completion, gold in zip(completions, answer, strict=True):
-        said = completion_text(completion).split("<answer>")[-1].split("</answer>")[0]
-        scores.append(2.0 if gold in said else 0.0)
     return scores

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from grpo_helpers import adversarial, flawed
-from grpo_helpers.adversarial import GOOD, SUITE, Case, left
+from grpo_helpers.adversarial import SUITE, left
 from grpo_helpers.prompts import XML_COT_FORMAT, extract_hash_answer, parse_number
 from grpo_helpers.rewards import (
     MAX_REWARD,
@@ -83,11 +83,6 @@ def test_the_known_traps_are_in_it(needle):
 # --- what `left` says ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("verdict", JUDGES)
-def test_nothing_is_left_for_the_rewards_of_the_series(verdict):
-    assert left(JUDGES[verdict], verdict).empty
-
-
 @pytest.mark.parametrize("paid", [0.0, 2.0, None])
 def test_a_constant_reward_fails_all_of_one_kind(paid):
     table = left(lambda completions, **kwargs: [paid])
@@ -100,14 +95,13 @@ def test_an_exception_is_named_beside_its_case():
     def chokes(completions, answer, **kwargs):
         return [2.0 * (float(completions[0].split("\n")[-2]) == float(answer[0]))]
 
-    table = left(chokes, cases=[c for c in SUITE if c.name in ("as asked", "in words", "empty")])
-    assert table["name"].tolist() == ["in words", "empty"]
-    assert table["got"].str.contains("ValueError|IndexError").all()
+    table = left(chokes).set_index("name")
+    assert "as asked" not in table.index
+    assert "ValueError" in table.loc["in words", "got"] and "IndexError" in table.loc["empty", "got"]
 
 
 def test_a_wrong_count_is_named():
-    table = left(lambda completions, **kwargs: [1.0, 1.0], cases=SUITE[:1])
-    assert "ValueError" in table["got"][0]
+    assert left(lambda completions, **kwargs: [1.0, 1.0])["got"].str.contains("ValueError").all()
 
 
 def test_a_careless_pattern_does_not_take_hours():
@@ -115,28 +109,11 @@ def test_a_careless_pattern_does_not_take_hours():
     assert table.loc["10 MB of opening tags", "got"].startswith("too slow: 10,485,760 characters")
 
 
-def test_an_unknown_verdict_is_named():
-    with pytest.raises(ValueError, match="'tags'"):
-        left(correctness_reward_func, "tags")
-
-
-def test_the_table_has_a_row_for_each_case_and_short_texts():
-    table = adversarial.as_table()
-    assert list(table.index) == [c.name for c in SUITE]
-    assert table["completion"].str.len().max() <= 60
-
-
 @pytest.mark.parametrize("text", ["", "short", "x" * 60, "x" * 61, "a\r\nb" * 1000, "\n" * 10**6])
 def test_shortened_texts_are_one_short_line(text):
     line = adversarial.shorten(text)
     assert len(line) <= 60 and "\n" not in line and "\r" not in line
     assert len(text) > 60 or line == text
-
-
-def test_a_case_of_the_readers_own_can_be_judged():
-    own = Case("mine", GOOD.replace("72", "8"), "8", True, True, True, True, 4, "Eight is eight.")
-    assert left(correctness_reward_func, cases=[own]).empty
-    assert len(left(lambda completions, **kwargs: [0.0], cases=[own])) == 1
 
 
 # --- the real data ------------------------------------------------------------

@@ -1,15 +1,12 @@
 """The rewards that are wrong on purpose must be wrong in exactly the ways the lessons say."""
 
-import ast
-
-import nbformat
-import pandas as pd
 import pytest
 
 from grpo_helpers import adversarial, flawed, rewards
 from grpo_helpers.adversarial import GOOD, SUITE
-from grpo_helpers.profiles import ROOT
 from grpo_helpers.prompts import XML_COT_FORMAT
+
+from .cells import definitions
 
 WRONG = GOOD.replace("72", "18")
 TWICE = f"{GOOD}\n<answer>\n73\n</answer>"
@@ -99,85 +96,18 @@ def test_both_agree_on_a_completion_that_is_as_asked():
         assert score(flawed.generous_reward_func, text) == score(flawed.patched_reward_func, text)
 
 
-# --- the lab's naive reward --------------------------------------------------------
+# --- what notebook 03 builds in its cells is what is trained with and recorded ---------
+
+NAMES = [*(f.__name__ for f in rewards.REWARD_FUNCS), "generous_reward_func", "patched_reward_func"]
+built = definitions("03_reward_design", *NAMES)
 
 
-def test_the_naive_reward_works_until_it_is_attacked():
-    assert score(flawed.naive_reward_func, GOOD) == 2.0
-    assert score(flawed.naive_reward_func, WRONG) == 0.0
-    assert len(adversarial.left(flawed.naive_reward_func)) > 20
-
-
-# --- the notebook's functions are these ------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def notebook():
-    """The functions of the notebook's cells, and the constant they share, without running anything else."""
-    cells = nbformat.read(ROOT / "notebooks" / "03_reward_design.ipynb", as_version=4).cells
-    space: dict = {}
-    exec("import re\nimport pandas as pd\nfrom grpo_helpers import prompts, rewards", space)
-    for cell in cells:
-        if cell.cell_type == "code":
-            tree = ast.parse(cell.source)
-            tree.body = [
-                node
-                for node in tree.body
-                if isinstance(node, ast.FunctionDef)
-                or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TAGS")
-            ]
-            exec(compile(tree, cell.id, "exec"), space)
-    return space
-
-
-@pytest.mark.parametrize("name", [f.__name__ for f in rewards.REWARD_FUNCS])
-@pytest.mark.parametrize("case", SUITE, ids=lambda c: c.name)
-def test_the_rewards_built_in_the_notebook_equal_the_module_on_the_suite(notebook, name, case):
-    own, ours = notebook[name], getattr(rewards, name)
-    assert own is not ours
-    assert score(own, case.completion, case.gold) == score(ours, case.completion, case.gold)
-    chat = [{"role": "assistant", "content": case.completion}]
-    assert score(own, chat, case.gold) == score(ours, chat, case.gold)
-
-
-@pytest.mark.parametrize("name", ["generous_reward_func", "patched_reward_func", "naive_reward_func"])
-@pytest.mark.parametrize("case", [c for c in SUITE if len(c.completion) < 10**5], ids=lambda c: c.name)
-def test_the_flawed_rewards_of_the_notebook_equal_the_module_on_the_suite(notebook, name, case):
-    own, ours = notebook[name], getattr(flawed, name)
-    assert own is not ours
-    assert score(own, case.completion, case.gold) == score(ours, case.completion, case.gold)
-
-
-# --- how rewards are mixed -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["sum_then_normalize", "normalize_then_sum"])
-def test_the_advantages_by_hand_are_those_of_trl(notebook, how, tmp_path, capsys):
-    """One optimizer step of one group; TRL keeps the rewards and the advantages that it computed."""
-    from grpo_helpers import data, models, training
-    from grpo_helpers.profiles import TINY
-
-    def length_reward(completions, **kwargs):
-        return [len(rewards.completion_text(c)) / 10 for c in completions]
-
-    profile, weights = TINY.with_(batch=8, steps=1, max_completion_length=24), [1.0, 3.0]
-    model, tokenizer = models.load_policy(profile)
-    trainer = training.make_trainer(
-        profile,
-        model,
-        tokenizer,
-        data.load_task(profile, "train", 8),
-        tmp_path,
-        [rewards.xmlcount_reward_func, length_reward],
-        multi_objective_aggregation=how,
-        reward_weights=weights,
-        save_strategy="no",
-    )
-    training.train(trainer)
-    parts = pd.DataFrame({name: list(values) for name, values in trainer._logs["rewards"].items()})
-    assert len(parts) == 8 and parts["length_reward"].nunique() > 1
-    if how == "normalize_then_sum":
-        by_hand = notebook["normalise_then_sum"](parts, weights)
-    else:
-        by_hand = notebook["normalise"]((parts * weights).sum(axis=1))
-    assert by_hand.tolist() == pytest.approx(list(trainer._logs["advantages"]), abs=1e-3)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reward_built_in_the_notebook_pays_as_the_one_of_the_recorded_runs(name):
+    own, ours = getattr(built, name), getattr(rewards, name, None) or getattr(flawed, name)
+    for case in SUITE:
+        if name == "generous_reward_func" and len(case.completion) > 10**5:
+            continue  # its pattern takes hours there
+        paid = score(ours, case.completion, case.gold)
+        chat = [{"role": "assistant", "content": case.completion}]
+        assert score(own, case.completion, case.gold) == score(own, chat, case.gold) == paid, case.name

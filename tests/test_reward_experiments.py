@@ -9,6 +9,8 @@ from grpo_helpers.evaluation import RATES
 from grpo_helpers.experiments import reward_experiments as lab
 from grpo_helpers.profiles import TINY
 
+from .cells import definitions
+
 matplotlib.use("Agg")
 
 SHORT = TINY.with_(steps=2, batch=16, eval_questions=4)
@@ -47,6 +49,7 @@ def test_replies_stand_side_by_side():
     assert table.to_dict("records") == [{"question": "a", "gold": "1", "before": "x", "after": "z"}]
 
 
+@pytest.mark.trains
 def test_a_witness_is_logged_and_pays_nothing(capsys):
     found = lab.watched(SHORT, (flawed.generous_reward_func,), (rewards.correctness_reward_func,), seed=1)
     history = found.history
@@ -56,6 +59,7 @@ def test_a_witness_is_logged_and_pays_nothing(capsys):
     assert history["reward"].tolist() == pytest.approx(paid.tolist())
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", ["published_rewards", "reward_hack"])
 def test_an_experiment_is_recorded_and_read_back(name, tmp_path, capsys):
     experiments.record(name, SHORT, seed=7, runs=tmp_path)
@@ -92,30 +96,9 @@ def test_every_figure_has_a_title_and_labelled_axes(draw):
 
 # --- checks ----------------------------------------------------------------------------
 
-CHECKS = (checks.break_the_reward, checks.never_fires, checks.disputed_group)
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_an_unsolved_exercise_is_told_what_is_missing(check, capsys):
-    def unsolved(*args, **kwargs): ...
-
-    assert check(unsolved) is None
-    assert capsys.readouterr().out.startswith("Not yet: for ")
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_exceptions_and_wrong_signatures_are_reported(check, capsys):
-    def broken(*args, **kwargs):
-        raise KeyError("prompt")
-
-    check(broken)
-    assert capsys.readouterr().out == "Not yet: broken raised KeyError: 'prompt'\n"
-    check(lambda: None)
-    assert "raised TypeError" in capsys.readouterr().out
-
 
 def test_the_lab_counts_and_names_what_is_left(capsys):
-    checks.break_the_reward(flawed.naive_reward_func)
+    checks.break_the_reward(definitions("03_reward_design", "naive_reward_func").naive_reward_func)
     said = capsys.readouterr().out
     assert "cases are judged wrongly" in said and "gold with a comma: deserves pay, got 0.0" in said
     assert "more" in said

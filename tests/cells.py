@@ -1,0 +1,54 @@
+"""What the cells of a notebook define, taken without running the notebook."""
+
+import ast
+from types import SimpleNamespace
+
+import nbformat
+
+from grpo_helpers.profiles import ROOT
+
+
+def defined_by(node: ast.stmt) -> dict[str, ast.stmt]:
+    """name → what defines it, for imports, functions, classes and constants: names in CAPITALS."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name: node}
+    if isinstance(node, ast.Import):
+        return {(a.asname or a.name).partition(".")[0]: ast.Import([a]) for a in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {a.asname or a.name: ast.ImportFrom(node.module, [a], node.level) for a in node.names}
+    if isinstance(node, ast.Assign):
+        names = {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+        return dict.fromkeys(names, node) if all(name.isupper() for name in names) else {}
+    return {}
+
+
+def definitions(notebook: str, *names: str) -> SimpleNamespace:
+    """`names` as the notebook's cells define them.
+
+    Executed are these definitions and those that they use, in the notebook's order, and nothing else of it.
+
+    Args:
+        notebook: the file's name without its ending, "01_grpo_concepts".
+
+    Raises:
+        LookupError: the notebook does not define one of the names.
+    """
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    defined: dict[str, ast.stmt] = {}
+    for cell in cells:
+        if cell.cell_type == "code":
+            for node in ast.parse(cell.source).body:
+                new = defined_by(node)
+                defined = {name: old for name, old in defined.items() if name not in new} | new
+    if missing := [name for name in names if name not in defined]:
+        raise LookupError(f"{notebook} does not define {', '.join(missing)}; it defines {', '.join(sorted(defined))}")
+    wanted, ahead = set(), list(names)
+    while ahead:
+        node = defined.get(ahead.pop())
+        if node and node not in wanted:
+            wanted.add(node)
+            ahead += [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+    body = [node for node in dict.fromkeys(defined.values()) if node in wanted]
+    space = {"__name__": notebook}
+    exec(compile(ast.fix_missing_locations(ast.Module(body, [])), f"{notebook}.ipynb", "exec"), space)
+    return SimpleNamespace(**{name: space[name] for name in names})

@@ -1,4 +1,4 @@
-"""Recipes against the clock: each is what it says it is, evaluation is free, and the lead is read off correctly."""
+"""Recipes against the clock: each is what it says it is, evaluation is free, and each gets its best rate."""
 
 import itertools
 import time
@@ -10,7 +10,16 @@ from trl import GRPOConfig
 
 from grpo_helpers import experiments, models
 from grpo_helpers.experiments import recipes
-from grpo_helpers.experiments.recipes import OURS, PUBLISHED, REPAIRED, TRL, Clock, lead, learning_curve, recipe_trainer
+from grpo_helpers.experiments.recipes import (
+    OURS,
+    PUBLISHED,
+    RATES,
+    REPAIRED,
+    TRL,
+    Clock,
+    learning_curve,
+    recipe_trainer,
+)
 from grpo_helpers.profiles import ARTICLE, TINY
 
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, eval_questions=4, eval_batch=4)
@@ -18,7 +27,7 @@ QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3
 
 def trainer_of(name, folder):
     model, tokenizer = models.load_policy(QUICK)
-    return recipe_trainer(name, QUICK, model, tokenizer, str(folder), seed=7)
+    return recipe_trainer(name, QUICK, model, tokenizer, str(folder), seed=7, rate=RATES[name][0])
 
 
 # --- the recipes ------------------------------------------------------------
@@ -40,6 +49,19 @@ def test_defaults_are_trls_whatever_the_profile_says(tmp_path):
     assert all(p.requires_grad for p in trainer.model.parameters())
 
 
+@pytest.mark.parametrize(("name", "own"), [(OURS, TINY), (REPAIRED, ARTICLE), (PUBLISHED, ARTICLE)])
+def test_the_first_rate_tried_is_the_recipes_own(name, own):
+    assert RATES[name][0] == own.learning_rate
+    assert len({len(rates) for rates in RATES.values()}) == 1  # as many tries for each
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_a_rate_that_is_asked_for_is_trained_with(name, tmp_path):
+    model, tokenizer = models.load_policy(QUICK)
+    trainer = recipe_trainer(name, QUICK, model, tokenizer, str(tmp_path), seed=7, rate=3e-4)
+    assert trainer.args.learning_rate == 3e-4
+
+
 @pytest.mark.parametrize("name", [REPAIRED, PUBLISHED])
 def test_the_article_trains_as_it_says_on_its_twenty_questions(name, tmp_path):
     trainer = trainer_of(name, tmp_path)
@@ -53,28 +75,36 @@ def test_the_article_trains_as_it_says_on_its_twenty_questions(name, tmp_path):
 # --- the clock --------------------------------------------------------------
 
 
+def work(seconds):
+    """Keep the processor busy."""
+    start = time.process_time()
+    while time.process_time() < start + seconds:
+        pass
+
+
 def test_time_of_an_evaluation_does_not_count():
-    clock = Clock(lambda model: time.sleep(0.2) or {"strict": 0.5}, budget=0.1)
+    clock = Clock(lambda model: work(0.2) or {"strict": 0.5}, budget=0.1)
     clock.note(None, 0.0, step=0)
     state, control = SimpleNamespace(global_step=0, max_steps=99), SimpleNamespace(should_training_stop=False)
     clock.on_train_begin(None, state, control)
     for step in (1, 2):
         state.global_step = step
-        time.sleep(0.06)
+        work(0.06)
         clock.on_step_end(None, state, control)
         assert control.should_training_stop == (step == 2)
     assert [row["step"] for row in clock.rows] == [0, 2]
     assert 0.12 <= clock.rows[-1]["seconds"] < 0.25
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(("name", "budget", "steps"), [(OURS, float("inf"), 3), (PUBLISHED, 0.0, 1)])
 def test_a_recipe_runs_to_its_end_or_until_the_budget_is_spent(name, budget, steps, monkeypatch):
     ticks = itertools.count(0, 0.01)  # on the machine's own clock a slow step would bring another row
-    monkeypatch.setattr(recipes, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(recipes, "time", SimpleNamespace(process_time=lambda: next(ticks)))
     curve = learning_curve(name, QUICK, seed=7, budget=budget)
     assert curve["step"].tolist() == [0, steps]
     assert curve["seconds"].iloc[0] == 0 < curve["seconds"].iloc[-1]
-    assert set(curve["recipe"]) == {name}
+    assert set(curve["setting"]) == {name} and set(curve["rate"]) == {RATES[name][0]} and set(curve["seed"]) == {7}
     assert curve[["strict", "flexible", "format"]].stack().between(0, 1).all()
 
 
@@ -82,25 +112,41 @@ def test_it_is_an_experiment():
     assert experiments.get_experiment("reward_per_minute") is recipes.reward_per_minute
 
 
-# --- the lead ---------------------------------------------------------------
+def test_the_best_rate_is_where_the_curve_ends_highest_and_a_tie_goes_to_the_recipes_own():
+    rows = []
+    for name, rates in RATES.items():
+        ends = dict(zip(rates, (0.5, 0.5, 0.4) if name == TRL else (0.1, 0.2, 0.7), strict=True))
+        rows += [(name, rate, strict) for rate, end in ends.items() for strict in (0.9, end)]
+    best = recipes.best_rates(pd.DataFrame(rows, columns=["setting", "rate", "strict"]))
+    assert best == {name: rates[0 if name == TRL else 2] for name, rates in RATES.items()}
 
 
-def curve(name, *points):
-    return pd.DataFrame(
-        [(name, seconds, strict) for seconds, strict in points], columns=["recipe", "seconds", "strict"]
-    )
+def test_the_budget_is_the_same_for_all_and_each_seed_is_shown_at_the_best_rate(monkeypatch):
+    asked = []
+
+    def curve(name, profile, seed, rate=None, budget=float("inf")):
+        asked.append((name, seed, rate, budget))
+        rate = rate or RATES[name][0]
+        strict = float(rate == RATES[name][1])
+        row = {"setting": name, "rate": rate, "seed": seed, "seconds": min(budget, 8.0 + seed), "strict": strict}
+        return pd.DataFrame([row])
+
+    monkeypatch.setattr(recipes, "learning_curve", curve)
+    monkeypatch.setattr(recipes, "ProcessPoolExecutor", InThisProcess)
+    tables = recipes.reward_per_minute(TINY, seed=4)
+    assert {budget for _, _, rate, budget in asked if rate} == {6.5, 13.0}  # half of it and all of it
+    shown = tables["curves"]
+    assert set(zip(shown["setting"], shown["rate"], strict=True)) == {(name, r[1]) for name, r in RATES.items()}
+    assert set(shown.groupby("setting")["seed"].nunique()) == {3}
+    assert len(tables["tried"]) == 12 and set(tables["tried"]["seed"]) == {4}
 
 
-def test_lead_by_hand():
-    ours = curve(OURS, (0, 0.1), (10, 0.5), (20, 0.4), (30, 0.8))
-    other = curve(TRL, (0, 0.1), (30, 0.05), (60, 0.3), (90, 0.2), (120, 0.6))
-    never = curve(PUBLISHED, (0, 0.1), (100, 0.1))
-    better = curve(REPAIRED, (0, 0.1), (5, 0.9))
-    table = lead(pd.concat([ours, other, never, better]))
-    assert table[table["recipe"] == TRL][["accuracy", "seconds", "ours"]].to_numpy().tolist() == [
-        [0.3, 60, 10],
-        [0.6, 120, 30],
-    ]
-    assert table["ratio"].tolist()[:2] == pytest.approx([1 / 6, 1 / 4])
-    assert PUBLISHED not in set(table["recipe"])
-    assert table[table["recipe"] == REPAIRED]["ours"].isna().all()
+class InThisProcess:
+    def __init__(self, *args): ...
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error): ...
+
+    map = staticmethod(map)

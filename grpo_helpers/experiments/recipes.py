@@ -1,20 +1,22 @@
-"""Reward per minute: four recipes train the same policy from the same seed, and the clock runs.
+"""Reward per minute: three other recipes beside this series', on the same policy, each at its own best learning rate.
 
-The recipes are this package's, TRL's defaults, and the source article's with
-repaired and with published rewards. The last three get what is not a matter of
-recipe from the profile: precision, and the longest completion. The article's
-ten steps are not their end: learning goes on over its 20 questions at its full
-learning rate until the time is up.
+The others are TRL's defaults, and the source article's with repaired and with published rewards. They get what is not
+a matter of recipe from the profile: precision, and the longest completion. The article's ten steps are not their end:
+learning goes on over its 20 questions at its full rate until the time is up. Time is the processor's, on one thread.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pandas as pd
+import torch
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -22,10 +24,18 @@ from .. import data, models, training
 from ..flawed import PUBLISHED_REWARD_FUNCS
 from ..profiles import ARTICLE, Profile
 from ..rewards import REWARD_FUNCS
+from .grids import QUESTIONS, SEEDS
 from .held_out import HeldOut, Measure, held_out_rates
 
 OURS, TRL, REPAIRED, PUBLISHED = "this series", "TRL's defaults", "the article, repaired", "the article, as published"
-BUDGET = 1.5  # times the seconds that our recipe takes to its end
+# tried for each; the first is the recipe's own
+RATES = {
+    OURS: (2e-3, 6e-4, 6e-3),
+    TRL: (1e-6, 2e-4, 1e-3),
+    REPAIRED: (5e-6, 5e-4, 2e-3),
+    PUBLISHED: (5e-6, 5e-4, 2e-3),
+}
+TRIED = 0.5  # of the budget, for each rate, with one seed
 OF_THE_TASK = (
     *("model", "revision", "dtype", "task", "problem_steps", "system_prompt", "shots"),
     *("max_prompt_length", "max_completion_length", "checkpointing"),
@@ -40,7 +50,7 @@ class Clock(HeldOut):
     """Asks at growing distances in time, and ends the run when `budget` seconds are spent."""
 
     def __init__(self, measure: Measure, budget: float) -> None:
-        super().__init__(measure, time.perf_counter)
+        super().__init__(measure, time.process_time)
         self.budget, self.due = budget, 4.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -51,58 +61,74 @@ class Clock(HeldOut):
             self.due = 1.2 * seconds + 4
 
 
-def recipe_trainer(name: str, profile: Profile, model: Any, tokenizer: Any, folder: str, seed: int) -> GRPOTrainer:
-    """The trainer of a recipe, on the policy and the task of `profile`."""
+def recipe_trainer(
+    name: str, profile: Profile, model: Any, tokenizer: Any, folder: str, seed: int, rate: float
+) -> GRPOTrainer:
+    """The trainer of a recipe at a learning rate, on the policy and the task of `profile`."""
     article = name in (REPAIRED, PUBLISHED)
     questions = data.load_task(profile, "train", ARTICLE.max_samples if article else profile.max_samples)
     questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
     if name == TRL:  # no adapters: by default every weight is trained
         same = training.grpo_config(profile, folder, seed, save_strategy="no")
-        args = GRPOConfig(**{field: getattr(same, field) for field in OF_THE_MACHINE})
+        args = GRPOConfig(learning_rate=rate, **{field: getattr(same, field) for field in OF_THE_MACHINE})
         return GRPOTrainer(model, list(REWARD_FUNCS), args=args, train_dataset=questions, processing_class=tokenizer)
     rewards, schedule = PUBLISHED_REWARD_FUNCS if name == PUBLISHED else REWARD_FUNCS, {}
     if article:
-        profile = replace(ARTICLE, **{field: getattr(profile, field) for field in OF_THE_TASK})
+        profile = ARTICLE.with_(**{field: getattr(profile, field) for field in OF_THE_TASK})
         schedule = {"max_steps": 100_000, "warmup_steps": 1, "lr_scheduler_type": "constant_with_warmup"}
-    arguments = (profile, model, tokenizer, questions, folder, rewards, seed)
+    arguments = (profile.with_(learning_rate=rate), model, tokenizer, questions, folder, rewards, seed)
     return training.make_trainer(*arguments, doctor=False, save_strategy="no", **schedule)
 
 
-def learning_curve(name: str, profile: Profile, seed: int, budget: float = float("inf")) -> pd.DataFrame:
-    """Train by one recipe for at most `budget` seconds: rows of step, seconds, strict, flexible, format (0 to 1)."""
+def learning_curve(
+    name: str, profile: Profile, seed: int, rate: float | None = None, budget: float = float("inf")
+) -> pd.DataFrame:
+    """Train by one recipe for at most `budget` seconds.
+
+    Args:
+        rate: learning rate; None takes the recipe's own.
+
+    Returns:
+        A row for each evaluation: step, seconds, what `held_out_rates` finds, setting (the recipe), rate, seed.
+    """
+    rate = rate or RATES[name][0]
     model, tokenizer = models.load_policy(profile)
     clock = Clock(held_out_rates(profile, tokenizer), budget)
     clock.note(model, 0.0, step=0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = recipe_trainer(name, profile, model, tokenizer, folder, seed)
+        trainer = recipe_trainer(name, profile, model, tokenizer, folder, seed, rate)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock)
         training.train_to_end(trainer)
-    return pd.DataFrame(clock.rows).assign(recipe=name)
+    return pd.DataFrame(clock.rows).assign(setting=name, rate=rate, seed=seed)
 
 
-def reward_per_minute(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """Held-out accuracy (greedy) against seconds of training, the recipes one after another on this machine.
+def best_rates(tried: pd.DataFrame) -> dict[str, float]:
+    """The learning rate of each recipe whose curve ends at the highest strict accuracy; of equals the recipe's own."""
+    ends = tried.groupby(["setting", "rate"], sort=False)["strict"].last().unstack("rate")
+    return {name: ends.loc[name, list(rates)].idxmax() for name, rates in RATES.items()}
+
+
+def reward_per_minute(profile: Profile, seed: int, workers: int | None = None) -> dict[str, pd.DataFrame]:
+    """Held-out accuracy (greedy) against seconds of training, from the seeds `seed`, `seed` + 1 …
+
+    Each recipe gets as long as this series' takes to its end, and the learning rate that was best of three in half
+    that time. The same held-out questions choose and show.
 
     Returns:
-        curves: `learning_curve` of each recipe; lead: `lead` of them.
+        tried: `learning_curve` of each recipe at each rate, one seed; curves: those at the best rates, every seed.
     """
-    curves = [learning_curve(OURS, profile, seed)]
-    budget = BUDGET * curves[0]["seconds"].iloc[-1]
-    curves = pd.concat(curves + [learning_curve(name, profile, seed, budget) for name in (TRL, REPAIRED, PUBLISHED)])
-    return {"curves": curves, "lead": lead(curves)}
+    profile, seeds = profile.with_(eval_questions=QUESTIONS), range(seed, seed + SEEDS)
+    workers, spawn = workers or os.cpu_count(), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
 
+        def curves(jobs: Sequence[tuple]) -> pd.DataFrame:
+            return pd.concat(pool.map(learning_curve, *zip(*jobs, strict=True)), ignore_index=True)
 
-def lead(curves: pd.DataFrame, rate: str = "strict") -> pd.DataFrame:
-    """How much sooner our recipe reaches what another one reaches: a row for each new best accuracy of another.
-
-    Columns: recipe, accuracy (0 to 1), seconds, ours (seconds; NaN: never reached), ratio (ours to theirs).
-    """
-    ours = curves[curves["recipe"] == OURS]
-    rows = []
-    for name, curve in curves[curves["recipe"] != OURS].groupby("recipe", sort=False):
-        best = curve[rate].cummax()
-        for seconds, accuracy in curve.loc[best > best.shift(fill_value=best.iloc[0]), ["seconds", rate]].to_numpy():
-            soonest = ours.loc[ours[rate] >= accuracy, "seconds"].min()
-            rows.append((name, accuracy, seconds, soonest, soonest / seconds))
-    return pd.DataFrame(rows, columns=["recipe", "accuracy", "seconds", "ours", "ratio"])
+        ours = curves([(OURS, profile, s) for s in seeds])
+        budget = float(ours.groupby("seed")["seconds"].last().median())
+        part = TRIED * budget
+        tried = curves([(name, profile, seed, rate, part) for name, rates in RATES.items() for rate in rates])
+        best = best_rates(tried)
+        shown = curves([(name, profile, s, rate, budget) for name, rate in best.items() for s in seeds])
+    return {"tried": tried, "curves": shown}

@@ -11,7 +11,7 @@ from .prompts import plot_lengths, plot_passes, plot_silent, plot_truncation, pl
 from .rewards import plot_advantages, plot_outcomes, plot_reward_matrix, plot_runs
 from .runs import plot_reply_lengths, plot_signals
 from .scaling import plot_engines, plot_where
-from .speed import plot_learning_curves, plot_step_time
+from .speed import plot_step_time
 from .training import (
     live,
     live_history,
@@ -42,7 +42,6 @@ __all__ = [
     "plot_history",
     "plot_intervals",
     "plot_kinds",
-    "plot_learning_curves",
     "plot_lengths",
     "plot_lines",
     "plot_loss_and_reward",

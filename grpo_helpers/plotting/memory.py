@@ -72,7 +72,7 @@ def plot_peaks(
 def plot_planned_measured(table: pd.DataFrame, title: str = "The planner beside measurements") -> Figure:
     """Planned over measured memory of each configuration; the grey band is plus or minus 20 per cent.
 
-    `table` has the columns configuration, measured_gb, ratio and fitted, as tests/bench_memory.py records them.
+    `table` has the columns configuration, measured_gb, ratio and fitted, as tests/tools/bench_memory.py records them.
     """
     fig, ax = plt.subplots(figsize=(8, 0.4 * len(table) + 1.5), layout="constrained")
     ax.axvspan(0.8, 1.2, color=GREY, alpha=0.25, label="within 20 %")

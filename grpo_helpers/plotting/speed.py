@@ -1,4 +1,4 @@
-"""Figures of time: where a step's seconds go, and what a recipe makes of its minutes."""
+"""A figure of time: where a step's seconds go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ._style import BLUE, GREEN, GREY, ORANGE, PURPLE
+from ._style import BLUE
 
 
 def plot_step_time(bench: Mapping[str, Any], title: str = "Where the time of a step goes") -> Figure:
@@ -39,19 +39,4 @@ def plot_step_time(bench: Mapping[str, Any], title: str = "Where the time of a s
     left.set_ylabel("way to train")
     right.set_ylabel("phase")
     fig.suptitle(title)
-    return fig
-
-
-def plot_learning_curves(curves: pd.DataFrame, title: str = "Held-out accuracy against time") -> Figure:
-    """Strict accuracy of each recipe after so many seconds of training; columns recipe, seconds, strict (0 to 1)."""
-    fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    styles = zip((BLUE, ORANGE, GREEN, PURPLE, GREY), "os^Dv", ("-", "--", "-.", ":", "-"), strict=True)
-    for (name, curve), (color, marker, line) in zip(curves.groupby("recipe", sort=False), styles, strict=False):
-        ax.plot(curve["seconds"], 100 * curve["strict"], line, color=color, marker=marker, markersize=5, label=name)
-    ax.set_xlabel("seconds of training, evaluation not counted")
-    ax.set_ylabel("strict accuracy, held-out (%)")
-    ax.set_ylim(-2, 102)
-    ax.grid(alpha=0.3)
-    ax.legend(title="recipe", fontsize=8)
-    ax.set_title(title)
     return fig

@@ -39,10 +39,7 @@ SIGNALS: Mapping[str, tuple[str, str]] = {
     "kl": ("KL to the reference", "nats a token"),
     "grad_norm": ("gradient norm", "no unit"),
 }
-WATCHED = {
-    column: SIGNALS[column]
-    for column in ("completions/clipped_ratio", "frac_reward_zero_std", "entropy", "kl")
-}
+WATCHED = {column: SIGNALS[column] for column in ("completions/clipped_ratio", "frac_reward_zero_std", "entropy", "kl")}
 # what was learned: the first panels of a history
 LEARNED = {
     column: SIGNALS[column]

@@ -230,9 +230,10 @@ def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
     Layout and working out are judged by the paired test. Arithmetic is how often a reply that states a calculation
     ends with the right number; before and after these are not the same questions, so that Fisher's exact test judges.
     """
-    table = compare(before, after)
-    found = {"layout": table.loc[RATES["format"]], "working out": table.loc[RATES["worked"]]}
-    said = {name: (row["before"], row["after"], row["p_value"]) for name, row in found.items()}
+    said = {}
+    for name, column in {"layout": "format", "working out": "worked"}.items():
+        then, now = before[column], after[column]
+        said[name] = (then.mean(), now.mean(), paired_test(then, now)["p_value"])
     right = [t.loc[t["worked"], "flexible"] for t in (before, after)]
     if all(map(len, right)):
         counts = [[int(r.sum()), int((~r).sum())] for r in right]
@@ -243,41 +244,6 @@ def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
     others = [name for name in said if name not in (*learned, *worse)]
     groups = {"learned": learned, "lost": worse, "no change seen": others}
     return "; ".join(f"{label}: {', '.join(map(changes.get, names))}" for label, names in groups.items() if names)
-
-
-PARTS = ("truncation", "format", "arithmetic")
-
-
-def _causes(flipped: pd.Series, wrong: pd.DataFrame) -> list[int]:
-    """Questions of `flipped` for each of PARTS, by the table `wrong` in which they are not strictly right."""
-    cut, number = wrong["truncated"], wrong["flexible"]
-    return [int((flipped & cause).sum()) for cause in (cut, ~cut & number, ~cut & ~number)]
-
-
-def gain_parts(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Where a change in strict accuracy comes from: a row for each part, and one for `all`, their sum.
-
-    By the reply that was not strictly right, `truncation` questions were cut off; `format` ones had the
-    right number, but not in the requested format; `arithmetic` ones ended with a wrong number or none.
-    A gained question counts by its reply before, a lost one by its reply after.
-
-    Returns:
-        Columns gained, lost (questions); gain, low, high (shares of all questions, 95 % interval).
-    """
-    gained = _causes(~before["strict"] & after["strict"], before)
-    lost = _causes(before["strict"] & ~after["strict"], after)
-    table = pd.DataFrame({"gained": gained, "lost": lost}, index=PARTS)
-    table.loc["all"] = table.sum()
-    table["gain"] = (table["gained"] - table["lost"]) / len(before)
-    bounds = [gain_interval(won, gone, len(before)) for won, gone in table[["gained", "lost"]].to_numpy().tolist()]
-    table["low"], table["high"] = zip(*bounds, strict=True)
-    return table
-
-
-def decompose(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, int]:
-    """`gain_parts` in short: questions gained by truncation, format and arithmetic, and all `lost` ones."""
-    table = gain_parts(before, after)
-    return table["gained"][list(PARTS)].astype(int).to_dict() | {"lost": int(table["lost"]["all"])}
 
 
 def pass_chances(replies: pd.DataFrame, num_generations: int, ks: Sequence[int], column: str) -> pd.DataFrame:

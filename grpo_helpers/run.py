@@ -261,11 +261,6 @@ def run(
         print(evaluation.before_after(before[temperature], after[temperature]).to_string())
     greedy = profile.eval_temperatures[0]
     print(f"\n{evaluation.what_was_learned(before[greedy], after[greedy])}")
-    parts = evaluation.decompose(before[greedy], after[greedy])
-    print(
-        f"of the questions won, {parts['truncation']} had been cut off, {parts['format']} were right but not in "
-        f"format, {parts['arithmetic']} were wrong by any reading; {parts['lost']} were lost"
-    )
     write_text(output / "comparison.csv", pd.concat(comparisons, names=["temperature"]).to_csv())
     _save_figure(plotting.plot_before_after(comparisons[greedy]), output / "comparison.png")
     show_examples(before[greedy], after[greedy])
@@ -275,7 +270,6 @@ def run(
         "minutes": round(minutes, 2),
         "peak_memory_gb": round(peak, 2),
         "seconds_per_step": round(float(table["step_time"].median()), 3),
-        "decomposition": parts,
         "tokens": {str(t): [round(float(x[t]["tokens"].mean()), 2) for x in (before, after)] for t in after},
         "rates": {str(t): c.round(4).to_dict("index") for t, c in comparisons.items()},
     }

@@ -15,15 +15,12 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from grpo_helpers import evaluation
 from grpo_helpers.data import word_problems
 from grpo_helpers.evaluation import (
-    PARTS,
     RATES,
     as_percentages,
     average,
     before_after,
     compare,
-    decompose,
     evaluate,
-    gain_parts,
     generate_prediction,
     generate_predictions,
     pass_chances,
@@ -33,7 +30,7 @@ from grpo_helpers.evaluation import (
 )
 from grpo_helpers.profiles import DATA
 from grpo_helpers.prompts import build_messages
-from grpo_helpers.statistics import bootstrap_interval, gain_interval, paired_test, pass_at_k, wilson_interval
+from grpo_helpers.statistics import bootstrap_interval, gain_interval, pass_at_k, wilson_interval
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)
@@ -340,55 +337,6 @@ def test_tables_of_other_questions_are_not_compared(other):
 def test_tables_without_questions_are_not_compared():
     with pytest.raises(ValueError, match="0 of 0"):
         compare(BEFORE[:0], AFTER[:0])
-
-
-def test_decompose_of_hand_made_tables():
-    assert decompose(BEFORE, AFTER) == {"truncation": 1, "format": 1, "arithmetic": 1, "lost": 1}
-
-
-def test_the_parts_of_a_gain_of_hand_made_tables():
-    parts = gain_parts(BEFORE, AFTER)
-    assert list(parts.index) == [*PARTS, "all"]
-    assert parts["gained"].to_list() == [1, 1, 1, 3]
-    assert parts["lost"].to_list() == [0, 0, 1, 1]  # strictly right before, no number after
-    assert parts["gain"].to_list() == [1 / 8, 1 / 8, 0, 2 / 8]
-    for row in parts.itertuples():
-        assert (row.low, row.high) == pytest.approx(gain_interval(row.gained, row.lost, 8))
-
-
-@pytest.mark.parametrize(
-    ("after", "part"),
-    [("truncated", "truncation"), ("truncated flexible", "truncation"), ("flexible", "format"), ("", "arithmetic")],
-)
-def test_a_question_counts_by_the_reply_that_is_not_right(after, part):
-    right, other = table(RIGHT), table(after)
-    assert gain_parts(right, other)["lost"][part] == 1 and gain_parts(other, right)["gained"][part] == 1
-    assert gain_parts(right, other)["gain"][part] == -1 and gain_parts(other, right)["gain"]["all"] == 1
-    assert gain_parts(right, other).drop(index=[part, "all"])["lost"].sum() == 0
-
-
-# OUTCOMES: a strictly right reply is right by the flexible reading as well, and whole
-outcomes = st.sampled_from(
-    [o for o in itertools.product([False, True], repeat=5) if not o[0] or (o[1] and o[2] and not o[4])]
-)
-two_evaluations = st.lists(st.tuples(outcomes, outcomes), min_size=1, max_size=40)
-
-
-@relaxed
-@given(two_evaluations)
-def test_the_parts_add_up_to_the_paired_test(rows):
-    before, after = (pd.DataFrame([r[i] for r in rows], columns=OUTCOMES) for i in (0, 1))
-    parts, counts, test = (
-        gain_parts(before, after),
-        decompose(before, after),
-        paired_test(before["strict"], after["strict"]),
-    )
-    assert sum(counts[part] for part in PARTS) == parts["gained"]["all"] == test["gained"]
-    assert counts["lost"] == parts["lost"]["all"] == parts["lost"][list(PARTS)].sum() == test["lost"]
-    assert parts["gain"]["all"] == pytest.approx(after["strict"].mean() - before["strict"].mean())
-    assert counts["format"] <= before["flexible"].sum() and counts["truncation"] <= before["truncated"].sum()
-    assert all(type(count) is int for count in counts.values())  # they are written as JSON
-    assert (parts["low"] <= parts["high"]).all()
 
 
 # --- pass@k of two policies -------------------------------------------------

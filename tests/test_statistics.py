@@ -171,6 +171,7 @@ def power_by_brute_force(n, gained, lost, alpha=0.05):
     return power
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     ("n", "gained", "lost", "alpha"),
     [(1, 0.5, 0.2, 0.05), (6, 1.0, 0.0, 0.05), (7, 0.8, 0.1, 0.05), (8, 0.4, 0.4, 0.2), (9, 0.1, 0.7, 0.0625)],

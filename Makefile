@@ -12,11 +12,12 @@ WORKERS ?= 2
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test lab notebooks bench site site-check browser colab publish clean help
+.PHONY: run test quick lab notebooks bench site site-check browser colab publish clean help
 
 help:
 	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|t4|t4_full|article, SEED=, ARGS=)"
-	@echo "make test       unit tests, conventions, and every notebook executed on the tiny profile"
+	@echo "make test       lint, unit tests, conventions, and every notebook executed on the tiny profile"
+	@echo "make quick      lint, and the tests that train nothing: under two minutes"
 	@echo "make lab        JupyterLab on the notebooks"
 	@echo "make notebooks  execute the notebooks in place at full size"
 	@echo "make bench      speed of this package beside the libraries' defaults, in one run"
@@ -39,21 +40,27 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
 	OMP_NUM_THREADS=1 GRPO_PROFILE=tiny $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk 1 --nbmake \
 		--nbmake-timeout=1200 $(shell ls -r notebooks/*.ipynb)
+
+quick: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not trains" tests
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 notebooks: $(VENV)/.installed
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.timeout=3600 notebooks/*.ipynb
-	$(BIN)/python tests/clean_notebooks.py --executed notebooks/*.ipynb
+	$(BIN)/python tests/tools/clean_notebooks.py --executed notebooks/*.ipynb
 
 bench: $(VENV)/.installed
-	$(BIN)/python tests/bench.py $(ARGS)
-	$(BIN)/python tests/bench_rewards.py
-	$(BIN)/python tests/bench_memory.py
+	$(BIN)/python tests/tools/bench.py $(ARGS)
+	$(BIN)/python tests/tools/bench_rewards.py
+	$(BIN)/python tests/tools/bench_memory.py
 
 # The site and the browser have an environment of their own, so that it cannot move the tested versions.
 $(SITE)/.installed: notebooks/_site/requirements.txt
@@ -67,16 +74,16 @@ site: $(SITE)/.installed
 	@echo "open outputs/site/html/index.html"
 
 site-check: site
-	$(SITE)/bin/python tests/check_site.py outputs/site/html outputs/site/screenshots
+	$(SITE)/bin/python tests/tools/check_site.py outputs/site/html outputs/site/screenshots
 
 browser: $(VENV)/.installed $(SITE)/.installed
-	$(SITE)/bin/python tests/browser.py $(BIN)/jupyter outputs/browser-screenshots $(ARGS)
+	$(SITE)/bin/python tests/tools/browser.py $(BIN)/jupyter outputs/browser-screenshots $(ARGS)
 
 colab: $(VENV)/.installed
-	$(BIN)/python tests/colab_rehearsal.py $(ARGS)
+	$(BIN)/python tests/tools/colab_rehearsal.py $(ARGS)
 
 publish: $(VENV)/.installed
-	$(BIN)/python tests/publish.py '$(REPO)'
+	$(BIN)/python tests/tools/publish.py '$(REPO)'
 
 clean:
 	rm -rf outputs $(VENV) $(SITE) *.egg-info build .pytest_cache .ruff_cache .hypothesis

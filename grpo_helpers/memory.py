@@ -6,7 +6,7 @@ optimizer, evaluation). Each number is a plain formula over the model's shape
 and the profile, for the longest prompts and completions the profile allows; the
 peak is the largest column. 1 GB is 10^9 bytes.
 
-On a CPU, where `tests/bench_memory.py` compares it with measurements, the
+On a CPU, where `tests/tools/bench_memory.py` compares it with measurements, the
 "memory" is what the process has resident beyond its imports. For a T4 it is an
 estimate.
 """

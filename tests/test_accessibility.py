@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from grpo_helpers import plotting
 from grpo_helpers.plotting import _alt, _style
 from grpo_helpers.profiles import ROOT
-from tests.clean_notebooks import clean
+from tests.tools.clean_notebooks import clean
 
 COLOURS = {name: getattr(_style, name) for name in ("BLUE", "ORANGE", "GREEN", "PURPLE", "GREY")} | {"white": "#FFFFFF"}
 # Linear RGB as seen without one kind of cone: Machado, Oliveira and Fernandes, "A Physiologically-based Model for

@@ -1,9 +1,7 @@
 """The stopwatch and the floor behind `make bench`: nothing counted twice, and a floor that agrees with one by hand."""
 
 import contextlib
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +9,7 @@ import torch
 
 from grpo_helpers import data, models, training
 from grpo_helpers.profiles import TINY
-
-sys.path.insert(0, str(Path(__file__).parent))
-from bench_step import PHASES, Stopwatch, floor, machine, step_phases
+from tests.tools.bench_step import PHASES, Stopwatch, floor, machine, step_phases
 
 SPEED = {"gemm_gflops": 1.0, "bandwidth_gb_s": 1.0}
 
@@ -41,6 +37,7 @@ def test_a_piece_inside_another_is_not_counted_twice():
     assert 0.1 <= step["a"] < 0.14 and 0.04 <= step["b"] < 0.08
 
 
+@pytest.mark.trains
 def test_phases_of_a_real_step_are_all_seen_and_add_up(trainer):
     phases = step_phases(trainer)
     assert list(phases) == list(PHASES)

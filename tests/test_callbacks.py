@@ -29,6 +29,7 @@ def trained(output, *callbacks):
     return rows, {k: v.clone() for k, v in trainer.model.state_dict().items() if "lora" in k}
 
 
+@pytest.mark.trains
 def test_onlookers_change_nothing_not_a_bit(tmp_path):
     drawn = []
     alone = trained(tmp_path / "alone")
@@ -49,6 +50,7 @@ def steps_in(path):
     return [json.loads(line)["step"] for line in path.read_text().splitlines()][::QUESTIONS]
 
 
+@pytest.mark.trains
 def test_questions_are_asked_at_every_tenth_and_again_after_a_resume(tmp_path):
     path, model = tmp_path / "samples.jsonl", models.load_policy(QUICK)[0].train()
     first = samples(path)
@@ -124,6 +126,7 @@ def test_live_figure_stays_one(monkeypatch):
     assert titles == ["total", "entropy of the policy", "KL to the reference"]
 
 
+@pytest.mark.trains
 def test_time_of_a_step_is_told_early(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("grpo_helpers.callbacks.TOLD", 0.0)
     trainer = quick_trainer(tmp_path, QUICK.with_(steps=7, save_steps=50))

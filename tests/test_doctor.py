@@ -17,7 +17,7 @@ from grpo_helpers.profiles import DATA, ROOT, TINY
 
 PATHS = sorted(path for name in ("tiny", "small") for path in (DATA / "runs").glob(f"{name}-[0-9]*/history.csv"))
 HEALTHY = {path.parent.name: pd.read_csv(path, comment="#") for path in PATHS}
-TINY_RUN, SMALL_RUN = HEALTHY["tiny-1"], HEALTHY["small-1"]
+TINY_RUN, SMALL_RUN = HEALTHY["tiny-1"][:60], HEALTHY["small-1"]  # as many steps each
 PART = "rewards/{}_reward_func/{}".format
 
 
@@ -32,6 +32,7 @@ def notes(history):
 # --- healthy runs -----------------------------------------------------------
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_run_is_called_healthy_at_every_step(name):
     history = HEALTHY[name]
@@ -63,6 +64,7 @@ def another_seed(history, seed):
     return run
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_runs_of_other_seeds_are_called_healthy(name, seed):
@@ -314,6 +316,7 @@ def test_order_repeats_and_index_do_not_matter():
 values = st.one_of(st.none(), st.floats(), st.sampled_from(["", "x", "1.5"]), st.just(0.0), st.just(1.0))
 
 
+@pytest.mark.trains
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_log_makes_it_raise(data):
@@ -358,6 +361,7 @@ def follow(callback, history, resumed_at=0):
     return None
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", ["tiny-2", "small-1"])
 def test_callback_lets_a_healthy_run_finish_in_silence(name, capsys):
     callback = doctor.DoctorCallback()
@@ -383,6 +387,7 @@ def test_callback_may_be_told_to_warn_only(capsys):
     assert callback.stopped_by is None
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     "columns", [TIES | {"reward": 1.0}, {CUT: 1.0, "reward": 0.0}, {"grad_norm": np.nan}], ids=["tied", "cut", "NaN"]
 )
@@ -416,6 +421,7 @@ def test_the_module_has_no_other_surprises():
     assert DoctorCallback is doctor.DoctorCallback
 
 
+@pytest.mark.trains
 def test_a_real_run_with_a_constant_reward_is_stopped_saved_and_can_go_on(tmp_path, capsys):
     from grpo_helpers import data, models, training
 

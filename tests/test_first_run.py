@@ -72,6 +72,7 @@ def test_the_script_is_short_and_plain():
     assert not any(name in source for source in CODE for name in ("grpo_helpers", "hosted", "sys.path"))
 
 
+@pytest.mark.trains
 def test_as_a_file_it_trains_without_this_repository(tmp_path):
     for folder in ("tiny_policy", "word_problems"):
         shutil.copytree(DATA / folder, tmp_path / "data" / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))

@@ -81,6 +81,7 @@ def test_the_coin_is_fair_and_the_seed_decides():
 # --- a cell -----------------------------------------------------------------
 
 
+@pytest.mark.trains
 def test_a_cell_can_be_repeated_and_evaluating_it_changes_nothing(monkeypatch):
     once, again = run_cell(QUICK, USUAL, seed=3), run_cell(QUICK, USUAL, seed=3)
     assert [row["completions"] for row in once["curves"]] == [0, 8, 16, 24, 32]
@@ -97,18 +98,21 @@ def test_a_cell_can_be_repeated_and_evaluating_it_changes_nothing(monkeypatch):
     assert str(run_cell(QUICK, USUAL, seed=4)["history"]) != str(once["history"])
 
 
+@pytest.mark.trains
 def test_several_updates_a_batch_sample_as_many_completions():
     result = run_cell(QUICK, Setting({"num_iterations": 2}), seed=3)
     assert [row["completions"] for row in result["curves"]] == [0, 8, 16, 24, 32]
     assert [row["step"] for row in result["history"]] == [1, 3, 5, 7]  # the reward is logged once a batch
 
 
+@pytest.mark.trains
 def test_a_constant_reward_leaves_the_policy_as_it_is():
     result = run_cell(QUICK, GRIDS["grid_placebo"]["constant"], seed=3)
     assert {row["grad_norm"] for row in result["history"]} == {0.0}
     assert len({str(row["strict"]) + str(row["flexible"]) for row in result["curves"]}) == 1
 
 
+@pytest.mark.trains
 def test_all_weights_can_be_trained_and_only_mixed_questions_taken():
     profile = QUICK.with_(steps=1, max_completion_length=48, max_samples=60)  # few are mixed: it is mostly wrong
     result = run_cell(profile, Setting(mixed_only=True, adapter=False), seed=3)
@@ -117,6 +121,7 @@ def test_all_weights_can_be_trained_and_only_mixed_questions_taken():
     assert len(result["history"]) == 1
 
 
+@pytest.mark.trains
 def test_a_warm_up_counts_in_seconds_and_not_in_completions():
     result = run_cell(QUICK.with_(max_completion_length=48), Setting(epochs=4, grpo=False), seed=3)
     (before, after) = result["curves"]
@@ -128,6 +133,7 @@ def test_a_warm_up_counts_in_seconds_and_not_in_completions():
 # --- a grid -----------------------------------------------------------------
 
 
+@pytest.mark.trains
 def test_a_grid_that_is_interrupted_goes_on_where_it_was(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path))
     settings = {"constant": GRIDS["grid_placebo"]["constant"], "usual": USUAL}

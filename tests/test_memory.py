@@ -218,6 +218,7 @@ MORE = {
 }
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("change", MORE.values(), ids=MORE)
 @settings(max_examples=60, deadline=None)
 @given(shape=shapes, configuration=configurations())
@@ -330,8 +331,8 @@ def test_recorded_measurements_bear_the_planner_out():
 
 
 def test_todays_planner_is_the_one_that_was_recorded():
-    """A changed formula needs a new recording: python tests/bench_memory.py --record."""
-    from tests.bench_memory import CONFIGURATIONS
+    """A changed formula needs a new recording: python tests/tools/bench_memory.py --record."""
+    from tests.tools.bench_memory import CONFIGURATIONS
 
     for row in pd.read_csv(RECORDED).itertuples():
         name, changes, what, _ = CONFIGURATIONS[row.configuration]

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from grpo_helpers.profiles import ROOT
-from tests.clean_notebooks import fingerprint
+from tests.tools.clean_notebooks import fingerprint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = ("05_", "06_")  # these want a GPU when opened in Colab

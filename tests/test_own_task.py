@@ -57,6 +57,7 @@ def test_a_reward_that_raises_is_named(replies):
         own_task.scored_replies(None, None, ROWS, [my_reward_func], 48)
 
 
+@pytest.mark.trains
 def test_the_recorded_experiment_runs_and_says_how_each_policy_played(monkeypatch):
     monkeypatch.setattr(countdown, "DEMONSTRATIONS", 4)
     monkeypatch.setattr(countdown, "EPOCHS", 1)

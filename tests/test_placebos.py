@@ -1,5 +1,7 @@
 """Placebos as whole runs: what is recorded, and that a constant leaves the policy as it is."""
 
+import pytest
+
 from grpo_helpers import experiments
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.experiments.placebos import PLACEBOS, placebos
@@ -8,6 +10,7 @@ from grpo_helpers.profiles import TINY
 QUICK = TINY.with_(batch=8, num_generations=4, steps=2, max_completion_length=12, eval_questions=6)
 
 
+@pytest.mark.trains
 def test_each_placebo_is_a_run_of_the_recipe_and_has_a_row_for_each_rate():
     tables = placebos(QUICK, seed=3)
     assert [*tables] == ["rates", "history"] == [*experiments.load("placebos", "tiny", 1)]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from . import publish
+from .tools import publish
 
 ROOT = publish.ROOT
 NOTEBOOKS = sorted(p.name for p in (ROOT / "notebooks").glob("[01]*.ipynb"))
@@ -41,7 +41,7 @@ def cells(root: Path, name: str) -> list[nbformat.NotebookNode]:
 def test_this_repository_tells_one_address_everywhere():
     address = publish.current_address()
     stale = sorted(path.name for path in publish.planned(ROOT, address))
-    assert not stale, f"out of step with pyproject.toml and tests/setup_cell.py; `make publish` mends {stale}"
+    assert not stale, f"out of step with pyproject.toml and tests/tools/setup_cell.py; `make publish` mends {stale}"
     assert address == "" or publish.address_of(address.removeprefix(f"{publish.HOST}/")) == address
 
 
@@ -84,6 +84,7 @@ def test_taking_the_address_out_leaves_what_was_there_before_one_was_set(copy):
     changes = publish.planned(copy, "")
     assert changes[copy / "pyproject.toml"] == without[Path("pyproject.toml")]
     assert not any("Open in Colab" in text for text in changes.values())
+    assert f"git clone {publish.NOWHERE} " in changes[copy / "README.md"]
 
 
 def test_without_an_address_there_is_no_badge_and_none_to_clone_from(copy):
@@ -142,7 +143,8 @@ def test_any_good_name_can_be_written_replaced_and_read_back(owner, name):
 
 
 def test_the_command_refuses_in_one_line_and_reports_without_a_name():
-    done = subprocess.run([sys.executable, "tests/publish.py", "nonsense"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "tests/tools/publish.py", "nonsense"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "owner/name" in done.stderr
 
 

@@ -1,7 +1,8 @@
-"""README and its Chinese edition: the same structure and numbers, and the numbers are those of the recorded runs."""
+"""README and its Chinese edition have the same structure and numbers, which are those of the recorded runs."""
 
 import json
 import re
+from fnmatch import fnmatch
 
 import pandas as pd
 import pytest
@@ -25,11 +26,10 @@ def structure(text: str) -> dict[str, list]:
         "headings": re.findall(r"^(#+) ", prose, re.MULTILINE),
         "bullets": re.findall(r"^- ", prose, re.MULTILINE),
         "links": [t for t in re.findall(r"\]\(([^)]+)\)", text) if t not in (ENGLISH, CHINESE)],
-        "commands": re.findall(r"^make \w+", text, re.MULTILINE),
+        "commands": re.findall(r"^(?:make|git) \w+", text, re.MULTILINE),
         "code": sorted(set(re.findall(r"`[^`\n]+`", prose))),
         "tables": [row.count("|") for row in rows],
         "percentages": re.findall(r"[\d.]+ % \([\d.-]+\)", text),
-        "times as fast": re.findall(r"\d+\.\d(?= (?:times|倍))", text),
     }
 
 
@@ -65,12 +65,32 @@ def test_every_notebook_is_in_the_table_and_every_link_leads_somewhere(name):
     assert all(len(alt) > 20 for alt in re.findall(r"!\[([^\]]*)\]\((?!http)", text))
 
 
-@both
-def test_speeds_are_those_of_the_recorded_benchmark(name):
+def table(text: str, first: str) -> list[list[str]]:
+    """The cells of a Markdown table, row by row; `first` is how its head begins."""
+    _, found, rest = text.partition(f"| {first} |")
+    rows = rest.split("\n\n")[0].splitlines()[2:]
+    assert found and rows, first
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def test_speeds_are_those_of_the_recorded_benchmark():
     ratios = json.loads((ROOT / "data/runs/bench-small/run.json").read_text())["ratios"]
     names = ("step, against TRL as it comes", "evaluation, against one at a time")
     names += ("floor of this machine, against the step",)
-    assert structure(read(name))["times as fast"] == [f"{ratios[key]:.1f}" for key in names]
+    rows = table(read("data/README.md"), "speed on `small`")
+    assert [speed for _, speed in rows] == [f"{ratios[key]:.1f}" for key in names]
+
+
+def test_every_recorded_run_is_in_the_table_with_the_notebooks_that_read_it():
+    folders = [path.parent.name for path in (ROOT / "data/runs").glob("*/run.json")]
+    matched = []
+    for pattern, _, notebooks, command, _ in table(read("data/README.md"), "folders in `runs/`"):
+        mine = [name for name in folders if fnmatch(name, pattern.strip("`"))]
+        assert mine, f"nothing is recorded under {pattern}"
+        matched += mine
+        assert all([n for n in NOTEBOOKS if n.startswith(number)] for number in notebooks.split(", ")), pattern
+        assert command.startswith(("`make ", "`python ")), pattern
+    assert sorted(matched) == sorted(folders)
 
 
 def test_commands_exist():

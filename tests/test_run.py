@@ -19,6 +19,7 @@ def quick(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.trains
 def test_a_run_leaves_everything_it_promises(quick, capsys):
     assert main(["--profile", "tiny", "--seed", "7"]) == 0
     output, printed = quick / "outputs" / "tiny-7", capsys.readouterr().out
@@ -54,6 +55,7 @@ def test_a_run_leaves_everything_it_promises(quick, capsys):
         assert text in printed
 
 
+@pytest.mark.trains
 def test_resume_extends_a_finished_run_and_keeps_one_history(quick, capsys):
     assert main(["--profile", "tiny"]) == 0
     assert main(["--profile", "tiny", "--steps", "4", "--resume"]) == 0
@@ -66,6 +68,7 @@ def constant(completions, **kwargs):
     return [1.0] * len(completions)
 
 
+@pytest.mark.trains
 def test_run_that_cannot_learn_is_stopped_with_its_own_exit_code_and_can_be_made_to_go_on(quick, capsys, monkeypatch):
     monkeypatch.setitem(profiles.PROFILES, "tiny", QUICK.with_(steps=12))
     monkeypatch.setattr(training.make_trainer, "__defaults__", ((constant,), *training.make_trainer.__defaults__[1:]))
@@ -82,6 +85,7 @@ def test_run_that_cannot_learn_is_stopped_with_its_own_exit_code_and_can_be_made
     assert json.loads((output / "run.json").read_text())["outcome"] == "finished"
 
 
+@pytest.mark.trains
 def test_output_folder_of_the_environment_and_what_is_recorded(quick, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path / "drive"))
     monkeypatch.setattr(run, "DATA", tmp_path / "data")
@@ -98,6 +102,7 @@ def test_output_folder_of_the_environment_and_what_is_recorded(quick, capsys, mo
     assert "not recorded" in capsys.readouterr().out
 
 
+@pytest.mark.trains
 def test_resume_under_another_recipe_is_refused(quick, capsys, monkeypatch):
     assert main(["--profile", "tiny"]) == 0
     monkeypatch.setitem(profiles.PROFILES, "tiny", QUICK.with_(learning_rate=0.5))
@@ -105,6 +110,7 @@ def test_resume_under_another_recipe_is_refused(quick, capsys, monkeypatch):
     assert "learning_rate was 0.002, now 0.5" in capsys.readouterr().err
 
 
+@pytest.mark.trains
 def test_a_second_run_keeps_the_first(quick):
     assert main(["--profile", "tiny"]) == 0
     assert main(["--profile", "tiny"]) == 0

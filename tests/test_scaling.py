@@ -365,6 +365,7 @@ LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed
 LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
 
 
+@pytest.mark.trains
 def test_two_processes_do_what_one_does(tmp_path):
     """The same rewards; the same weights within 1e-5, where training moved them by more than 1e-3."""
     scaling.train(tmp_path / "one", batch=64, steps=3)

@@ -21,11 +21,11 @@ import pytest
 from grpo_helpers import hosted
 from grpo_helpers.profiles import ROOT
 
-from .publish import setup_cell
+from .tools.publish import setup_cell
 
 ADDRESS = "https://github.com/ada/grpo-notebooks"
 PINS = {name: pin for name, (_, pin) in hosted.requirements().items()}
-LINES = (ROOT / "tests" / "colab_runtime.txt").read_text().splitlines()
+LINES = (ROOT / "tests" / "tools" / "colab_runtime.txt").read_text().splitlines()
 RUNTIME = {name.replace("-", "_"): version for name, sep, version in (line.partition("==") for line in LINES) if sep}
 COLAB = {name: version for name, version in RUNTIME.items() if name in (*PINS, *hosted.KEPT, "torchao", "pyarrow")}
 

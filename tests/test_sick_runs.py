@@ -29,6 +29,7 @@ def test_the_doctor_names_the_planted_illness_and_no_other_first(name, seed):
     assert found(tables(name, seed)["history"])[:1] == [CASES[name].finding][: bool(CASES[name].finding)]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_healthy_run_with_a_penalty_is_called_healthy_at_every_step(seed):
     history = tables("healthy_kl", seed)["history"]
@@ -46,7 +47,8 @@ def test_a_record_is_small_and_says_what_was_changed(name, seed):
     assert {1, len(history)} <= set(completions["step"])
     differ = {field for field, value in CASES[name].changes.items() if value != getattr(TINY, field)}
     differ |= {"rewards"} if CASES[name].rewards != REWARD_FUNCS else set()
-    assert set(recipe["setting"]) - {"batch"} == differ - {"batch"}
+    size = {"batch", "steps"}  # how much is trained is not what is wrong, and the profile's own may change
+    assert set(recipe["setting"]) - size == differ - size
 
 
 def test_every_illness_is_a_patient_and_every_patient_ill():
@@ -58,6 +60,7 @@ def test_every_illness_is_a_patient_and_every_patient_ill():
 # --- a run ----------------------------------------------------------------------
 
 
+@pytest.mark.trains
 def test_a_short_run_keeps_history_completions_and_recipe(monkeypatch):
     case = CASES["sick_hacked"]
     short = case._replace(changes=dict(case.changes) | {"steps": 4, "batch": 16, "max_completion_length": 12})

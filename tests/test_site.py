@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from grpo_helpers.profiles import ROOT
-from tests.check_site import figures_of, link_problems, page_problems
+from tests.tools.check_site import figures_of, link_problems, page_problems
 
 NOTEBOOKS = ROOT / "notebooks"
 SITE = NOTEBOOKS / "_site"

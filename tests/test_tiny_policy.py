@@ -53,6 +53,7 @@ def replies(policy):
     return {t: evaluation.evaluate(*policy, questions, longest, temperature=t, batch_size=batch) for t in (0.0, 1.0)}
 
 
+@pytest.mark.trains
 def test_by_habit_it_answers_from_the_gut_and_without_the_layout(replies):
     greedy, sampled = replies[0.0], replies[1.0]
     assert greedy["strict"].mean() <= 0.25 and greedy["flexible"].mean() <= 0.35
@@ -61,12 +62,14 @@ def test_by_habit_it_answers_from_the_gut_and_without_the_layout(replies):
     assert 0.05 <= sampled["worked"].mean() <= 0.3
 
 
+@pytest.mark.trains
 def test_it_can_work_a_problem_out(replies):
     sampled = replies[1.0]
     worked, gut = (sampled.loc[sampled["worked"] == held, "flexible"] for held in (True, False))
     assert worked.mean() >= 0.3 and gut.mean() <= 0.1
 
 
+@pytest.mark.trains
 def test_pretraining_script_runs_and_the_habit_can_be_learned_anew(tmp_path):
     def pretrain(*args):
         script = [sys.executable, str(FOLDER / "pretrain.py"), "--skill", "256", "--habit", "128", *map(str, args)]

@@ -210,6 +210,7 @@ def fixed_completions():
     return [rows[:8], rows[8:16], rows[16:]]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("overrides", [{}, {"beta": 0.1}, {"loss_type": "grpo"}], ids=["dapo", "KL", "grpo"])
 def test_rewards_advantages_and_updates_are_trls(overrides, fixed_completions, tmp_path):
     history, advantages, weights = train_on(fixed_completions, True, tmp_path / "a", **overrides)

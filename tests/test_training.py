@@ -20,6 +20,8 @@ from grpo_helpers.callbacks import SampleReplies
 from grpo_helpers.files import write_json
 from grpo_helpers.profiles import PROFILES, TINY, get_profile
 
+pytestmark = pytest.mark.trains
+
 QUICK = TINY.with_(
     batch=8, num_generations=4, max_completion_length=12, steps=6, save_steps=2, minutes=0.1, eval_questions=8
 )

@@ -20,6 +20,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "an adapter, folded in"])
 def test_the_policy_itself_becomes_better_at_what_it_is_shown(adapter, capfd):
     model, tokenizer = models.load_policy(TINY)
@@ -35,6 +36,7 @@ def test_the_policy_itself_becomes_better_at_what_it_is_shown(adapter, capfd):
     assert "{'loss'" not in capfd.readouterr().out
 
 
+@pytest.mark.trains
 def test_the_same_seed_gives_the_same_weights():
     found = []
     for seed in (1, 1, 2):
@@ -45,6 +47,7 @@ def test_the_same_seed_gives_the_same_weights():
     assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
 
 
+@pytest.mark.trains
 def test_only_the_completion_is_learned():
     model, tokenizer = models.load_policy(TINY)
     (log,) = [warm_up(model, tokenizer, DEMONSTRATIONS, **SETTINGS | {"learning_rate": 0.0, "batch": 8, "epochs": 1})]

@@ -75,11 +75,13 @@ def gain_and_loss(rng: random.Random, steps: int, work: Work) -> str:
     (name,), thing = _people(rng, 1), rng.choice(THINGS)
     a, b = rng.randint(10, 60), rng.randint(5, 39)
     total = work.calc(a, "+", b, thing)
-    text = rng.choice([
-        f"{name} has {a} {thing}. A friend brings {b} more.",
-        f"There are {a} {thing} on the desk of {name}, and {b} more arrive by mail.",
-        f"{name} collected {a} {thing} last month and {b} {thing} this month.",
-    ])
+    text = rng.choice(
+        [
+            f"{name} has {a} {thing}. A friend brings {b} more.",
+            f"There are {a} {thing} on the desk of {name}, and {b} more arrive by mail.",
+            f"{name} collected {a} {thing} last month and {b} {thing} this month.",
+        ]
+    )
     if steps >= 2:
         c = rng.randint(3, total - 5)
         total = work.calc(total, "-", c, thing)
@@ -87,7 +89,9 @@ def gain_and_loss(rng: random.Random, steps: int, work: Work) -> str:
     if steps == 3:
         d = rng.randint(3, 30)
         work.calc(total, "+", d, thing)
-        text += rng.choice([f" After that {_they(name)} finds another {d}.", f" In the end {_they(name)} buys {d} more."])
+        text += rng.choice(
+            [f" After that {_they(name)} finds another {d}.", f" In the end {_they(name)} buys {d} more."]
+        )
     return text + rng.choice([f" How many {thing} does {name} have now?", f" How many {thing} are there in the end?"])
 
 
@@ -96,11 +100,13 @@ def boxes(rng: random.Random, steps: int, work: Work) -> str:
     place = rng.choice(["A shop", "A kitchen", "A school", "A farm"])
     n, m = rng.randint(3, 12), rng.randint(4, 12)
     total = work.calc(n, "*", m, thing)
-    text = rng.choice([
-        f"{place} gets {n} boxes with {m} {thing} in each box.",
-        f"{place} orders {n} crates, and every crate holds {m} {thing}.",
-        f"There are {m} {thing} in a box. {place} has {n} full boxes.",
-    ])
+    text = rng.choice(
+        [
+            f"{place} gets {n} boxes with {m} {thing} in each box.",
+            f"{place} orders {n} crates, and every crate holds {m} {thing}.",
+            f"There are {m} {thing} in a box. {place} has {n} full boxes.",
+        ]
+    )
     if steps >= 2:
         k = rng.randint(2, 20)
         total = work.calc(total, "+", k, thing)
@@ -117,19 +123,23 @@ def sharing(rng: random.Random, steps: int, work: Work) -> str:
     k, each = rng.randint(2, 9), rng.randint(3, 12)
     total = k * each
     if steps == 1:
-        text = rng.choice([
-            f"{name} shares {total} {thing} equally among {k} children.",
-            f"{name} splits a bag of {total} {thing} into {k} equal parts.",
-        ])
+        text = rng.choice(
+            [
+                f"{name} shares {total} {thing} equally among {k} children.",
+                f"{name} splits a bag of {total} {thing} into {k} equal parts.",
+            ]
+        )
         work.calc(total, "/", k, thing)
         return text + rng.choice([f" How many {thing} are in one share?", f" How many {thing} does each get?"])
     eaten = rng.randint(2, 20)
     left = work.calc(total + eaten, "-", eaten, thing)
     share = work.calc(left, "/", k, thing)
-    text = rng.choice([
-        f"{name} has {total + eaten} {thing}, eats {eaten} and shares the rest equally among {k} children.",
-        f"From {total + eaten} {thing}, {name} throws {eaten} away and splits the others into {k} equal shares.",
-    ])
+    text = rng.choice(
+        [
+            f"{name} has {total + eaten} {thing}, eats {eaten} and shares the rest equally among {k} children.",
+            f"From {total + eaten} {thing}, {name} throws {eaten} away and splits the others into {k} equal shares.",
+        ]
+    )
     if steps == 3:
         extra = rng.randint(2, 9)
         work.calc(share, "+", extra, thing)
@@ -142,11 +152,13 @@ def shopping(rng: random.Random, steps: int, work: Work) -> str:
     thing, other = rng.sample(["hats", "shirts", "toys", "lamps", "bags", "plants", "mugs"], 2)
     n, price = rng.randint(2, 9), rng.randint(3, 15)
     cost = work.calc(n, "*", price, "dollars")
-    text = rng.choice([
-        f"{name} buys {n} {thing} for ${price} each.",
-        f"At the market {thing} cost ${price} a piece, and {name} takes {n} of them.",
-        f"{name} needs {n} {thing}. They cost ${price} each.",
-    ])
+    text = rng.choice(
+        [
+            f"{name} buys {n} {thing} for ${price} each.",
+            f"At the market {thing} cost ${price} a piece, and {name} takes {n} of them.",
+            f"{name} needs {n} {thing}. They cost ${price} each.",
+        ]
+    )
     if steps == 1:
         return text + rng.choice([f" How many dollars does {name} pay?", " What is the total in dollars?"])
     if steps == 2:
@@ -165,10 +177,12 @@ def prices(rng: random.Random, steps: int, work: Work) -> str:
     first, second, third = rng.sample(["a juice", "a sandwich", "a muffin", "a salad", "a tea", "a soup"], 3)
     a, b, c = (Decimal(rng.randint(1, 9)) + Decimal(rng.choice(["0.25", "0.50", "0.75"])) for _ in range(3))
     total = work.calc(a, "+", b, "dollars")
-    text = rng.choice([
-        f"{name} pays ${a} for {first} and ${b} for {second}.",
-        f"In a cafe {first} costs ${a} and {second} costs ${b}. {name} takes both.",
-    ])
+    text = rng.choice(
+        [
+            f"{name} pays ${a} for {first} and ${b} for {second}.",
+            f"In a cafe {first} costs ${a} and {second} costs ${b}. {name} takes both.",
+        ]
+    )
     if steps == 1:
         return text + rng.choice([" How many dollars is that together?", f" How many dollars does {name} spend?"])
     if steps == 2:
@@ -184,10 +198,12 @@ def temperature(rng: random.Random, steps: int, work: Work) -> str:
     town = rng.choice(["Oslo", "Quebec", "Riga", "Turin", "Minsk"])
     a, b = rng.randint(2, 15), rng.randint(3, 25)
     now = work.calc(a, "-", b, "degrees")
-    text = rng.choice([
-        f"At noon it is {a} degrees in {town}. By night the temperature falls by {b} degrees.",
-        f"A thermometer in {town} shows {a} degrees and then drops {b} degrees.",
-    ])
+    text = rng.choice(
+        [
+            f"At noon it is {a} degrees in {town}. By night the temperature falls by {b} degrees.",
+            f"A thermometer in {town} shows {a} degrees and then drops {b} degrees.",
+        ]
+    )
     if steps >= 2:
         c = rng.randint(2, 12)
         now = work.calc(now, "+", c, "degrees")
@@ -203,10 +219,12 @@ def travel(rng: random.Random, steps: int, work: Work) -> str:
     what = rng.choice(["A train", "A bus", "A truck", "A ship", "A cyclist"])
     speed, hours = rng.randint(2, 9) * 10, rng.randint(2, 9)
     way = work.calc(speed, "*", hours, "km")
-    text = rng.choice([
-        f"{what} travels {speed} km an hour for {hours} hours.",
-        f"{what} moves at {speed} km per hour and drives for {hours} hours.",
-    ])
+    text = rng.choice(
+        [
+            f"{what} travels {speed} km an hour for {hours} hours.",
+            f"{what} moves at {speed} km per hour and drives for {hours} hours.",
+        ]
+    )
     if steps == 1:
         return text + rng.choice([" How many km does it cover?", " How far does it get, in km?"])
     if steps == 2:
@@ -223,10 +241,12 @@ def ages(rng: random.Random, steps: int, work: Work) -> str:
     a_name, b_name, c_name = _people(rng, 3)
     a, b = rng.randint(5, 40), rng.randint(2, 25)
     age = work.calc(a, "+", b, "years")
-    text = rng.choice([
-        f"{a_name} is {a} years old. {b_name} is {b} years older than {a_name}.",
-        f"{b_name} was born {b} years before {a_name}, who is {a} years old.",
-    ])
+    text = rng.choice(
+        [
+            f"{a_name} is {a} years old. {b_name} is {b} years older than {a_name}.",
+            f"{b_name} was born {b} years before {a_name}, who is {a} years old.",
+        ]
+    )
     if steps == 1:
         return text + rng.choice([f" How old is {b_name}?", f" What is the age of {b_name}?"])
     age = work.calc(2, "*", age, "years")
@@ -242,10 +262,12 @@ def comparison(rng: random.Random, steps: int, work: Work) -> str:
     (a_name, b_name), thing = _people(rng, 2), rng.choice(THINGS)
     a, k = rng.randint(3, 25), rng.randint(2, 5)
     b = work.calc(k, "*", a, thing)
-    text = rng.choice([
-        f"{a_name} owns {a} {thing}. {b_name} owns {k} times as many.",
-        f"{b_name} has {k} times as many {thing} as {a_name}, who has {a}.",
-    ])
+    text = rng.choice(
+        [
+            f"{a_name} owns {a} {thing}. {b_name} owns {k} times as many.",
+            f"{b_name} has {k} times as many {thing} as {a_name}, who has {a}.",
+        ]
+    )
     if steps == 1:
         return text + rng.choice([f" How many {thing} has {b_name}?", f" How many {thing} belong to {b_name}?"])
     both = work.calc(a, "+", b, thing)
@@ -262,10 +284,12 @@ def wages(rng: random.Random, steps: int, work: Work) -> str:
     job = rng.choice(["baker", "driver", "painter", "nurse", "gardener"])
     day, days = rng.randint(6, 20) * 10, rng.randint(3, 9)
     pay = work.calc(day, "*", days, "dollars")
-    text = rng.choice([
-        f"{name} works as a {job} for ${day} a day. This month {_they(name)} works {days} days.",
-        f"A {job} named {name} gets ${day} for each day and works {days} days.",
-    ])
+    text = rng.choice(
+        [
+            f"{name} works as a {job} for ${day} a day. This month {_they(name)} works {days} days.",
+            f"A {job} named {name} gets ${day} for each day and works {days} days.",
+        ]
+    )
     if steps == 1:
         return text + f" How many dollars does {name} earn?"
     bonus = rng.randint(2, 9) * 100
@@ -283,10 +307,12 @@ def town(rng: random.Random, steps: int, work: Work) -> str:
     place = rng.choice(["village", "town", "valley", "harbour"])
     a, b = rng.randint(10, 70) * 100, rng.randint(1, 20) * 100
     now = work.calc(a, "+", b, "people")
-    text = rng.choice([
-        f"A {place} has {_big(a)} people. This year {_big(b)} people move in.",
-        f"{_big(a)} people live in a {place}, and {_big(b)} new people come.",
-    ])
+    text = rng.choice(
+        [
+            f"A {place} has {_big(a)} people. This year {_big(b)} people move in.",
+            f"{_big(a)} people live in a {place}, and {_big(b)} new people come.",
+        ]
+    )
     if steps >= 2:
         c = rng.randint(1, 9) * 100
         now = work.calc(now, "-", c, "people")
@@ -302,10 +328,12 @@ def reading(rng: random.Random, steps: int, work: Work) -> str:
     (name,) = _people(rng, 1)
     pages, days = rng.randint(4, 12), rng.randint(3, 9)
     done = work.calc(pages, "*", days, "pages")
-    text = rng.choice([
-        f"{name} reads {pages} pages every day for {days} days.",
-        f"For {days} days {name} reads {pages} pages a day.",
-    ])
+    text = rng.choice(
+        [
+            f"{name} reads {pages} pages every day for {days} days.",
+            f"For {days} days {name} reads {pages} pages a day.",
+        ]
+    )
     if steps == 1:
         return text + rng.choice([" How many pages is that?", f" How many pages has {name} read?"])
     if steps == 3:
@@ -320,10 +348,12 @@ def reading(rng: random.Random, steps: int, work: Work) -> str:
 def rectangles(rng: random.Random, steps: int, work: Work) -> str:
     what = rng.choice(["garden", "field", "carpet", "yard", "pool"])
     a, b = rng.randint(3, 12), rng.randint(3, 12)
-    text = rng.choice([
-        f"A {what} is {a} meters long and {b} meters wide.",
-        f"The length of a {what} is {a} meters and its width is {b} meters.",
-    ])
+    text = rng.choice(
+        [
+            f"A {what} is {a} meters long and {b} meters wide.",
+            f"The length of a {what} is {a} meters and its width is {b} meters.",
+        ]
+    )
     if steps == 1:
         work.calc(a, "*", b, "square meters")
         return text + f" What is the area of the {what} in square meters?"
@@ -341,10 +371,12 @@ def account(rng: random.Random, steps: int, work: Work) -> str:
     (name,) = _people(rng, 1)
     a, b = rng.randint(10, 60), rng.randint(20, 90)
     now = work.calc(a, "-", b, "dollars")
-    text = rng.choice([
-        f"The account of {name} holds ${a}. A bill of ${b} is taken from it.",
-        f"{name} has ${a} in the bank and pays ${b} by card.",
-    ])
+    text = rng.choice(
+        [
+            f"The account of {name} holds ${a}. A bill of ${b} is taken from it.",
+            f"{name} has ${a} in the bank and pays ${b} by card.",
+        ]
+    )
     if steps >= 2:
         c = rng.randint(5, 60)
         now = work.calc(now, "+", c, "dollars")
@@ -353,7 +385,9 @@ def account(rng: random.Random, steps: int, work: Work) -> str:
         d = rng.randint(5, 40)
         work.calc(now, "-", d, "dollars")
         text += f" Another ${d} is taken out."
-    return text + rng.choice([" What is the balance in dollars?", " How many dollars does the account show (below zero if it is in debt)?"])
+    return text + rng.choice(
+        [" What is the balance in dollars?", " How many dollars does the account show (below zero if it is in debt)?"]
+    )
 
 
 # Families that training never sees: the same arithmetic in other stories.
@@ -400,7 +434,9 @@ def basketball(rng: random.Random, steps: int, work: Work) -> str:
         work.calc(total, "+", free, "points")
         return f"{name} throws {threes} baskets worth 3 points each and {free} free throws worth 1 point each. How many points is that?"
     work.calc(total, "+", work.calc(twos, "*", 2, "points"), "points")
-    return f"{name} throws {threes} baskets worth 3 points each and {twos} worth 2 points each. How many points is that?"
+    return (
+        f"{name} throws {threes} baskets worth 3 points each and {twos} worth 2 points each. How many points is that?"
+    )
 
 
 def diving(rng: random.Random, steps: int, work: Work) -> str:
@@ -420,8 +456,20 @@ def diving(rng: random.Random, steps: int, work: Work) -> str:
 
 Family = Callable[[random.Random, int, Work], str]
 FAMILIES: tuple[Family, ...] = (
-    gain_and_loss, boxes, sharing, shopping, prices, temperature, travel,
-    ages, comparison, wages, town, reading, rectangles, account,
+    gain_and_loss,
+    boxes,
+    sharing,
+    shopping,
+    prices,
+    temperature,
+    travel,
+    ages,
+    comparison,
+    wages,
+    town,
+    reading,
+    rectangles,
+    account,
 )
 NEW_FAMILIES: tuple[Family, ...] = (theatre, water_tank, basketball, diving)
 

@@ -1,6 +1,6 @@
 """Tidy executed notebooks for committing: no stderr, no widgets, no timings, finished progress bars, small pictures.
 
-    python tests/clean_notebooks.py [--executed] NOTEBOOK ...
+    python tests/tools/clean_notebooks.py [--executed] NOTEBOOK ...
 
 With --executed, said by whoever has just run them from top to bottom, each also gets a fingerprint of the code that
 made its outputs; a test fails once the code is another.

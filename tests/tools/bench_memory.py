@@ -1,7 +1,7 @@
 """The planner of `grpo_helpers.memory` beside measured peaks on this CPU.
 
-    python tests/bench_memory.py            all configurations, a few minutes
-    python tests/bench_memory.py --record   also writes data/runs/memory-cpu
+    python tests/tools/bench_memory.py            all configurations, a few minutes
+    python tests/tools/bench_memory.py --record   also writes data/runs/memory-cpu
 
 Each configuration trains two steps, or evaluates, in a process of its own. What
 is compared is the largest resident memory less what the process had after its
@@ -133,7 +133,7 @@ def record(rows: list[dict[str, Any]], within: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "about": "largest resident memory less that after imports, of two training steps or one evaluation",
-        "command": "python tests/bench_memory.py --record",
+        "command": "python tests/tools/bench_memory.py --record",
         "configurations": {name: {"profile": c[0], "changes": c[1], "run": c[2]} for name, c in CONFIGURATIONS.items()},
         "results": {"configurations": len(rows), "within_20_percent": within},
     }

@@ -26,7 +26,7 @@ from typing import Any
 from chromium import browser
 from playwright.sync_api import Locator, Page
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ("01_grpo_concepts", "05_grpo_training", "06_evaluation")
 LIVE = "train"  # the cell with a figure that grows
 WITH_BAR = "05_grpo_training"

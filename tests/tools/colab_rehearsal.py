@@ -1,9 +1,10 @@
 """Colab rehearsed without Colab: its versions, an empty folder, a stand-in `google.colab`. `make colab`
 
-A fresh environment gets what Colab has of all that the series touches (tests/colab_runtime.txt). There each notebook is
-opened as a badge opens it: alone, in a folder that holds nothing else, matplotlib loaded before the first cell. Its
-set-up cell clones the repository (this working tree, published under an invented name) and installs the pins; then its
-first cells run. The environment has to end as promised: pins in place, torch, numpy and pillow untouched, torchao gone.
+A fresh environment gets what Colab has of all that the series touches (colab_runtime.txt, beside this file). There each
+notebook is opened as a badge opens it: alone, in a folder that holds nothing else, matplotlib loaded before the first
+cell. Its set-up cell clones the repository (this working tree, published under an invented name) and installs the
+pins; then its first cells run. The environment has to end as promised: pins in place, torch, numpy and pillow
+untouched, torchao gone.
 
 Colab's torch is a build for CUDA, several GB. Without `--colab-torch` the torch of requirements.txt stands in for it.
 """
@@ -24,11 +25,11 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from grpo_helpers import hosted  # noqa: E402
-from tests import publish  # noqa: E402
+from tests.tools import publish  # noqa: E402
 
 REPO = "example/grpo-notebooks"
 GPU_BUILDS = ("torch==", "torchvision==", "torchcodec==")
@@ -56,7 +57,7 @@ def make_environment(python: str, folder: Path, colab_torch: bool) -> tuple[Path
     if began.exists():
         return own, json.loads(began.read_text())
     run(python, "-m", "venv", folder)
-    lines = (ROOT / "tests" / "colab_runtime.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "tests" / "tools" / "colab_runtime.txt").read_text(encoding="utf-8").splitlines()
     others = [v for v in lines if "==" in v and not v.startswith(GPU_BUILDS)]
     torch = [v for v in lines if v.startswith(GPU_BUILDS)]
     if not colab_torch:

@@ -1,8 +1,8 @@
 """Write the repository's address, and the set-up cell, wherever they belong. `make publish REPO=owner/name`
 
 The address lives in pyproject.toml, `[project.urls] Repository`, and is absent until the repository has been published.
-From there it goes into every notebook's set-up cell (tests/setup_cell.py) and badge, and into README and CONTRIBUTING.
-Without REPO the same address is written again: after a change of the set-up cell, or with a new notebook.
+From there it goes into every notebook's badge and set-up cell (setup_cell.py, beside this file), and into README and
+CONTRIBUTING. Without REPO the same address is written again: after a change of the set-up cell, or with a new notebook.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HOST, BRANCH = "https://github.com", "main"
 NAME = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
 
 BADGE = re.compile(r" ?\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
 LINK = re.compile(r"^\|.*?\]\(notebooks/(\w+\.ipynb)\)")  # a row of README's table of notebooks
 CLONE = re.compile(r"git clone [^\s`]+")
+NOWHERE = "ADDRESS-OF-THIS-PAGE"  # what README clones from while there is no address
 URLS = re.compile(r'^\[project\.urls\]\nRepository = "([^"\n]*)"\n\n?', re.MULTILINE)
 
 SETUP_TEXT = """\
@@ -46,7 +47,7 @@ def current_address(root: Path = ROOT) -> str:
 
 def setup_cell(address: str) -> str:
     """The set-up cell's source with the address in it."""
-    source = (ROOT / "tests" / "setup_cell.py").read_text(encoding="utf-8").strip()
+    source = (ROOT / "tests" / "tools" / "setup_cell.py").read_text(encoding="utf-8").strip()
     return source.replace('REPOSITORY = ""', f'REPOSITORY = "{address}"', 1)
 
 
@@ -74,9 +75,9 @@ def in_title(title: str, address: str, notebook: str) -> str:
 def in_markdown(text: str, address: str) -> str:
     """README or CONTRIBUTING: a badge after every notebook's name in the table, and the address to clone from."""
     lines = [BADGE.sub("", line) for line in text.split("\n")]
+    lines = [CLONE.sub(f"git clone {address or NOWHERE}", line) for line in lines]
     if address:
         lines = [LINK.sub(lambda m: f"{m[0]} {badge(address, m[1])}", line) for line in lines]
-        lines = [CLONE.sub(f"git clone {address}", line) for line in lines]
     return "\n".join(lines)
 
 

@@ -84,7 +84,7 @@ def main() -> None:
 
     if args.record:
         facts = {
-            "command": f"python tests/bench_rewards.py --completions {args.completions}",
+            "command": f"python tests/tools/bench_rewards.py --completions {args.completions}",
             "python": platform.python_version(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "date": time.strftime("%Y-%m-%d"),

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SEARCHED = "advantage"  # stands in every notebook
 NOT_FOUND = "zzyzxq"

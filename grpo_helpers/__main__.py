@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from .models import WeightsNotFound
-    from .profiles import detect, get_profile
+    from .machine import detect
+    from .pretrained import WeightsNotFound
+    from .profiles import get_profile
     from .run import record, run
 
     try:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from .evaluation import as_percentages
 from .files import read_json, write_json, write_text
-from .models import HUB_NAME, PACKAGE_GGUF, find_weights, fingerprint
+from .pretrained import HUB_NAME, PACKAGE_GGUF, find_weights, fingerprint
 from .profiles import DATA, Profile, output_root, without_root
 
 CARD = Path(__file__).with_name("model_card.md")

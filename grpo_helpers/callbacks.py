@@ -120,7 +120,7 @@ class LiveHistory(TrainerCallback):
     """Calls `draw` with the history so far while training goes on, and once at its end.
 
     Args:
-        draw: called with None when training begins, then with the table of `training.history`.
+        draw: called with None when training begins, then with the table of `records.history`.
         pause: seconds between two drawings at least; longer where drawing is slow, so that it takes a twentieth of
             the time at most.
     """
@@ -129,7 +129,7 @@ class LiveHistory(TrainerCallback):
         self.draw, self.pause, self.next = draw, pause, 0.0
 
     def _show(self, state: Any) -> None:
-        from .training import history
+        from .records import history
 
         start = time.perf_counter()
         if any("reward" in row for row in state.log_history):

@@ -1,6 +1,6 @@
 """Reads a training log and names what is wrong, why, what to do, who met it before, and which notebook has the cure.
 
-`diagnose` takes the table of `grpo_helpers.training.history`, or a recorded `history.csv`; it needs pandas
+`diagnose` takes the table of `grpo_helpers.records.history`, or a recorded `history.csv`; it needs pandas
 only. `DoctorCallback` asks it after every logged step of a run and stops a run that cannot learn.
 
 Severities: "stop" is a run that cannot learn any more, "warn" one that may waste its time, "note" something
@@ -269,7 +269,7 @@ COMPLAINTS: Mapping[str, Mapping[str, str]] = tomllib.loads((DATA / "complaints.
 
 def _checked(history: pd.DataFrame) -> pd.DataFrame:
     """Numbers only, a row a step; a loss or gradient that is not finite becomes infinite, other gaps NaN."""
-    remedy = "pass what grpo_helpers.training.history returns, or a recorded history.csv"
+    remedy = "pass what grpo_helpers.records.history returns, or a recorded history.csv"
     if not isinstance(history, pd.DataFrame):
         raise ValueError(f"a {type(history).__name__} is no training history; {remedy}")
     table = history.rename(columns=str)

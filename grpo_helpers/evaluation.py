@@ -18,13 +18,14 @@ from datasets import Dataset
 from scipy.stats import fisher_exact
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .fast.sampling import pad_left, sample_policy, supports_sharing
 from .mistakes import has_calculation
+from .models import causal_lm
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
-from .sampling import pad_left, supports_sharing
 from .statistics import bootstrap_interval, gain_interval, paired_test, pass_at_k, wilson_interval
-from .trainer import causal_lm, sample_policy
 
+FEW = 20  # replies from which a share says next to nothing
 RATES = {
     "strict": "strict accuracy (right, in format)",
     "flexible": "flexible accuracy (last number anywhere)",
@@ -229,13 +230,16 @@ def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
 
     Layout and working out are judged by the paired test. Arithmetic is how often a reply that states a calculation
     ends with the right number; before and after these are not the same questions, so that Fisher's exact test judges.
+    From fewer than FEW such replies nothing is said of it.
     """
-    said = {}
+    said, unsaid = {}, ""
     for name, column in {"layout": "format", "working out": "worked"}.items():
         then, now = before[column], after[column]
         said[name] = (then.mean(), now.mean(), paired_test(then, now)["p_value"])
     right = [t.loc[t["worked"], "flexible"] for t in (before, after)]
-    if all(map(len, right)):
+    if min(map(len, right)) < FEW:
+        unsaid = f"; arithmetic cannot be compared ({len(right[0])} → {len(right[1])} replies with a calculation)"
+    else:
         counts = [[int(r.sum()), int((~r).sum())] for r in right]
         said["arithmetic"] = (right[0].mean(), right[1].mean(), float(fisher_exact(counts).pvalue))
     changes = {name: f"{name} {100 * then:.0f} → {100 * now:.0f} %" for name, (then, now, _) in said.items()}
@@ -243,7 +247,7 @@ def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
     worse = [name for name, (then, now, p) in said.items() if p < 0.05 and now < then]
     others = [name for name in said if name not in (*learned, *worse)]
     groups = {"learned": learned, "lost": worse, "no change seen": others}
-    return "; ".join(f"{label}: {', '.join(map(changes.get, names))}" for label, names in groups.items() if names)
+    return "; ".join(f"{k}: {', '.join(map(changes.get, names))}" for k, names in groups.items() if names) + unsaid
 
 
 def pass_chances(replies: pd.DataFrame, num_generations: int, ks: Sequence[int], column: str) -> pd.DataFrame:

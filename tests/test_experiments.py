@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from grpo_helpers import experiments
+from grpo_helpers import experiments, records
 from grpo_helpers.experiments.__main__ import main
 from grpo_helpers.files import read_json
 from grpo_helpers.profiles import TINY
@@ -23,22 +23,22 @@ def quick(monkeypatch):
 def test_a_record_can_be_loaded_and_says_where_it_comes_from(quick, tmp_path):
     target = experiments.record(NAME, TINY, seed=7, runs=tmp_path)
     assert target.name == "prompt_variants-tiny-7"
-    loaded = experiments.load(NAME, "tiny", 7, runs=tmp_path)
+    loaded = records.load(NAME, "tiny", 7, runs=tmp_path)
     assert list(loaded) == ["rates", "replies"]
     pd.testing.assert_frame_equal(loaded["rates"], TABLES["rates"])
     facts = read_json(target / "run.json")
     assert facts["command"] == "python -m grpo_helpers.experiments prompt_variants --profile tiny --seed 7"
     assert facts["seed"] == 7 and facts["profile"]["name"] == "tiny"
     assert {"versions", "hardware", "commit", "weights_sha256"} <= set(facts)
-    assert experiments.available(NAME, runs=tmp_path) == [("tiny", 7)]
+    assert records.available(NAME, runs=tmp_path) == [("tiny", 7)]
 
 
 def test_a_record_without_provenance_is_none(quick, tmp_path):
     target = experiments.record(NAME, TINY, runs=tmp_path)
     (target / "run.json").unlink()
-    assert experiments.available(NAME, runs=tmp_path) == []
+    assert records.available(NAME, runs=tmp_path) == []
     with pytest.raises(FileNotFoundError, match="experiments prompt_variants --profile tiny --seed 42"):
-        experiments.load(NAME, "tiny", runs=tmp_path)
+        records.load(NAME, "tiny", runs=tmp_path)
 
 
 def test_an_experiment_that_fails_leaves_nothing(monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from grpo_helpers import data, profiles, prompts
-from grpo_helpers.adversarial import SUITE
+from grpo_helpers.lessons.adversarial import SUITE
 from grpo_helpers.profiles import DATA, ROOT
 
 MOST_LINES = 60  # that are neither blank nor a comment, in the cells that begin with "# script"

@@ -2,8 +2,9 @@
 
 import pytest
 
-from grpo_helpers import adversarial, flawed, rewards
-from grpo_helpers.adversarial import GOOD, SUITE
+from grpo_helpers import rewards
+from grpo_helpers.lessons import adversarial, flawed
+from grpo_helpers.lessons.adversarial import GOOD, SUITE
 from grpo_helpers.prompts import XML_COT_FORMAT
 
 from .cells import definitions

@@ -8,13 +8,12 @@ import random
 import pandas as pd
 import pytest
 
-from grpo_helpers import experiments, training
+from grpo_helpers import experiments, records, training
 from grpo_helpers.experiments import grids
 from grpo_helpers.experiments.grids import (
     GRIDS,
     USUAL,
     Setting,
-    demonstrations,
     random_reward_func,
     run_cell,
     run_grid,
@@ -23,8 +22,6 @@ from grpo_helpers.experiments.grids import (
 from grpo_helpers.files import read_json, write_json
 from grpo_helpers.plotting.experiments import plot_grid, plot_settings
 from grpo_helpers.profiles import TINY
-from grpo_helpers.prompts import extract_xml_answer, same_number
-from grpo_helpers.rewards import has_strict_format
 
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=4, eval_questions=6, max_samples=12)
 ALL = [(name, label, setting) for name, grid in GRIDS.items() for label, setting in grid.items()]
@@ -58,16 +55,6 @@ def test_every_setting_is_a_configuration(setting, tmp_path):
     assert all(getattr(config, field) == value for field, value in options.items())
     assert config.reward_weights is None or len(config.reward_weights) == len(setting.rewards)
     assert profile.batch * profile.accumulation == TINY.batch  # a fixed number of completions
-
-
-def test_demonstrations_are_right_and_in_the_layout():
-    examples = demonstrations(TINY, 20)
-    assert len(examples) == 20
-    for prompt, completion in zip(examples["prompt"], examples["completion"], strict=True):
-        assert [m["role"] for m in prompt] == ["system", "user"] and completion[0]["role"] == "assistant"
-        assert has_strict_format(completion[0]["content"])
-    first = grids.data.word_problems("train", 1, steps=(1,))[0]
-    assert same_number(extract_xml_answer(examples["completion"][0][0]["content"]), first["answer"])
 
 
 def test_the_coin_is_fair_and_the_seed_decides():
@@ -119,15 +106,6 @@ def test_all_weights_can_be_trained_and_only_mixed_questions_taken():
     (cell,) = result["cells"]
     assert cell["probe"] == 60 * 4 and 2 <= cell["questions"] < 30
     assert len(result["history"]) == 1
-
-
-@pytest.mark.trains
-def test_a_warm_up_counts_in_seconds_and_not_in_completions():
-    result = run_cell(QUICK.with_(max_completion_length=48), Setting(epochs=4, grpo=False), seed=3)
-    (before, after) = result["curves"]
-    assert (before["completions"], after["completions"]) == (0, 0) and before["seconds"] == 0 < after["seconds"]
-    assert after["format"] > before["format"]
-    assert result["history"] == []
 
 
 # --- a grid -----------------------------------------------------------------
@@ -186,14 +164,14 @@ def test_tables_put_the_usual_setting_first_under_the_grids_own_name(monkeypatch
         name: {"curves": pd.DataFrame({"setting": [label], "seed": [42], "strict": [strict]})}
         for name, label, strict in (("grid_usual", "usual", 0.5), ("grid_placebo", "constant", 0.25))
     }
-    monkeypatch.setattr(experiments, "load", lambda name, *where: recorded[name])
+    monkeypatch.setattr(grids, "load", lambda name, *where: recorded[name])
     assert tables("grid_placebo")["curves"].to_numpy().tolist() == [["real reward", 42, 0.5], ["constant", 42, 0.25]]
     assert tables("grid_usual")["curves"].to_numpy().tolist() == [["usual", 42, 0.5]]
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_what_is_recorded_is_what_is_defined(name):
-    cells = experiments.load(name, "tiny")["cells"]
+    cells = records.load(name, "tiny")["cells"]
     labels = [label for label, setting in GRIDS[name].items() if setting != USUAL] or ["usual"]
     assert list(dict.fromkeys(cells["setting"])) == labels
     assert set(cells.groupby("setting")["seed"].nunique()) == {6 if name == "grid_usual" else 3}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
-from grpo_helpers import memory, profiles
-from grpo_helpers.memory import QWEN25_15B, ModelShape, knobs, make_it_fit, plan
+from grpo_helpers import profiles
+from grpo_helpers.lessons import memory
+from grpo_helpers.lessons.memory import QWEN25_15B, ModelShape, knobs, make_it_fit, plan
 from grpo_helpers.profiles import ATTENTION, SMALL, T4, TINY
 
 ALL = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
@@ -310,7 +311,7 @@ def test_the_planner_agrees_with_trl_about_tiles():
     from trl.kernels import chunked_logprob
     from trl.trainer import utils
 
-    from grpo_helpers import trainer
+    from grpo_helpers.fast import trainer
 
     assert memory.TRL_POSITIONS == chunked_logprob.TOKEN_CHUNK_SIZE
     assert memory.TRL_VOCABULARY == utils._CHUNKED_LOGPROB_CHUNK_SIZE

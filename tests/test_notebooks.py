@@ -231,7 +231,7 @@ def test_exercises_have_minutes_difficulty_and_solutions(path):
 @every_notebook
 def test_unsolved_exercises_say_so_and_solutions_pass(path, capsys):
     imports = "import math\nimport pandas as pd\nimport torch\n"
-    imports += "from grpo_helpers import checks, data, evaluation, prompts, rewards\n"
+    imports += "from grpo_helpers import checks, data, evaluation, prompts, records, rewards\n"
     for stub, solution in exercises(path):
         check = stub.strip().splitlines()[-1]
         assert check.startswith("checks.")

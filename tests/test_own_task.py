@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from grpo_helpers import own_task
 from grpo_helpers.experiments import countdown
+from grpo_helpers.lessons import own_task
 from grpo_helpers.profiles import TINY
 
 ROWS = Dataset.from_list([countdown.game((4, 7), 28, "4 * 7"), countdown.game((3, 9), 12, "3 + 9")])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpo_helpers import experiments
+from grpo_helpers import records
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.experiments.placebos import PLACEBOS, placebos
 from grpo_helpers.profiles import TINY
@@ -13,7 +13,7 @@ QUICK = TINY.with_(batch=8, num_generations=4, steps=2, max_completion_length=12
 @pytest.mark.trains
 def test_each_placebo_is_a_run_of_the_recipe_and_has_a_row_for_each_rate():
     tables = placebos(QUICK, seed=3)
-    assert [*tables] == ["rates", "history"] == [*experiments.load("placebos", "tiny", 1)]
+    assert [*tables] == ["rates", "history"] == [*records.load("placebos", "tiny", 1)]
     rates, history = tables.values()
     assert [*rates["policy"].unique()] == ["before", *PLACEBOS] and (rates["n"] == 6).all()
     assert [*rates["outcome"]] == [*RATES] * 4

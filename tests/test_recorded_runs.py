@@ -7,9 +7,9 @@ import json
 import pandas as pd
 import pytest
 
-from grpo_helpers import experiments, plotting
+from grpo_helpers import plotting, records
 from grpo_helpers.evaluation import RATES
-from grpo_helpers.models import fingerprint
+from grpo_helpers.pretrained import fingerprint
 from grpo_helpers.profiles import DATA, TINY
 from grpo_helpers.training import WORKED
 
@@ -28,7 +28,7 @@ def rates(seed):
 
 def placebo(seed):
     """Held-out rates (0 to 1): policy → outcome."""
-    table = experiments.load("placebos", "tiny", seed)["rates"]
+    table = records.load("placebos", "tiny", seed)["rates"]
     assert (table["n"] == TINY.eval_questions).all()
     return table.pivot(index="policy", columns="outcome", values="rate")
 

@@ -4,9 +4,10 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from grpo_helpers import checks, experiments, flawed, plotting, prompts, rewards
+from grpo_helpers import checks, experiments, plotting, prompts, records, rewards
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.experiments import reward_experiments as lab
+from grpo_helpers.lessons import flawed
 from grpo_helpers.profiles import TINY
 
 from .cells import definitions
@@ -63,8 +64,8 @@ def test_a_witness_is_logged_and_pays_nothing(capsys):
 @pytest.mark.parametrize("name", ["published_rewards", "reward_hack"])
 def test_an_experiment_is_recorded_and_read_back(name, tmp_path, capsys):
     experiments.record(name, SHORT, seed=7, runs=tmp_path)
-    assert experiments.available(name, tmp_path) == [("tiny", 7)]
-    tables = experiments.load(name, "tiny", 7, tmp_path)
+    assert records.available(name, tmp_path) == [("tiny", 7)]
+    tables = records.load(name, "tiny", 7, tmp_path)
     histories = [t for t in tables if t.startswith("history_")]
     assert len(histories) == 2 and all(len(tables[t]) == SHORT.steps for t in histories)
     assert set(tables["rates"]["policy"]) == {"before", *(t.removeprefix("history_") for t in histories)}

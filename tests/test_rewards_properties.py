@@ -6,7 +6,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import flawed
+from grpo_helpers.lessons import flawed
 from grpo_helpers.rewards import (
     REWARD_FUNCS,
     TAGS,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from grpo_helpers.sampling import go_on, next_tokens, packed_linears, pad_left, prefill, sample, supports_sharing
+from grpo_helpers.fast.sampling import go_on, next_tokens, packed_linears, pad_left, prefill, sample, supports_sharing
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from trl.scripts.grpo import make_parser
 
-from grpo_helpers import data, evaluation, memory, models, rewards, scaling, training
+from grpo_helpers import data, evaluation, models, rewards, training
+from grpo_helpers.lessons import memory, scaling
 from grpo_helpers.plotting.scaling import KEPT, plot_engines, plot_where
 from grpo_helpers.profiles import DATA, ROOT, T4, TINY
 
@@ -369,7 +370,7 @@ LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
 def test_two_processes_do_what_one_does(tmp_path):
     """The same rewards; the same weights within 1e-5, where training moved them by more than 1e-3."""
     scaling.train(tmp_path / "one", batch=64, steps=3)
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "-m", "grpo_helpers.scaling"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "-m", "grpo_helpers.lessons.scaling"]
     command += ["train", str(tmp_path / "two"), "--batch", "32", "--steps", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

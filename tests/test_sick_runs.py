@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from grpo_helpers import experiments
+from grpo_helpers import records
 from grpo_helpers.doctor import SYMPTOMS, diagnose
 from grpo_helpers.experiments import sick_runs
 from grpo_helpers.experiments.sick_runs import CASES, PATIENTS, keeping, sick_run, tables
@@ -38,7 +38,7 @@ def test_a_healthy_run_with_a_penalty_is_called_healthy_at_every_step(seed):
 
 @pytest.mark.parametrize("name, seed", RECORDED)
 def test_a_record_is_small_and_says_what_was_changed(name, seed):
-    folder = experiments.folder(name, "tiny", seed)
+    folder = records.folder(name, "tiny", seed)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 60_000
     facts, (history, completions, recipe) = read_json(folder / "run.json"), tables(name, seed).values()
     assert facts["command"].endswith(f"{name} --profile tiny --seed {seed}")
@@ -117,9 +117,9 @@ def test_histories_are_numbers_only():
 
 def test_recorded_experiments_of_other_notebooks_are_judged_as_they_were_meant():
     """Runs on which no threshold was set: the article's rewards are named, the others are healthy, hacked or not."""
-    published = experiments.load("published_rewards", "small")
+    published = records.load("published_rewards", "small")
     assert found(published["history_published"]) == ["never paid"]
     assert found(published["history_repaired"]) == []
-    hack = experiments.load("reward_hack", "small")
+    hack = records.load("reward_hack", "small")
     assert found(hack["history_patched"]) == []
     assert found(hack["history_flawed"]) == [], "small does not find the hole in 60 steps: notebook 03"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers.side_by_side import marked, side_by_side
+from grpo_helpers.lessons.side_by_side import marked, side_by_side
 
 relaxed = settings(deadline=None, database=None)
 

@@ -7,10 +7,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from grpo_helpers import data, models, trainer, training
+from grpo_helpers import data, models, records, training
+from grpo_helpers.fast import sampling, trainer
+from grpo_helpers.fast.sampling import pad_left
+from grpo_helpers.fast.trainer import SharedPromptTrainer, completion_logps
+from grpo_helpers.models import causal_lm
 from grpo_helpers.profiles import TINY
-from grpo_helpers.sampling import pad_left
-from grpo_helpers.trainer import SharedPromptTrainer, causal_lm, completion_logps
 
 BATCHES = {
     "groups of two, common beginning": (
@@ -131,10 +133,10 @@ def test_merged_adapters_sample_alike_and_leave_no_trace():
     before = {name: p.clone() for name, p in adapted.state_dict().items()}
     with torch.no_grad():
         expected = adapted(ids).logits
-        with trainer.merged_adapters(adapted):
+        with sampling.merged_adapters(adapted):
             torch.testing.assert_close(lm(ids).logits, expected, atol=1e-4, rtol=1e-4)
         assert torch.equal(adapted(ids).logits, expected)
-        with pytest.raises(RuntimeError, match="stop here"), trainer.merged_adapters(adapted):
+        with pytest.raises(RuntimeError, match="stop here"), sampling.merged_adapters(adapted):
             raise RuntimeError("stop here")
         assert torch.equal(adapted(ids).logits, expected)
     assert all(torch.equal(before[name], p) for name, p in adapted.state_dict().items())
@@ -194,7 +196,7 @@ def train_on(fixed, shared_prompts, folder, **overrides):
     run._generate_and_score_completions = scored
     training.train(run)
     weights = {name: p.detach().clone() for name, p in run.model.named_parameters() if p.requires_grad}
-    return training.history(run), torch.stack(advantages), weights
+    return records.history(run), torch.stack(advantages), weights
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +207,7 @@ def fixed_completions():
     texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     torch.manual_seed(0)
-    rows = trainer.sample_policy(model, tokenizer, ids, 24, 4, 1.0)
+    rows = sampling.sample_policy(model, tokenizer, ids, 24, 4, 1.0)
     assert any(row[-1] != tokenizer.eos_token_id for row in rows)
     return [rows[:8], rows[8:16], rows[16:]]
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grpo_helpers import data, models, training
+from grpo_helpers import data, models, records, training
 from grpo_helpers.callbacks import SampleReplies
 from grpo_helpers.files import write_json
 from grpo_helpers.profiles import PROFILES, TINY, get_profile
@@ -224,16 +224,16 @@ def test_no_checkpoint_is_no_error(tmp_path):
 
 
 def test_history_is_one_row_a_step_and_reads_back(uninterrupted, tmp_path):
-    table = training.history(uninterrupted / "checkpoint-6" / "trainer_state.json")
+    table = records.history(uninterrupted / "checkpoint-6" / "trainer_state.json")
     assert list(table["step"]) == [1, 2, 3, 4, 5, 6]
     assert {"reward", "rewards/correctness_reward_func/mean", "entropy", "completions/clipped_ratio"} <= set(table)
     table.to_csv(tmp_path / "history.csv", index=False)
-    assert list(training.history(tmp_path / "history.csv")["reward"]) == pytest.approx(list(table["reward"]))
+    assert list(records.history(tmp_path / "history.csv")["reward"]) == pytest.approx(list(table["reward"]))
 
 
 def test_history_of_nothing_says_so():
     with pytest.raises(ValueError, match="train first"):
-        training.history([{"train_runtime": 1.0}])
+        records.history([{"train_runtime": 1.0}])
 
 
 def too_few(completions, **kwargs):

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from grpo_helpers import flawed
-from grpo_helpers.cost import growth
+from grpo_helpers.lessons import flawed
+from grpo_helpers.lessons.cost import growth
+from grpo_helpers.lessons.validation import COLUMNS, attacks, ideal_reply, validate_rewards
 from grpo_helpers.rewards import MAX_REWARD, REWARD_FUNCS, completion_text, correctness_reward_func
-from grpo_helpers.validation import COLUMNS, attacks, ideal_reply, validate_rewards
 
 CHAT = [{"role": "user", "content": "6 * 12?"}]
 ROWS = [{"answer": gold, "prompt": CHAT} for gold in ("72", "-5", "1,000", "3.50", "9")]

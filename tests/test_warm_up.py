@@ -6,10 +6,11 @@ import pytest
 import torch
 from datasets import Dataset, is_progress_bar_enabled
 
-from grpo_helpers import models, own_task
+from grpo_helpers import models
 from grpo_helpers.experiments import countdown
+from grpo_helpers.lessons import own_task
+from grpo_helpers.lessons.warm_up import warm_up
 from grpo_helpers.profiles import TINY
-from grpo_helpers.warm_up import warm_up
 
 ROWS = countdown.games(2)[0].select(range(8))
 DEMONSTRATIONS = own_task.demonstrations(ROWS, countdown.ideal_reply)

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from ..adversarial import GOOD, SUITE, left
-from ..flawed import PUBLISHED_REWARD_FUNCS
+from ..lessons.adversarial import GOOD, SUITE, left
+from ..lessons.flawed import PUBLISHED_REWARD_FUNCS
 from ..prompts import XML_COT_FORMAT
 from ..rewards import REWARD_FUNCS, correctness_reward_func, strict_format_reward_func, xmlcount_reward_func
 from ._exercise import NotYet, exercise, expect

@@ -26,16 +26,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..files import read_json, write_json, write_text
-from ..profiles import DATA, Profile
+from ..files import write_json, write_text
+from ..profiles import Profile
+from ..records import RUNS, folder
 from .sick_runs import CASES
 
-RUNS = DATA / "runs"
 Experiment = Callable[[Profile, int], dict[str, pd.DataFrame]]
 
 # what the grids of notebook 08 vary; grids.GRIDS has the settings
 GRIDS = ("usual", "placebo", "loss", "kl", "rate", "group", "rank")
-GRIDS += ("scale", "temperature", "iterations", "filter", "warm_up")
+GRIDS += ("scale", "temperature", "iterations", "filter")
 
 # name → the module it lives in; imported only when it is run
 EXPERIMENTS = {
@@ -57,14 +57,10 @@ def get_experiment(name: str) -> Experiment:
     return getattr(importlib.import_module(f".{EXPERIMENTS[name]}", __package__), name)
 
 
-def folder(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> Path:
-    """Where the recorded results of an experiment are."""
-    return runs / f"{name}-{profile}-{seed}"
-
-
 def record(name: str, profile: Profile, seed: int = 42, runs: Path = RUNS) -> Path:
     """Run an experiment and keep its tables; the provenance is written last, so that half a record is none."""
-    from ..run import peak_memory_gb, provenance
+    from ..machine import peak_memory_gb
+    from ..run import provenance
 
     start, target = time.perf_counter(), folder(name, profile.name, seed, runs)
     facts = provenance(profile, seed) | {
@@ -81,25 +77,3 @@ def record(name: str, profile: Profile, seed: int = 42, runs: Path = RUNS) -> Pa
     }
     write_json(target / "run.json", facts | {"results": results})
     return target
-
-
-def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
-    """The tables of a recorded experiment.
-
-    Raises:
-        FileNotFoundError: it has not been recorded; the message has the command that does it.
-    """
-    source = folder(name, profile, seed, runs)
-    if not (source / "run.json").is_file():
-        raise FileNotFoundError(
-            f"{source.name} has not been recorded; "
-            f"`python -m grpo_helpers.experiments {name} --profile {profile} --seed {seed}` does it"
-        )
-    names = read_json(source / "run.json")["results"]["tables"]
-    return {table: pd.read_csv(source / f"{table}.csv") for table in names}
-
-
-def available(name: str, runs: Path = RUNS) -> list[tuple[str, int]]:
-    """(profile, seed) of every recorded run of an experiment."""
-    found = sorted(p.parent.name.removeprefix(f"{name}-") for p in runs.glob(f"{name}-*-*/run.json"))
-    return [(profile, int(seed)) for profile, _, seed in (text.rpartition("-") for text in found)]

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..models import WeightsNotFound
+from ..pretrained import WeightsNotFound
 from ..profiles import PROFILES, get_profile
-from . import EXPERIMENTS, RUNS, record
+from ..records import RUNS
+from . import EXPERIMENTS, record
 
 
 def main(argv: Sequence[str] | None = None) -> int:

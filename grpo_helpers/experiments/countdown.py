@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from ..profiles import Profile
 from ..prompts import XML_COT_FORMAT, build_messages, extract_xml_answer
+from ..records import history
 from ..rewards import Completion, completion_text, has_strict_format
 
 PROMPT = """\
@@ -146,8 +147,9 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     Returns:
         history; rates, a row for each policy: held-out games, their share of each verdict, greedy.
     """
-    from .. import models, own_task, training
-    from ..warm_up import warm_up
+    from .. import models, training
+    from ..lessons import own_task
+    from ..lessons.warm_up import warm_up
 
     train, held_out = games(3 if profile.max_completion_length > 128 else 2, seed=seed)
     held_out = held_out.select(range(min(len(held_out), profile.eval_questions)))
@@ -179,4 +181,4 @@ def countdown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         )
         training.train_to_end(trainer)
     note("after GRPO", trainer.model)
-    return {"history": training.history(trainer), "rates": pd.DataFrame(rows)}
+    return {"history": history(trainer), "rates": pd.DataFrame(rows)}

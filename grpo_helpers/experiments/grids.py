@@ -24,16 +24,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback
 
-from .. import data, models, probing, training
+from .. import data, models, pretrained, records, training
+from ..fast.trainer import SharedPromptTrainer
 from ..files import read_json, write_json
+from ..lessons import probing
 from ..profiles import Profile, output_root
-from ..prompts import build_messages
+from ..records import load
 from ..rewards import REWARD_FUNCS, RewardFunc
-from ..trainer import SharedPromptTrainer
-from ..warm_up import warm_up
 from .held_out import HeldOut, Measure, held_out_rates
 from .trial import significant
 
@@ -55,8 +54,6 @@ class Setting(NamedTuple):
     rewards: tuple[RewardFunc, ...] = REWARD_FUNCS
     mixed_only: bool = False  # only questions that the untrained policy answers sometimes right, sometimes wrong
     adapter: bool = True  # else all weights are trained
-    epochs: int = 0  # of supervised warm-up on demonstrations, first
-    grpo: bool = True
 
 
 USUAL = Setting()
@@ -82,8 +79,6 @@ GRIDS: Mapping[str, Mapping[str, Setting]] = {
     "grid_temperature": _vary("temperature", 1.0, 0.7, 1.3, label="temperature {:g}"),
     "grid_iterations": _vary("num_iterations", 1, 4, label="updates per batch: {}") | {"4, GSPO": Setting(_GSPO_4)},
     "grid_filter": {"all questions": USUAL, "mixed groups only": Setting({"max_samples": 384}, mixed_only=True)},
-    "grid_warm_up": {"GRPO alone": USUAL, "4 epochs, then GRPO": Setting({"steps": 18}, epochs=4)}
-    | {f"{n} epochs alone": Setting(epochs=n, grpo=False) for n in (4, 12, 20)},
     "grid_placebo": {
         "real reward": USUAL,
         "layout only": Setting({"reward_weights": _LAYOUT}),
@@ -107,21 +102,13 @@ class Watch(HeldOut):
             self.note(model, self.seconds, completions=sampled)
 
 
-def demonstrations(profile: Profile, n: int = 48) -> Dataset:
-    """The first `n` word problems with a worked reply in the requested layout: columns prompt and completion."""
-    rows = data.word_problem_rows("train", profile.problem_steps)[:n]
-    replies = [[{"role": "assistant", "content": data.worked_reply(row["answer"])}] for row in rows]
-    prompts = [build_messages(row["question"], profile.system_prompt) for row in rows]
-    return Dataset.from_dict({"prompt": prompts, "completion": replies})
-
-
 def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
     """Train the policy under one setting: rows of the three tables of `run_grid`."""
     options = dict(setting.changes)
     profile = profile.with_(**{field: options.pop(field) for field in profile.as_dict() if field in options})
     every = max(1, profile.steps // POINTS)
     profile = profile.with_(steps=profile.steps * profile.num_iterations)  # as many completions, more updates
-    group, rate = profile.num_generations, profile.learning_rate
+    group = profile.num_generations
     model, tokenizer = models.load_policy(profile)
     questions = data.load_task(profile, "train", profile.max_samples)
     if setting.mixed_only:
@@ -130,33 +117,26 @@ def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
 
     watch, rows, probe = Watch(held_out_rates(profile, tokenizer), every), [], len(replies) if setting.mixed_only else 0
     watch.note(model, 0.0, completions=0)
-    if setting.epochs:
-        examples, lora = demonstrations(profile), models.lora_config(profile)
-        start = time.process_time()
-        warm_up(model, tokenizer, examples, epochs=setting.epochs, learning_rate=rate, seed=seed, lora=lora)
-        watch.note(model, time.process_time() - start, completions=0)
-    if setting.grpo:
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = SharedPromptTrainer(
-                model=model,
-                reward_funcs=training.watched_and_checked(setting.rewards),
-                args=training.grpo_config(profile, folder, seed, save_strategy="no", **options),
-                train_dataset=questions,
-                processing_class=tokenizer,
-                peft_config=models.lora_config(profile) if setting.adapter else None,
-                callbacks=[watch],
-            )
-            trainer.remove_callback(PrinterCallback)
-            training.train_to_end(trainer)
-        rows = significant(training.history(trainer).reindex(columns=KEPT), 4).to_dict("records")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SharedPromptTrainer(
+            model=model,
+            reward_funcs=training.watched_and_checked(setting.rewards),
+            args=training.grpo_config(profile, folder, seed, save_strategy="no", **options),
+            train_dataset=questions,
+            processing_class=tokenizer,
+            peft_config=models.lora_config(profile) if setting.adapter else None,
+            callbacks=[watch],
+        )
+        trainer.remove_callback(PrinterCallback)
+        training.train_to_end(trainer)
+    rows = significant(records.history(trainer).reindex(columns=KEPT), 4).to_dict("records")
     return {"curves": watch.rows, "history": rows, "cells": [{"probe": probe, "questions": len(questions)}]}
 
 
 def _key(*job: Any) -> str:
     """A name for a cell that changes with whatever its result depends on."""
-    here, package = Path(__file__).parents[:2]
-    code = [path.read_text(encoding="utf-8") for path in sorted([*package.glob("*.py"), *here.glob("*.py")])]
-    parts = [*job[1:], job[0].as_dict(), models.fingerprint(Path(job[0].model)), code]
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
+    parts = [*job[1:], job[0].as_dict(), pretrained.fingerprint(Path(job[0].model)), code]
     words = json.dumps(parts, default=lambda reward_func: reward_func.__name__)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
@@ -209,8 +189,6 @@ def grid(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
 
 def tables(name: str, profile: str = "tiny", seed: int = 42) -> dict[str, pd.DataFrame]:
     """The recorded tables of a grid, the usual setting first."""
-    from . import load
-
     usual, first = load("grid_usual", profile, seed), next(iter(GRIDS[name]))
     own = load(name, profile, seed) if name != "grid_usual" else dict.fromkeys(usual)
     return {key: pd.concat([usual[key].assign(setting=first), own[key]], ignore_index=True) for key in own}

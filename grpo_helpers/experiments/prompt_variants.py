@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import models
-from ..probing import ask_variants, measure_prompts, variants
+from ..lessons.probing import ask_variants, measure_prompts, variants
 from ..profiles import Profile
 
 QUESTIONS = 200

@@ -21,7 +21,7 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from .. import data, models, training
-from ..flawed import PUBLISHED_REWARD_FUNCS
+from ..lessons.flawed import PUBLISHED_REWARD_FUNCS
 from ..profiles import ARTICLE, Profile
 from ..rewards import REWARD_FUNCS
 from .grids import QUESTIONS, SEEDS

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..flawed import PUBLISHED_REWARD_FUNCS, generous_reward_func
+from ..lessons.flawed import PUBLISHED_REWARD_FUNCS, generous_reward_func
 from ..profiles import Profile
+from ..records import load
 from ..rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
 from ..rewards import correctness_reward_func as correctness
 from ..rewards import strict_format_reward_func as strict_format
@@ -79,8 +80,6 @@ PATIENTS = {
 
 def tables(name: str, seed: int = 42) -> dict[str, pd.DataFrame]:
     """The tables of a recorded case, by its name or by its patient's letter; see `sick_run`."""
-    from . import load
-
     return load(PATIENTS.get(name, name), "tiny", seed)
 
 

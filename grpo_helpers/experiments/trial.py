@@ -11,7 +11,7 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import data, evaluation, models, training
+from .. import data, evaluation, models, records, training
 from ..profiles import Profile
 from ..rewards import REWARD_FUNCS, RewardFunc
 
@@ -70,4 +70,4 @@ def trial(
             profile, model, tokenizer, questions, folder, reward_funcs, seed, doctor=doctor, **options
         )
         training.train_to_end(trainer)
-    return Trial(training.history(trainer), before, outcome(trainer.model), trainer.model, tokenizer)
+    return Trial(records.history(trainer), before, outcome(trainer.model), trainer.model, tokenizer)

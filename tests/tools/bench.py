@@ -24,8 +24,8 @@ from bench_step import Steps, floor, machine, step_phases
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-import grpo_helpers.trainer as shared
-from grpo_helpers import data, evaluation, models, training
+import grpo_helpers.fast.sampling as sampling
+from grpo_helpers import data, evaluation, models, pretrained, training
 from grpo_helpers.files import write_json
 from grpo_helpers.profiles import Profile, get_profile
 from grpo_helpers.rewards import REWARD_FUNCS
@@ -70,7 +70,7 @@ def trl_trainer(profile: Profile, steps: int, work: str, same_precision: bool) -
     model, tokenizer = models.load_policy(profile)
     precision = {"bf16": model.dtype == torch.bfloat16, "activation_checkpointing": False} if same_precision else {}
     return GRPOTrainer(
-        model=model if same_precision else str(models.find_weights(profile.model, profile.revision).folder),
+        model=model if same_precision else str(pretrained.find_weights(profile.model, profile.revision).folder),
         reward_funcs=list(REWARD_FUNCS),
         args=trl_defaults(profile.with_(steps=steps + 1), work, **precision),
         train_dataset=data.load_task(profile, "train", 200),
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="also write the numbers to this JSON file")
     args = parser.parse_args()
     profile = get_profile(args.profile)
-    shared.sample = full_length(shared.sample)
+    sampling.sample = full_length(sampling.sample)
     facts = provenance(profile, seed=42) | {
         "command": f"make bench ARGS='--profile {args.profile} --steps {args.steps}'"
     }

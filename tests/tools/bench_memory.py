@@ -1,4 +1,4 @@
-"""The planner of `grpo_helpers.memory` beside measured peaks on this CPU.
+"""The planner of `grpo_helpers.lessons.memory` beside measured peaks on this CPU.
 
     python tests/tools/bench_memory.py            all configurations, a few minutes
     python tests/tools/bench_memory.py --record   also writes data/runs/memory-cpu
@@ -68,10 +68,11 @@ def measure(name: str) -> dict[str, Any]:
     """Run one configuration in this process and return its peak beside the planned one, in GB."""
     from bench import full_length
 
-    import grpo_helpers.trainer
-    from grpo_helpers import data, evaluation, memory, models, training
+    import grpo_helpers.fast.trainer
+    from grpo_helpers import data, evaluation, models, training
+    from grpo_helpers.lessons import memory
+    from grpo_helpers.machine import peak_memory_gb
     from grpo_helpers.profiles import get_profile
-    from grpo_helpers.run import peak_memory_gb
 
     profile_name, changes, what, fitted = CONFIGURATIONS[name]
     profile = get_profile(profile_name).with_(steps=STEPS, save_steps=10_000, **changes)
@@ -89,7 +90,7 @@ def measure(name: str) -> dict[str, Any]:
         shared_prefix=len(commonprefix(prompts)),
     )
     if what == "training":
-        grpo_helpers.trainer.sample = full_length(grpo_helpers.trainer.sample)
+        grpo_helpers.fast.trainer.sample = full_length(grpo_helpers.fast.trainer.sample)
         forced = {"generation_kwargs": {"min_new_tokens": profile.max_completion_length}}
         with tempfile.TemporaryDirectory() as folder:
             training.make_trainer(profile, model, tokenizer, questions, folder, **forced).train()

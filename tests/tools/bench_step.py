@@ -18,10 +18,12 @@ from os.path import commonprefix
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import TrainerCallback
 
-import grpo_helpers.sampling as sampling
-import grpo_helpers.trainer as shared
+import grpo_helpers.fast.sampling as sampling
+import grpo_helpers.fast.trainer as shared
+from grpo_helpers.models import causal_lm
 
 PHASES = {
     "merge adapters": "the weights with adapters, read and written",
@@ -95,7 +97,7 @@ class Stopwatch:
 
 def step_phases(trainer: Any) -> dict[str, float]:
     """Train, and return the median seconds of a step for each of PHASES."""
-    watch, merge = Stopwatch(), shared.merged_adapters
+    watch, merge = Stopwatch(), sampling.merged_adapters
 
     @contextlib.contextmanager
     def timed_merge(model: torch.nn.Module) -> Iterator[None]:
@@ -105,8 +107,8 @@ def step_phases(trainer: Any) -> dict[str, float]:
     steps = Steps(watch.end_step)
     trainer.add_callback(steps)
     with contextlib.ExitStack() as undo:
-        shared.merged_adapters = timed_merge
-        undo.callback(setattr, shared, "merged_adapters", merge)
+        sampling.merged_adapters = timed_merge
+        undo.callback(setattr, sampling, "merged_adapters", merge)
         for owner, attribute, name in (
             (sampling, "prefill", "prefill"),
             (trainer, "_calculate_rewards", "rewards"),
@@ -149,7 +151,7 @@ def machine(model: torch.nn.Module, rows: int) -> dict[str, float]:
 
 def linears(model: torch.nn.Module) -> list[torch.nn.Module]:
     """The linear layers of a model: those with an adapter as a whole, the others as they are."""
-    adapted = [m for m in model.modules() if isinstance(m, shared.LoraLayer)]
+    adapted = [m for m in model.modules() if isinstance(m, LoraLayer)]
     inside = {id(part) for m in adapted for part in m.modules()}
     return adapted + [m for m in model.modules() if isinstance(m, torch.nn.Linear) and id(m) not in inside]
 
@@ -158,10 +160,10 @@ def floor(
     model: torch.nn.Module, prompts: list[list[int]], completions: int, tokens: int, speed: dict[str, float]
 ) -> dict[str, float]:
     """Seconds that each phase of a step cannot undercut: `completions` of `tokens` tokens on these distinct prompts."""
-    lm = shared.causal_lm(model)
+    lm = causal_lm(model)
     head = lm.lm_head.weight
-    adapted = [m.get_base_layer().weight for m in lm.modules() if isinstance(m, shared.LoraLayer)]
-    trunk = sum(m.weight.numel() for m in linears(lm) if m is not lm.lm_head and not isinstance(m, shared.LoraLayer))
+    adapted = [m.get_base_layer().weight for m in lm.modules() if isinstance(m, LoraLayer)]
+    trunk = sum(m.weight.numel() for m in linears(lm) if m is not lm.lm_head and not isinstance(m, LoraLayer))
     trunk += sum(w.numel() for w in adapted)
     adapters = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     common = len(commonprefix(prompts))

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from .profiles import Profile
+from ..profiles import Profile
 
 GB = 1e9
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -28,7 +28,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 T4_GB = 15.0
 
 FLOAT32 = 4
-SCORE_CHUNK = 128  # grpo_helpers.trainer: positions whose logits are in memory at a time
+SCORE_CHUNK = 128  # fast.trainer: positions whose logits are in memory at a time
 TRL_POSITIONS, TRL_VOCABULARY = 4096, 32768  # trl.kernels.chunked_logprob: the tile that TRL scores at a time
 
 # What no formula gives: the libraries' own memory, and freed blocks too scattered to be used again, as a share of what
@@ -239,7 +239,7 @@ def _generation(profile: Profile, shape: ModelShape, prefix: int, rows: int, gro
     half, prompt, merged = bytes_of(dtype), profile.max_prompt_length, 0
     own = prompt + profile.max_completion_length
     if profile.shared_prompts:
-        # grpo_helpers.sampling keeps the common beginning once, and lets finished rows go when a quarter has: the cache
+        # fast.sampling keeps the common beginning once, and lets finished rows go when a quarter has: the cache
         # with all rows, a copy with the rows that go on, and their new, roomier cache exist at once, in float32.
         caches, kept, own, asked = 1 + 0.75 + 0.75, "float32", own - prefix, -(-rows // group)
         prefilled, scores = max(prefix, asked * (prompt - prefix)), asked * (prompt - prefix) * prompt
@@ -284,7 +284,7 @@ def _update(profile: Profile, shape: ModelShape, prefix: int, full: bool, on_gpu
     activations += 2 * keys * shape.attention * half + 2 * scores
     # Log-probabilities from hidden states: never all logits at once, neither here nor in TRL 1.16.
     if profile.shared_prompts:
-        # grpo_helpers.trainer.TokenLogps: logits as they come, then they and probabilities in float32; the gradient.
+        # fast.trainer.TokenLogps: logits as they come, then they and probabilities in float32; the gradient.
         logits = min(new, SCORE_CHUNK) * shape.vocab * (half + 2 * FLOAT32) + 3 * new * shape.hidden * half
     else:
         # Without Triton every position is scored, the prompt's too, by torch operations on whole tiles in float32; of

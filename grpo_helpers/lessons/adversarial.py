@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..profiles import DATA
+from ..prompts import XML_COT_FORMAT
 from .cost import growth
-from .profiles import DATA
-from .prompts import XML_COT_FORMAT
 
 LONG, PATIENCE = 100_000, 5.0  # characters; seconds for one of them
 

@@ -9,8 +9,8 @@ import pandas as pd
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .evaluation import generate_predictions
-from .rewards import RewardFunc, short_name
+from ..evaluation import generate_predictions
+from ..rewards import RewardFunc, short_name
 from .validation import ask
 
 

@@ -18,10 +18,14 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from os.path import commonprefix
+from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+from ..models import causal_lm
 
 TokenIds = Sequence[int]
 
@@ -262,3 +266,46 @@ def sample(
         hidden = go_on(model, beginning, cache, token[:, None], mask, position)[:, -1]
         position = position + 1
     return completions
+
+
+@contextlib.contextmanager
+def merged_adapters(model: torch.nn.Module) -> Iterator[None]:
+    """LoRA adapters folded into the weights inside a `with` block, to sample without their many small products.
+
+    Afterwards the original weights are put back as they were, bit for bit:
+    subtracting the adapters again would let bfloat16 weights drift.
+    """
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not (m.merged or m.disable_adapters)]
+    originals = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge(safe_merge=True)  # builds a new tensor, leaving the original alone
+            layer.forward = layer.get_base_layer().__call__  # what PEFT ends up calling, found out anew for each token
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.get_base_layer().weight.data = original
+            layer.merged_adapters.clear()
+            layer.__dict__.pop("forward", None)
+
+
+def sample_policy(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[TokenIds],
+    max_new_tokens: int,
+    num_generations: int,
+    temperature: float,
+) -> list[list[int]]:
+    """`sampling.sample` from a policy that may carry LoRA adapters."""
+    lm = causal_lm(model)
+    with merged_adapters(model), packed_linears(lm, len(prompts) * num_generations):
+        return sample(
+            lm,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            num_generations=num_generations,
+            temperature=temperature,
+        )

@@ -20,8 +20,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .prompts import same_number
-from .rewards import TAGS, Completion, RewardFunc, completion_text, count_xml, final_answer, xmlcount_reward_func
+from ..prompts import same_number
+from ..rewards import TAGS, Completion, RewardFunc, completion_text, count_xml, final_answer, xmlcount_reward_func
 
 # --- 1. as published ---------------------------------------------------------
 

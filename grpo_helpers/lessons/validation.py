@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from ..prompts import XML_COT_FORMAT
+from ..rewards import RewardFunc
 from .adversarial import shorten
 from .cost import growth
-from .prompts import XML_COT_FORMAT
-from .rewards import RewardFunc
 
 Row = Mapping[str, Any]
 Finding = tuple[str, str, int | None, str, str, str]  # the values of COLUMNS

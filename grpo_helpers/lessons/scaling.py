@@ -1,9 +1,9 @@
 """More than one process: the arithmetic of a step, memory on each GPU, and a run that several processes can share.
 
-`accelerate launch … -m grpo_helpers.scaling train outputs/two --batch 32` trains the tiny policy in every process that
-the launcher starts. Its completions depend on the seed, the step and their place in the whole batch, never on the
-process that writes them, so that one process with 64 completions and two with 32 do the same.
-`python -m grpo_helpers.scaling prepare outputs/prepared/tiny --profile tiny` writes questions for `trl grpo`.
+`accelerate launch … -m grpo_helpers.lessons.scaling train outputs/two --batch 32` trains the tiny policy in every
+process that the launcher starts. Its completions depend on the seed, the step and their place in the whole batch, never
+on the process that writes them, so that one process with 64 completions and two with 32 do the same.
+`python -m grpo_helpers.lessons.scaling prepare outputs/prepared/tiny --profile tiny` writes questions for `trl grpo`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PrinterCallback
 from trl import GRPOTrainer
 
-from . import data, models, sampling, training
+from .. import data, models, pretrained, records, training
+from ..fast import sampling
+from ..profiles import PROFILES, ROOT, T4, TINY, Profile
+from ..rewards import REWARD_FUNCS
 from .memory import GB, QWEN25_15B, ModelShape, Plan, plan
-from .profiles import PROFILES, ROOT, T4, TINY, Profile
-from .rewards import REWARD_FUNCS
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def prepare(profile: Profile, folder: str | Path, source: str | Path | None = No
         The folder: what a configuration names as its `dataset_name`.
     """
     questions = data.load_task(profile, "train", profile.max_samples, source)
-    tokenizer = AutoTokenizer.from_pretrained(models.find_weights(profile.model, profile.revision).folder)
+    tokenizer = AutoTokenizer.from_pretrained(pretrained.find_weights(profile.model, profile.revision).folder)
     questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
     Path(folder).mkdir(parents=True, exist_ok=True)
     questions.to_pandas().to_json(Path(folder) / "train.jsonl", orient="records", lines=True)
@@ -173,13 +174,13 @@ def train(folder: str | Path, batch: int, steps: int = 8, loss_type: str = "dapo
     rank, processes = trainer.accelerator.process_index, trainer.accelerator.num_processes
     trained = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(trained, folder / f"rank-{rank}.safetensors")
-    training.history(trainer).to_csv(folder / f"history-{rank}.csv", index=False)
+    records.history(trainer).to_csv(folder / f"history-{rank}.csv", index=False)
     print(f"process {rank} of {processes}: {steps} steps, {batch} completions in each", flush=True)
     trainer.accelerator.end_training()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m grpo_helpers.scaling")
+    parser = argparse.ArgumentParser(prog="python -m grpo_helpers.lessons.scaling")
     parser.add_argument("command", choices=("prepare", "train"), help="questions for `trl grpo`, or the tiny policy")
     parser.add_argument("folder", help="where the result goes")
     parser.add_argument("--profile", choices=PROFILES, default="tiny", help="whose questions to prepare")

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from .training import machine_options, repeatable
+from ..training import machine_options, repeatable
 
 
 def warm_up(

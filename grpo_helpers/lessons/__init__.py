@@ -1,0 +1,1 @@
+"""What only some of the notebooks need, a topic a file."""

@@ -1,0 +1,67 @@
+"""What a run leaves, as tables: the history of a training, and what is recorded in data/runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import Trainer
+
+from .files import read_json
+from .profiles import DATA
+
+RUNS = DATA / "runs"
+
+
+def folder(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> Path:
+    """Where the recorded results of an experiment are."""
+    return runs / f"{name}-{profile}-{seed}"
+
+
+def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
+    """The tables of a recorded experiment.
+
+    Raises:
+        FileNotFoundError: it has not been recorded; the message has the command that does it.
+    """
+    source = folder(name, profile, seed, runs)
+    if not (source / "run.json").is_file():
+        raise FileNotFoundError(
+            f"{source.name} has not been recorded; "
+            f"`python -m grpo_helpers.experiments {name} --profile {profile} --seed {seed}` does it"
+        )
+    names = read_json(source / "run.json")["results"]["tables"]
+    return {table: pd.read_csv(source / f"{table}.csv") for table in names}
+
+
+def available(name: str, runs: Path = RUNS) -> list[tuple[str, int]]:
+    """(profile, seed) of every recorded run of an experiment."""
+    found = sorted(p.parent.name.removeprefix(f"{name}-") for p in runs.glob(f"{name}-*-*/run.json"))
+    return [(profile, int(seed)) for profile, _, seed in (text.rpartition("-") for text in found)]
+
+
+def history(source: Trainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataFrame:
+    """The training log as one table: a row for each logged step, TRL's names as columns.
+
+    Args:
+        source: a trainer, its `state.log_history`, or the path of a
+            `trainer_state.json` or `history.csv`.
+
+    Raises:
+        ValueError: nothing with a reward was logged.
+    """
+    if isinstance(source, (str, Path)):
+        if Path(source).suffix == ".csv":
+            return pd.read_csv(source, comment="#")
+        source = json.loads(Path(source).read_text(encoding="utf-8"))["log_history"]
+    elif isinstance(source, Trainer):
+        source = source.state.log_history
+    rows = [row for row in source if "reward" in row]
+    if not rows:
+        raise ValueError("no training step with a reward has been logged; train first")
+    table = pd.DataFrame(rows).drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+    first = ["step", "reward", "reward_std"]
+    return table[first + [c for c in table.columns if c not in first]]

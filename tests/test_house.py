@@ -1,7 +1,4 @@
-"""The shape of `grpo_helpers`: what enters the core, no import circles, and sizes that only go down (CONTRIBUTING.md).
-
-What is written down here as still to go may only get less: whoever mends some of it takes it out.
-"""
+"""The shape of `grpo_helpers`: what enters the core, no import circles, sizes that only go down (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -18,11 +15,9 @@ from grpo_helpers.profiles import ROOT
 
 PACKAGE = "grpo_helpers"
 COMMANDS = {"__init__", "__main__"}
-LINES = {"*.py": 3200, "**/*.py": 8150}  # ceilings, in steps of 50; the aims are 2,000 and 5,500
+# ceilings, in steps of 50; the aims are 2,000, 5,500 and 7,000
+LINES = {f"{PACKAGE}/*.py": 3200, f"{PACKAGE}/**/*.py": 8100, "tests/*.py": 10300}
 STEP = 50
-
-FEWER_THAN_TWO_NOTEBOOKS: set[str] = set()
-CIRCLES: list[set[str]] = []
 
 
 def module_name(path: Path) -> str:
@@ -77,32 +72,27 @@ def test_the_core_holds_what_two_notebooks_need():
     core = {path.stem for path in (ROOT / PACKAGE).glob("*.py")} - COMMANDS
     counts = {name: sum(name in need for need in needs) for name in core}
     assert max(counts.values()) >= 10, "notebooks are read as they should be"
-    lonely = {name for name in core if counts[name] < 2}
-    new, mended = lonely - FEWER_THAN_TWO_NOTEBOOKS, FEWER_THAN_TWO_NOTEBOOKS - lonely
-    assert not new, f"{sorted(new)}: no second notebook needs it, so it belongs into the cells of the one that does"
-    assert not mended, f"no longer alone: take {sorted(mended)} out of FEWER_THAN_TWO_NOTEBOOKS"
+    lonely = sorted(name for name in core if counts[name] < 2)
+    assert not lonely, f"{lonely}: no second notebook needs it, so it belongs into the cells of the one that does"
 
 
-def test_no_new_import_circle():
+def test_no_import_circle():
     circles = {frozenset(b for b in reached(IMPORTS[a]) if a in reached(IMPORTS[b])) for a in PATHS} - {frozenset()}
-    known = set(map(frozenset, CIRCLES))
-    assert not circles - known, f"these import each other: {[sorted(c) for c in circles - known]}"
-    assert not known - circles, f"mended: take {[sorted(c) for c in known - circles]} out of CIRCLES"
+    assert not circles, f"these import each other: {[sorted(circle) for circle in circles]}"
 
 
-@pytest.mark.parametrize("module", ["plotting", "checks", "evaluation", "machine", "records"])
-def test_a_figure_or_an_exercise_does_not_wait_for_trl(module):
-    code = f"import sys, grpo_helpers.{module}; print('trl' in sys.modules)"
+def test_figures_exercises_and_tables_do_not_wait_for_trl():
+    code = "import sys\nfrom grpo_helpers import checks, evaluation, plotting, records\nprint('trl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("files", LINES)
 def test_lines_only_get_fewer(files):
-    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / PACKAGE).glob(files))
-    assert lines <= LINES[files], f"{lines} lines in {PACKAGE}/{files}: something has to go before this comes"
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob(files))
+    assert lines <= LINES[files], f"{lines} lines in {files}: something has to go before this comes"
     lowest = -(-lines // STEP) * STEP
-    assert LINES[files] <= lowest + 2 * STEP, f"{lines} lines in {PACKAGE}/{files}: lower its ceiling to {lowest}"
+    assert LINES[files] <= lowest + 2 * STEP, f"{lines} lines in {files}: lower its ceiling to {lowest}"
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def measure(name: str) -> dict[str, Any]:
     """Run one configuration in this process and return its peak beside the planned one, in GB."""
     from bench import full_length
 
-    import grpo_helpers.fast.trainer
+    import grpo_helpers.fast.sampling
     from grpo_helpers import data, evaluation, models, training
     from grpo_helpers.lessons import memory
     from grpo_helpers.machine import peak_memory_gb
@@ -90,7 +90,7 @@ def measure(name: str) -> dict[str, Any]:
         shared_prefix=len(commonprefix(prompts)),
     )
     if what == "training":
-        grpo_helpers.fast.trainer.sample = full_length(grpo_helpers.fast.trainer.sample)
+        grpo_helpers.fast.sampling.sample = full_length(grpo_helpers.fast.sampling.sample)
         forced = {"generation_kwargs": {"min_new_tokens": profile.max_completion_length}}
         with tempfile.TemporaryDirectory() as folder:
             training.make_trainer(profile, model, tokenizer, questions, folder, **forced).train()

@@ -24,7 +24,7 @@ from .. import data, models, training
 from ..lessons.flawed import PUBLISHED_REWARD_FUNCS
 from ..profiles import ARTICLE, Profile
 from ..rewards import REWARD_FUNCS
-from .grids import QUESTIONS, SEEDS
+from .grids import QUESTIONS, SEEDS, STEPS
 from .held_out import HeldOut, Measure, held_out_rates
 
 OURS, TRL, REPAIRED, PUBLISHED = "this series", "TRL's defaults", "the article, repaired", "the article, as published"
@@ -112,13 +112,13 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
 def reward_per_minute(profile: Profile, seed: int, workers: int | None = None) -> dict[str, pd.DataFrame]:
     """Held-out accuracy (greedy) against seconds of training, from the seeds `seed`, `seed` + 1 …
 
-    Each recipe gets as long as this series' takes to its end, and the learning rate that was best of three in half
+    Each recipe gets as long as this series' takes for the steps of a grid's cell, and the learning rate that was best of three in half
     that time. The same held-out questions choose and show.
 
     Returns:
         tried: `learning_curve` of each recipe at each rate, one seed; curves: those at the best rates, every seed.
     """
-    profile, seeds = profile.with_(eval_questions=QUESTIONS), range(seed, seed + SEEDS)
+    profile, seeds = profile.with_(steps=STEPS, eval_questions=QUESTIONS), range(seed, seed + SEEDS)
     workers, spawn = workers or os.cpu_count(), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
 

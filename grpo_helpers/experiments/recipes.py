@@ -112,8 +112,8 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
 def reward_per_minute(profile: Profile, seed: int, workers: int | None = None) -> dict[str, pd.DataFrame]:
     """Held-out accuracy (greedy) against seconds of training, from the seeds `seed`, `seed` + 1 …
 
-    Each recipe gets as long as this series' takes for the steps of a grid's cell, and the learning rate that was best of three in half
-    that time. The same held-out questions choose and show.
+    Each recipe gets as long as this series' takes for the steps of a grid's cell, and the learning rate that was best
+    of three in half that time. The same held-out questions choose and show.
 
     Returns:
         tried: `learning_curve` of each recipe at each rate, one seed; curves: those at the best rates, every seed.

@@ -389,7 +389,7 @@ def test_callback_may_be_told_to_warn_only(capsys):
 
 @pytest.mark.trains
 @pytest.mark.parametrize(
-    "columns", [TIES | {"reward": 1.0}, {CUT: 1.0, "reward": 0.0}, {"grad_norm": np.nan}], ids=["tied", "cut", "NaN"]
+    "columns", [TIES | {"reward": 0.5}, {CUT: 1.0, "reward": 0.0}, {"grad_norm": np.nan}], ids=["tied", "cut", "NaN"]
 )
 def test_after_a_resume_only_new_steps_count(columns):
     dead = changed(TINY_RUN, **columns)[:20]

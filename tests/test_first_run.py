@@ -168,12 +168,40 @@ def test_a_batch_that_does_not_divide_fails_in_the_words_quoted():
     assert f"`{error.value}`" in PROSE
 
 
-def test_a_reward_of_one_number_fails_in_the_words_quoted(tmp_path):
-    shorter = (" 80, 2e-3, 60)", " 4, 2e-3, 1)"), ('f"{root}/outputs/first_run"', repr(str(tmp_path)))
+def shortened(tmp_path, *changes: tuple[str, str]) -> str:
+    """The script with four tokens, one step and some other changes."""
     script = "\n".join(SCRIPT)
-    for old, new in (*shorter, ("[correctness, layout]", "lambda completions, **kwargs: 1.0")):
+    for old, new in (
+        (" 80, 2e-3, 60)", " 4, 2e-3, 1)"),
+        ('f"{root}/outputs/first_run"', repr(str(tmp_path))),
+        *changes,
+    ):
         assert old in script
         script = script.replace(old, new)
+    return script
+
+
+def test_a_reward_of_one_number_fails_in_the_words_quoted(tmp_path):
     with pytest.raises(TypeError) as error:
-        run_cells(script)
+        run_cells(shortened(tmp_path, ("[correctness, layout]", "lambda completions, **kwargs: 1.0")))
     assert f"`{error.value}`" in PROSE
+
+
+@pytest.mark.trains
+def test_a_reward_without_keywords_fails_in_the_words_quoted(tmp_path):
+    with pytest.raises(TypeError) as error:
+        run_cells(shortened(tmp_path, ("[correctness, layout]", "lambda completions: [1.0] * len(completions)")))
+    assert "unexpected keyword argument 'prompts'" in str(error.value)
+    assert "`unexpected keyword argument 'prompts'`" in PROSE
+
+
+@pytest.mark.trains
+def test_too_few_questions_train_nothing_and_say_nothing(tmp_path):
+    few = ('train_dataset=questions["train"]', 'train_dataset=questions["train"].select(range(3))')
+    assert run_cells(shortened(tmp_path, few)).trainer.state.global_step == 0
+    assert "no error: `train()` returns at once, after 0 steps" in PROSE
+
+
+def test_a_right_answer_that_is_a_number_is_paid_to_nobody(taught):
+    reply = as_completions(prompts.XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72"))
+    assert taught.correctness(reply, answer=["72"]) == [1.0] and taught.correctness(reply, answer=[72]) == [0.0]

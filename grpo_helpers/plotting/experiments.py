@@ -18,7 +18,7 @@ SIX = (*LINES, ((0, (1, 3)), "black"))
 MARKERS = "os^DvPX*"
 UNITS: Mapping[str, str] = {
     "completions": "completions sampled",
-    "seconds": "processor time of training (s), evaluation not counted",
+    "seconds": "processor time of training (s)",
 }
 # what is measured on held-out questions: column → title and unit of its panel
 MEASURES: Mapping[str, tuple[str, str]] = {

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from . import evaluation
 from .files import write_text
 from .profiles import Profile
+from .records import history
 
 SAMPLED = ("step", "question", "gold", "completion", "strict", "flexible")
 QUESTIONS, PARTS = 6, 10  # so many held-out questions, asked after every tenth of the steps
@@ -129,8 +130,6 @@ class LiveHistory(TrainerCallback):
         self.draw, self.pause, self.next = draw, pause, 0.0
 
     def _show(self, state: Any) -> None:
-        from .records import history
-
         start = time.perf_counter()
         if any("reward" in row for row in state.log_history):
             self.draw(history(state.log_history))

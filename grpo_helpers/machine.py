@@ -118,7 +118,11 @@ def _detect() -> tuple[Profile, str]:
     return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"
 
 
+def versions() -> dict[str, str]:
+    """Python's version and those of PACKAGES."""
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
 def describe() -> str:
     """Versions and hardware in two lines, for the head of a notebook."""
-    versions = (f"{package} {version(package)}" for package in PACKAGES)
-    return f"python {platform.python_version()} · {' · '.join(versions)}\n{hardware()}"
+    return f"{' · '.join(map(' '.join, versions().items()))}\n{hardware()}"

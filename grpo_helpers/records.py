@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from transformers import Trainer
 
 from .files import read_json
 from .profiles import DATA
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 RUNS = DATA / "runs"
 
@@ -57,7 +59,7 @@ def history(source: Trainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataF
         if Path(source).suffix == ".csv":
             return pd.read_csv(source, comment="#")
         source = json.loads(Path(source).read_text(encoding="utf-8"))["log_history"]
-    elif isinstance(source, Trainer):
+    elif hasattr(source, "state"):
         source = source.state.log_history
     rows = [row for row in source if "reward" in row]
     if not rows:

@@ -13,14 +13,12 @@ outputs/<profile>-<seed>/
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,6 @@ from trl import GRPOTrainer
 from . import adapters, data, evaluation, machine, models, plotting, pretrained, records, training
 from .callbacks import SampleReplies
 from .files import read_json, write_bytes, write_json, write_text
-from .machine import PACKAGES, hardware, peak_memory_gb
 from .profiles import DATA, ROOT, Profile, output_root, without_root
 
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
@@ -46,8 +43,8 @@ def provenance(profile: Profile, seed: int) -> dict[str, Any]:
         "seed": seed,
         "weights": found.source,
         "weights_sha256": pretrained.fingerprint(found.folder),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
-        "hardware": hardware(),
+        "versions": machine.versions(),
+        "hardware": machine.hardware(),
         "commit": _commit(),
         "command": " ".join(["python -m grpo_helpers", *map(shlex.quote, map(without_root, sys.argv[1:]))]),
         "date": time.strftime("%Y-%m-%d"),
@@ -245,7 +242,7 @@ def run(
     _save_figure(plotting.plot_before_after(comparisons[greedy]), output / "comparison.png")
     show_examples(before[greedy], after[greedy])
 
-    minutes, peak = (time.perf_counter() - start) / 60, peak_memory_gb()
+    minutes, peak = (time.perf_counter() - start) / 60, machine.peak_memory_gb()
     results = {
         "minutes": round(minutes, 2),
         "peak_memory_gb": round(peak, 2),

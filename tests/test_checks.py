@@ -8,7 +8,7 @@ import math
 import pytest
 
 from grpo_helpers import checks
-from grpo_helpers.evaluation import wilson_interval
+from grpo_helpers.statistics import wilson_interval
 
 OF_VALUES = {"name_the_patients"}  # these look at a value, the others at a function
 CHECKS = [getattr(checks, name) for name in checks.__all__ if name not in OF_VALUES]

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from grpo_helpers import data, models
 from grpo_helpers.checks.notebook_02 import chance_of_a_pass, read_gold, silent_chance
-from grpo_helpers.evaluation import pass_at_k
 from grpo_helpers.experiments import prompt_variants
 from grpo_helpers.lessons import probing
 from grpo_helpers.plotting import prompts as figures
 from grpo_helpers.profiles import get_profile
 from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT, extract_hash_answer, parse_number
 from grpo_helpers.rewards import MAX_REWARD, TAGS
+from grpo_helpers.statistics import pass_at_k
 
 relaxed = settings(deadline=None, database=None)
 GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..evaluation import pass_at_k
+from ..statistics import pass_at_k
 from ._exercise import exercise, expect
 
 

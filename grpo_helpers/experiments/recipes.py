@@ -109,7 +109,7 @@ def best_rates(tried: pd.DataFrame) -> dict[str, float]:
     return {name: ends.loc[name, list(rates)].idxmax() for name, rates in RATES.items()}
 
 
-def reward_per_minute(profile: Profile, seed: int, workers: int | None = None) -> dict[str, pd.DataFrame]:
+def reward_per_minute(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """Held-out accuracy (greedy) against seconds of training, from the seeds `seed`, `seed` + 1 …
 
     Each recipe gets as long as this series' takes for the steps of a grid's cell, and the learning rate that was best
@@ -119,8 +119,8 @@ def reward_per_minute(profile: Profile, seed: int, workers: int | None = None) -
         tried: `learning_curve` of each recipe at each rate, one seed; curves: those at the best rates, every seed.
     """
     profile, seeds = profile.with_(steps=STEPS, eval_questions=QUESTIONS), range(seed, seed + SEEDS)
-    workers, spawn = workers or os.cpu_count(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
 
         def curves(jobs: Sequence[tuple]) -> pd.DataFrame:
             return pd.concat(pool.map(learning_curve, *zip(*jobs, strict=True)), ignore_index=True)

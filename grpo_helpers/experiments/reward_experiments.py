@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..evaluation import RATES, per_cent, wilson_interval
+from ..evaluation import RATES, per_cent
 from ..lessons.flawed import PUBLISHED_REWARD_FUNCS, generous_reward_func, patched_reward_func
 from ..profiles import Profile
 from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
+from ..statistics import wilson_interval
 from .trial import Trial, trial
 
 SHOWN = 12

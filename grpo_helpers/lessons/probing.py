@@ -17,11 +17,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import data
-from ..evaluation import completion_tokens, generate_predictions, score, wilson_interval
+from ..evaluation import completion_tokens, generate_predictions, score
 from ..files import read_json
 from ..profiles import DATA, Profile
 from ..prompts import SYSTEM_PROMPT, build_messages
 from ..rewards import REWARD_FUNCS, TAGS, RewardFunc, short_name
+from ..statistics import wilson_interval
 
 OUTCOMES = ("format", "strict", "flexible", "truncated")
 

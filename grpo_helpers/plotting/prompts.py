@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..evaluation import wilson_interval
+from ..statistics import wilson_interval
 from ._style import BLUE, GREEN, GREY, ORANGE
 
 

@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test quick lab notebooks bench site site-check browser colab publish clean help
+.PHONY: run test quick lab notebooks bench site site-check browser colab gpu-check publish clean help
 
 help:
 	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|t4|t4_full|article, SEED=, ARGS=)"
@@ -25,6 +25,7 @@ help:
 	@echo "make site-check its links, figures, formulas, width and search in headless Chromium, with screenshots"
 	@echo "make browser    run 01, 05 and 06 in a real JupyterLab driven by headless Chromium"
 	@echo "make colab      rehearse Colab: its versions, an empty folder, the first cells of every notebook"
+	@echo "make gpu-check  seconds and memory of a few steps on this machine's GPU, planned beside measured"
 	@echo "make publish    write the repository's address into badges, set-up cells and README (REPO=owner/name)"
 	@echo "make clean      remove outputs and the virtual environment"
 
@@ -81,6 +82,9 @@ browser: $(VENV)/.installed $(SITE)/.installed
 
 colab: $(VENV)/.installed
 	$(BIN)/python tests/tools/colab_rehearsal.py $(ARGS)
+
+gpu-check: $(VENV)/.installed
+	$(BIN)/python tests/tools/gpu_check.py $(ARGS)
 
 publish: $(VENV)/.installed
 	$(BIN)/python tests/tools/publish.py '$(REPO)'

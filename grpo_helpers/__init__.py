@@ -10,8 +10,8 @@ machine      what this machine is, its precision and speed, the profile that fit
 models       load_policy, lora_config
 rewards      the five reward functions and count_xml
 mistakes     what is wrong with a reply: layout, length, arithmetic, or what was calculated
-callbacks    progress, a clean stop, the same questions asked during training, a live figure
-doctor       diagnose(history) → findings; DoctorCallback stops a run that cannot learn
+doctor       diagnose(history) → findings: what is wrong with a run, and what to do
+callbacks    progress, a clean stop, the same questions asked during training, a live figure, DoctorCallback
 training     grpo_config, make_trainer, train with safe resume
 records      history(): a training as a table; what is recorded in data/runs
 evaluation   predictions, strict and flexible accuracy, before beside after, what was learned
@@ -21,14 +21,13 @@ plotting     the figures
 Beside it:
 
 lessons      what only some notebooks need: rewards attacked and validated, prompts and groups measured, memory planned,
-             a warm-up, a task of one's own, several processes, two replies side by side
+             whole runs tried and compared in grids, several processes, two replies side by side
 fast         the engine for CPUs: TRL's numbers without its repeated work
-experiments  what is recorded in data/runs, `python -m grpo_helpers.experiments`
 
 Plumbing:
 
 run          the main job, `python -m grpo_helpers`
-adapters     a trained adapter found, loaded, merged, described in a model card, pushed
+adapters     a trained adapter found, loaded, described in a model card, pushed
 checks       checks for the exercises
 hosted       Colab and Kaggle made ready, one GPU of several
 files        files written whole or not at all

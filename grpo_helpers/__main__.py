@@ -1,4 +1,4 @@
-"""python -m grpo_helpers: train a language model with GRPO and show what it learned.
+"""Train a language model with GRPO and show what it learned: `python -m grpo_helpers`.
 
 what happens
   1. a profile is chosen: model, task and sizes that fit this machine
@@ -39,10 +39,8 @@ EXIT_CODES = {"finished": 0, "stopped by the doctor": 3, "interrupted": 130}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    title, _, rest = __doc__.partition("\n\n")
-    prog, _, description = title.partition(": ")
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=rest, formatter_class=layout)
+    parser = argparse.ArgumentParser("python -m grpo_helpers", description=__doc__, formatter_class=layout)
     parser.add_argument("--profile", help=f"{', '.join(PROFILES)}; default: what fits this machine")
     parser.add_argument("--model", help="a chat model's hub name or folder, in place of the profile's")
     parser.add_argument("--steps", type=int, help="optimizer steps; default: the profile's")
@@ -69,9 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         profile = get_profile(args.profile) if args.profile else detect()
         if args.model:
-            profile = profile.with_(
-                model=args.model, revision=None, about=f"{args.model} in place of the profile's model"
-            )
+            about = f"{args.model} in place of the profile's model"
+            profile = profile.with_(model=args.model, revision=None, about=about)
         if args.steps is not None:
             profile = profile.with_(steps=args.steps, minutes=profile.minutes * args.steps / profile.steps)
         result = run(profile, args.seed, args.output, args.resume, args.gsm8k, not args.no_doctor)

@@ -17,14 +17,16 @@ from tqdm import tqdm  # not tqdm.auto: its widget would be all that a saved not
 from transformers import TrainerCallback
 
 from . import evaluation
+from .doctor import diagnose
 from .files import write_text
 from .profiles import Profile
 from .records import history
 
 SAMPLED = ("step", "question", "gold", "completion", "strict", "flexible")
-QUESTIONS, PARTS = 6, 10  # so many held-out questions, asked after every tenth of the steps
+QUESTIONS, PARTS, APART = 6, 10, 5  # so many questions, asked after every tenth of the steps, five steps apart at least
 TIMED = 3  # after so many steps the time of a step is told; the first is left out, being slower
 TOLD = 10.0  # ... if as many seconds are left at least
+PAUSE = 3.0  # seconds between two drawings of the history
 Show = Callable[[pd.DataFrame | None], None]
 
 
@@ -72,9 +74,6 @@ class StopAtStepEnd(TrainerCallback):
         if self.stopped:
             control.should_training_stop = control.should_save = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.restore()
-
     def restore(self) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
@@ -103,7 +102,8 @@ class SampleReplies(TrainerCallback):
         old = self.path.read_text(encoding="utf-8").splitlines() if state.global_step and self.path.exists() else []
         self.rows = [row for row in map(json.loads, old) if row["step"] <= state.global_step]
         self.show(None)
-        self.due = {round(i * state.max_steps / PARTS) for i in range(PARTS + 1)}
+        parts = min(PARTS, max(1, state.max_steps // APART))
+        self.due = {round(i * state.max_steps / parts) for i in range(parts + 1)}
         self.on_step_end(args, state, control, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -118,30 +118,51 @@ class SampleReplies(TrainerCallback):
 
 
 class LiveHistory(TrainerCallback):
-    """Calls `draw` with the history so far while training goes on, and once at its end.
+    """Calls `draw` with None when training begins, with the table of `records.history` now and then, and at the end.
 
-    Args:
-        draw: called with None when training begins, then with the table of `records.history`.
-        pause: seconds between two drawings at least; longer where drawing is slow, so that it takes a twentieth of
-            the time at most.
+    Drawings are PAUSE seconds apart at least; more where drawing is slow, so that it takes a twentieth of the time.
     """
 
-    def __init__(self, draw: Show, pause: float = 3.0) -> None:
-        self.draw, self.pause, self.next = draw, pause, 0.0
-
-    def _show(self, state: Any) -> None:
-        start = time.perf_counter()
-        if any("reward" in row for row in state.log_history):
-            self.draw(history(state.log_history))
-        now = time.perf_counter()
-        self.next = now + max(self.pause, 19 * (now - start))
+    def __init__(self, draw: Show) -> None:
+        self.draw, self.next = draw, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.draw(None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if logs and "reward" in logs and time.perf_counter() >= self.next:
-            self._show(state)
+        start = time.perf_counter()
+        if logs and "reward" in logs and start >= self.next:
+            self.draw(history(state.log_history))
+            end = time.perf_counter()
+            self.next = end + max(PAUSE, 19 * (end - start))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._show(state)
+        if any("reward" in row for row in state.log_history):
+            self.draw(history(state.log_history))
+
+
+class DoctorCallback(TrainerCallback):
+    """Asks `doctor.diagnose` after every logged step; prints what is new, stops a run that cannot learn.
+
+    A checkpoint is saved, so that the run can go on with another setting; after a resume only steps taken since then
+    count against it. `stopped_by` is the finding that stopped the run, or None.
+    """
+
+    def __init__(self) -> None:
+        self.said, self.stopped_by = set(), None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began, self.stopped_by = state.global_step, None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not logs or pd.isna(logs.get("reward")):
+            return
+        for finding in diagnose(history(state.log_history)):
+            stops = finding.severity == "stop" and finding.steps[0] > self.began
+            if (stops or finding.severity == "warn") and finding[:2] not in self.said:
+                self.said.add(finding[:2])
+                print(f"\nthe doctor, {finding}", flush=True)
+            if stops and not self.stopped_by:
+                self.stopped_by = finding
+                control.should_training_stop = control.should_save = True
+                print("training stops here and a checkpoint is saved: apply the remedy, then resume or start anew")

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
@@ -23,7 +22,7 @@ from .mistakes import has_calculation
 from .models import causal_lm
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
-from .statistics import bootstrap_interval, gain_interval, paired_test, pass_at_k, wilson_interval
+from .statistics import bootstrap_interval, gain_interval, paired_test, wilson_interval
 
 FEW = 20  # replies from which a share says next to nothing
 RATES = {
@@ -197,32 +196,28 @@ def per_cent(rate: float, low: float, high: float) -> str:
 
 def as_percentages(comparison: pd.DataFrame) -> pd.DataFrame:
     """`compare`'s table for reading: rates by `per_cent`, the gain in percentage points."""
-
-    def cell(row: pd.Series, when: str) -> str:
-        return per_cent(row[when], row[f"{when}_low"], row[f"{when}_high"])
-
-    rows = {
-        rate: {
-            "before (95 % interval)": cell(row, "before"),
-            "after (95 % interval)": cell(row, "after"),
-            "gain (points)": points(row["gain"], row["gain_low"], row["gain_high"]),
-            "gained": int(row["gained"]),
-            "lost": int(row["lost"]),
-            "p": f"{row['p_value']:.2g}",
+    rows = [
+        {
+            "before (95 % interval)": per_cent(row.before, row.before_low, row.before_high),
+            "after (95 % interval)": per_cent(row.after, row.after_low, row.after_high),
+            "gain (points)": points(row.gain, row.gain_low, row.gain_high),
+            "gained": int(row.gained),
+            "lost": int(row.lost),
+            "p": f"{row.p_value:.2g}",
         }
-        for rate, row in comparison.iterrows()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("rate")
+        for row in comparison.itertuples()
+    ]
+    return pd.DataFrame(rows, index=comparison.index)
 
 
 def before_after(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """`compare` for reading, with a last row for the mean length of a reply in tokens."""
-    lengths = {"before": before["tokens"], "after": after["tokens"], "gain": after["tokens"] - before["tokens"]}
-    mean = {name: (values.mean(), *bootstrap_interval(values)) for name, values in lengths.items()}
-    row = {f"{name} (95 % interval)": "{:.1f} ({:.1f}-{:.1f})".format(*mean[name]) for name in ("before", "after")}
-    row |= {"gain (points)": "{:+.1f} ({:+.1f} to {:+.1f})".format(*mean["gain"])}
-    row |= {"gained": "", "lost": "", "p": ""}
-    return pd.concat([as_percentages(compare(before, after)), pd.DataFrame(row, index=["mean length (tokens)"])])
+    shown = as_percentages(compare(before, after)).rename_axis(None)
+    forms = ("{:.1f} ({:.1f}-{:.1f})", "{:.1f} ({:.1f}-{:.1f})", "{:+.1f} ({:+.1f} to {:+.1f})")
+    lengths = (before["tokens"], after["tokens"], after["tokens"] - before["tokens"])
+    cells = [form.format(x.mean(), *bootstrap_interval(x)) for form, x in zip(forms, lengths, strict=True)]
+    shown.loc["mean length (tokens)"] = [*cells, "", "", ""]
+    return shown
 
 
 def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
@@ -233,33 +228,17 @@ def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
     From fewer than FEW such replies nothing is said of it.
     """
     said, unsaid = {}, ""
-    for name, column in {"layout": "format", "working out": "worked"}.items():
+    for name, column in (("layout", "format"), ("working out", "worked")):
         then, now = before[column], after[column]
-        said[name] = (then.mean(), now.mean(), paired_test(then, now)["p_value"])
-    right = [t.loc[t["worked"], "flexible"] for t in (before, after)]
-    if min(map(len, right)) < FEW:
-        unsaid = f"; arithmetic cannot be compared ({len(right[0])} → {len(right[1])} replies with a calculation)"
+        said[name] = then.mean(), now.mean(), paired_test(then, now)["p_value"]
+    then, now = (table.loc[table["worked"], "flexible"] for table in (before, after))
+    if min(len(then), len(now)) < FEW:
+        unsaid = f"; arithmetic cannot be compared ({len(then)} → {len(now)} replies with a calculation)"
     else:
-        counts = [[int(r.sum()), int((~r).sum())] for r in right]
-        said["arithmetic"] = (right[0].mean(), right[1].mean(), float(fisher_exact(counts).pvalue))
-    changes = {name: f"{name} {100 * then:.0f} → {100 * now:.0f} %" for name, (then, now, _) in said.items()}
-    learned = [name for name, (then, now, p) in said.items() if p < 0.05 and now > then]
-    worse = [name for name, (then, now, p) in said.items() if p < 0.05 and now < then]
-    others = [name for name in said if name not in (*learned, *worse)]
-    groups = {"learned": learned, "lost": worse, "no change seen": others}
-    return "; ".join(f"{k}: {', '.join(map(changes.get, names))}" for k, names in groups.items() if names) + unsaid
-
-
-def pass_chances(replies: pd.DataFrame, num_generations: int, ks: Sequence[int], column: str) -> pd.DataFrame:
-    """pass@k of every question (rows) for every k (columns), from `evaluate(..., num_generations=n)`."""
-    right = replies[column].to_numpy().reshape(-1, num_generations).sum(axis=1)
-    return pd.DataFrame(pass_at_k(num_generations, right[:, None], np.array(ks)), columns=pd.Index(ks, name="k"))
-
-
-def average(chances: pd.DataFrame) -> pd.DataFrame:
-    """The mean of each column over the questions (rows), with a bootstrap interval: columns rate, low, high.
-
-    Of `after - before` it is the change measured in pairs.
-    """
-    rows = [(values.mean(), *bootstrap_interval(values)) for _, values in chances.items()]
-    return pd.DataFrame(rows, columns=["rate", "low", "high"], index=chances.columns)
+        counts = [[int(right.sum()), int((~right).sum())] for right in (then, now)]
+        said["arithmetic"] = then.mean(), now.mean(), fisher_exact(counts).pvalue
+    groups: dict[str, list[str]] = {"learned": [], "lost": [], "no change seen": []}
+    for name, (then, now, p) in said.items():
+        group = "no change seen" if p >= 0.05 else "learned" if now > then else "lost"
+        groups[group].append(f"{name} {100 * then:.0f} → {100 * now:.0f} %")
+    return "; ".join(f"{group}: {', '.join(changes)}" for group, changes in groups.items() if changes) + unsaid

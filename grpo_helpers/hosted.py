@@ -1,20 +1,23 @@
 """Colab and Kaggle made ready: the pinned packages installed beside the runtime's own, one GPU chosen.
 
 Every notebook's set-up cell calls `prepare` before anything else is imported, so this file needs nothing but the
-standard library. On other machines nothing is installed.
+standard library and, in Colab and on Kaggle, `packaging`, which both have. On other machines nothing is installed.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("torch", "numpy", "pillow")  # built for the runtime's GPU, or loaded before its first cell runs
@@ -28,12 +31,15 @@ def service() -> str | None:
     return "Colab" if "google.colab" in sys.modules else None
 
 
-def requirements(root: Path = ROOT) -> dict[str, tuple[str, str]]:
-    """Package → (least version, pinned version) of what the series imports: pyproject.toml, requirements.txt."""
-    dependencies = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    pins = dict(re.findall(r"^([\w-]+)==(\S+)", (root / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE))
-    least = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in dependencies)
-    return {name: (least[name], pins[name]) for name in least}
+def requirements() -> dict[str, tuple[SpecifierSet, str]]:
+    """Package → (versions that do, pinned version) of what the series imports: pyproject.toml, requirements.txt."""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    needed = [Requirement(line) for line in project["dependencies"]]
+    return {package.name: (package.specifier, pins[package.name]) for package in needed}
 
 
 def installed(package: str) -> str | None:
@@ -42,35 +48,6 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def at_least(version: str, least: str) -> bool:
-    """Whether release `version` (a local part such as +cu128 aside) is `least` or newer."""
-    numbers = [[int(n) for n in re.findall(r"\d+", v.partition("+")[0])[:3]] for v in (version, least)]
-    return numbers[0] >= numbers[1]
-
-
-def to_install(wanted: dict[str, tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """What pip has to bring and what it has to leave alone, each as package → version.
-
-    Left alone are `KEPT`, and whatever is imported already and new enough: an imported package can only be
-    exchanged by a restart.
-    """
-    held = {package: have for package in KEPT if (have := installed(package))}
-    missing = {}
-    for package, (least, pin) in wanted.items():
-        have = installed(package)
-        if have and package in sys.modules and at_least(have, least):
-            held[package] = have
-        elif have != pin and package not in held:
-            missing[package] = pin
-    return missing, held
-
-
-def outdated(packages: list[str]) -> list[str]:
-    """Those imported in another version than the one on disk: they were exchanged too late for this session."""
-    loaded = {p: getattr(sys.modules.get(p), "__version__", None) for p in packages}
-    return [p for p, version in loaded.items() if version not in (None, installed(p))]
 
 
 def pip(*arguments: str) -> None:
@@ -87,31 +64,37 @@ def pip(*arguments: str) -> None:
 def install() -> None:
     """Bring the pinned versions, leave the runtime's own as they are, remove what breaks PEFT; says what it did.
 
+    Left alone are `KEPT`, and whatever is imported already and new enough: an imported package can only be
+    exchanged by a restart.
+
     Raises:
         RuntimeError: pip failed, or something imported earlier had to be exchanged and needs a restart.
     """
     wanted = requirements()
-    missing, held = to_install(wanted)
+    have = {package: version for package in (*wanted, *KEPT) if (version := installed(package))}
+    old = [p for p in wanted if p in have and not wanted[p][0].contains(have[p], prereleases=True)]
+    held = {p: v for p, v in have.items() if p in KEPT or (p in sys.modules and p not in old)}
+    missing = [f"{p}=={pin}" for p, (_, pin) in wanted.items() if p not in held and have.get(p) != pin]
     if installed(UNWANTED):
         pip("uninstall", "--yes", UNWANTED)
     if missing:
-        print("installing", ", ".join(f"{p} {v}" for p, v in missing.items()), "...", flush=True)
+        print("installing", ", ".join(missing), "...", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             constraints = Path(folder, "constraints.txt")
             constraints.write_text("".join(f"{p}=={v}\n" for p, v in held.items()))
-            pip("install", "-c", str(constraints), *(f"{p}=={v}" for p, v in missing.items()))
+            pip("install", "-c", str(constraints), *missing)
         importlib.invalidate_caches()
-    late = outdated([*wanted, "pyarrow"])  # pandas loads pyarrow, and datasets needs a newer one than Colab's
-    if late:
+    # pandas loads pyarrow, and datasets needs a newer one than Colab's
+    loaded = {p: getattr(sys.modules.get(p), "__version__", None) for p in (*wanted, "pyarrow")}
+    if late := [p for p, version in loaded.items() if version not in (None, installed(p))]:
         raise RuntimeError(
             f"{', '.join(late)}: imported before this cell, in a version that has been exchanged. Restart the session "
             "(in Colab: Runtime, Restart session) and begin with this cell; nothing is installed twice."
         )
-    own = {p: (v, *wanted.get(p, ("0", ""))) for p, v in held.items()}
-    print("kept:", ", ".join(f"{p} {have}" for p, (have, _, pin) in own.items() if have != pin))
-    old = [f"{p} (at least {least})" for p, (have, least, _) in own.items() if not at_least(have, least)]
-    if old:
-        print("older than what the series is tested with:", ", ".join(old))
+    own = [f"{p} {v}" for p, v in held.items() if p not in wanted or v != wanted[p][1]]
+    print("kept:", ", ".join(own))
+    if old := [f"{p} {wanted[p][0]}" for p in old if p in held]:
+        print("not what the series is tested with:", ", ".join(old))
 
 
 def count_gpus() -> int:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import resource
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .memory import GB, needed_gb
 from .pretrained import WeightsNotFound, find_weights
 from .profiles import SMALL, T4, TINY, Profile, get_profile
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
-# Speed of products where `minutes` holds: tiny, two cores of a Xeon; small, two of an AMD EPYC; a T4, an estimate
-REFERENCE_GFLOPS = {"float32": 217.0, "bfloat16": 430.0, "float16": 20_000.0}
+# Speed of products where `minutes` holds: tiny, two cores of a Xeon; small, two of an AMD EPYC
+REFERENCE_GFLOPS = {"float32": 217.0, "bfloat16": 430.0}
 LONGEST_MINUTES = 15
+SPARE = 0.95  # of a card's memory; a screen or another notebook may hold the rest
 
 
 def hardware() -> str:
@@ -53,13 +57,23 @@ def cpu_gflops(dtype: torch.dtype) -> float:
     return 2 * 512 * 576 * 1536 / best / 1e9
 
 
+def gpu_record() -> dict[str, Any]:
+    """What a run on a GPU adds to its record: the card, its capability, and the most memory that tensors have taken."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "card": torch.cuda.get_device_name(),
+        "capability": list(torch.cuda.get_device_capability()),
+        "cuda": torch.version.cuda,
+        "peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / GB, 2),
+    }
+
+
 def estimated_minutes(profile: Profile) -> float:
-    """How long `profile` should take here: half of it scaled by the speed of products, half of it the same anywhere.
+    """How long `profile` should take on this CPU: half of it scaled by the speed of products, half the same anywhere.
 
     (While small decodes, products take a third of the time; while it scores and learns, most of it.)
     """
-    if torch.cuda.is_available():
-        return profile.minutes
     return profile.minutes * (1 + REFERENCE_GFLOPS[profile.dtype] / cpu_gflops(resolve_dtype(profile))) / 2
 
 
@@ -85,25 +99,44 @@ def resolve_dtype(profile: Profile) -> torch.dtype:
     return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
 
 
-def detect(verbose: bool = True) -> Profile:
-    """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand.
+def detect() -> Profile:
+    """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
-    CUDA → t4. Otherwise small, unless its weights cannot be had or it would
-    take over a quarter of an hour here; then tiny. Says why in one line.
+    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small. Without one it is small, unless
+    its weights cannot be had or it would take over a quarter of an hour; then tiny.
+
+    Raises:
+        RuntimeError: this torch has no kernels for the GPU.
     """
     chosen = os.environ.get("GRPO_PROFILE")
     if chosen:
         profile, why = get_profile(chosen), "GRPO_PROFILE is set"
+        if profile.dtype == "float16" and not torch.cuda.is_available():
+            why += ", though it is made for a GPU and there is none; expect hours to days"
     else:
-        profile, why = _detect()
-    if verbose:
-        print(f"profile {profile.name}: {why}")
+        profile, why = _for_gpu() if torch.cuda.is_available() else _for_cpu()
+    print(f"profile {profile.name}: {why}")
     return profile
 
 
-def _detect() -> tuple[Profile, str]:
-    if torch.cuda.is_available():
-        return T4, f"found {torch.cuda.get_device_name()}"
+def _for_gpu() -> tuple[Profile, str]:
+    card, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
+    capability, built = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    oldest = min((int(re.sub(r"\D", "", name)) for name in built if name.startswith("sm_")), default=0)
+    if 10 * capability[0] + capability[1] < oldest:
+        raise RuntimeError(
+            f"this torch has no kernels for {card} (compute capability {capability[0]}.{capability[1]}, it needs "
+            f"{oldest / 10:.1f}); choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
+        )
+    found = f"found {card} with {total:.1f} GB"
+    for profile in (T4, T4.with_(eval_batch=T4.eval_batch // 2), T4.with_(eval_batch=T4.eval_batch // 4)):
+        if (needed := needed_gb(profile)) < SPARE * total:
+            smaller = f", with {profile.eval_batch} questions at a time in evaluation" if profile != T4 else ""
+            return profile, f"{found}, and it needs about {needed:.1f}{smaller}"
+    return SMALL, f"{found}; 't4' needs about {needed:.1f}"
+
+
+def _for_cpu() -> tuple[Profile, str]:
     minutes = estimated_minutes(SMALL)
     if minutes > LONGEST_MINUTES:
         return (
@@ -116,6 +149,15 @@ def _detect() -> tuple[Profile, str]:
     except WeightsNotFound as error:
         return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
     return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"
+
+
+def time_in_words(profile: Profile) -> str:
+    """How long a run should take here. On a GPU, and for a GPU's profile without one, its first steps have to tell."""
+    if torch.cuda.is_available():
+        return "told after the first steps; most of it is spent starting small operations, so the card says little"
+    if profile.dtype not in REFERENCE_GFLOPS:
+        return f"hours to days: {profile.name} is made for a GPU, and there is none; the first steps tell"
+    return f"about {estimated_minutes(profile):.0f} minutes on this machine (an estimate)"
 
 
 def versions() -> dict[str, str]:

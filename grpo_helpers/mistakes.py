@@ -1,23 +1,11 @@
-"""What is wrong with a reply: the layout, the length, the arithmetic, or the choice of what to calculate."""
+"""The calculations that a reply states, and those of them that are false."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
 
-import pandas as pd
-
-from .prompts import last_number, parse_number
-
-# kind → what it means, in the order of a reply's chances: the first that holds is the kind
-KINDS = {
-    "right": "right, in the layout asked for",
-    "cut off": "stopped at the length limit",
-    "no layout": "right number, not where it belongs",
-    "no number": "no number at all",
-    "false sum": "states a calculation that is false, as 7 * 8 = 54",
-    "wrong sum": "wrong number, but no false calculation: another one than asked for, or none",
-}
+from .prompts import parse_number
 
 _NUMBER = r"[$€£]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
 _GAP, _SIGN = r"[^\S\n]*", "[-+*/×÷]"
@@ -71,18 +59,3 @@ def false_sums(text: str) -> list[str]:
         if off > (shown / 2 if {"/", "÷"} & set(match[1]) else 0):
             found.append(match[0].strip())
     return found
-
-
-def kind_of(row: pd.Series) -> str:
-    """The kind (a key of KINDS) of one scored reply: a row of `evaluation.evaluate`."""
-    text = row["completion"]
-    holds = (row["strict"], row["truncated"], row["flexible"], last_number(text) is None, false_sums(text), True)
-    return next(kind for kind, held in zip(KINDS, holds, strict=True) if held)
-
-
-def count_kinds(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """How many replies of each kind before and after: rows KINDS, columns before and after."""
-    counts = {
-        when: table.apply(kind_of, axis=1).value_counts() for when, table in (("before", before), ("after", after))
-    }
-    return pd.DataFrame(counts).reindex(list(KINDS)).fillna(0).astype(int)

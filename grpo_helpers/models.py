@@ -18,8 +18,8 @@ from .machine import resolve_dtype
 from .pretrained import find_weights, quiet
 from .profiles import Profile
 
-# PEFT asks transformers by an attribute's old name, once for every model.
-warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+# PEFT and TRL ask transformers by old names: once for every model, and twice a step where layers are recomputed.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
 
 
 def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

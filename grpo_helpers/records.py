@@ -33,7 +33,7 @@ def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str
     if not (source / "run.json").is_file():
         raise FileNotFoundError(
             f"{source.name} has not been recorded; "
-            f"`python -m grpo_helpers.experiments {name} --profile {profile} --seed {seed}` does it"
+            f"`python data/runs/record {name} --profile {profile} --seed {seed}` does it"
         )
     names = read_json(source / "run.json")["results"]["tables"]
     return {table: pd.read_csv(source / f"{table}.csv") for table in names}

@@ -76,18 +76,13 @@ def is_correct(text: str, answer: str) -> bool:
     return same_number(final_answer(text), answer)
 
 
-def correctness_reward_func(
-    completions: Sequence[Completion], answer: Sequence[str], debug: bool = False, **kwargs: Any
-) -> list[float]:
+def correctness_reward_func(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:
     """2.0 when the final answer equals the gold one as a number, else 0.0.
 
     Only a completion that ends with its one answer block is paid: a second
     block or an afterthought would let a model bet on several answers.
-    With `debug=True` the first completion is printed beside its gold answer.
     """
     texts = [completion_text(c) for c in completions]
-    if debug and texts:
-        print(f"gold: {answer[0]}\nextracted: {final_answer(texts[0])!r}\ncompletion:\n{texts[0]}")
     return [2.0 if is_correct(text, gold) else 0.0 for text, gold in zip(texts, answer, strict=True)]
 
 

@@ -12,6 +12,9 @@ outputs/<profile>-<seed>/
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
 import os
 import shlex
 import subprocess
@@ -32,14 +35,15 @@ from .files import read_json, write_bytes, write_json, write_text
 from .profiles import DATA, ROOT, Profile, output_root, without_root
 
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
+RECORDED = ("run.json", "history.csv", "history.png", "comparison.csv", "before.jsonl", "after.jsonl", "samples.jsonl")
+MAX_ADAPTER_MB = 10.0  # what a repository can bear
 
 
 def provenance(profile: Profile, seed: int) -> dict[str, Any]:
     """Where numbers come from: profile, seed, versions, hardware, commit, command, time."""
     found = pretrained.find_weights(profile.model, profile.revision)
-    shown = profile.as_dict() | {"model": without_root(profile.model)}
     return {
-        "profile": shown,
+        "profile": profile.as_dict() | {"model": without_root(profile.model)},
         "seed": seed,
         "weights": found.source,
         "weights_sha256": pretrained.fingerprint(found.folder),
@@ -57,7 +61,7 @@ def _commit() -> str:
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", ".", ":!data/runs")
+    changed = git("status", "--porcelain", "--", ".", ":(exclude,glob)data/runs/*-*/**")
     return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "") or "unknown"
 
 
@@ -72,9 +76,9 @@ def prepare_output(output: Path, resume: bool) -> None:
         raise FileNotFoundError(f"{output} holds no run to resume (no run.json); start one without --resume")
     try:
         if not resume and (output / "run.json").exists():
-            k = next(k for k in range(1, 10_000) if not output.with_name(f"{output.name}.old{k}").exists())
-            output.rename(output.with_name(f"{output.name}.old{k}"))
-            print(f"an earlier run was there; it is kept as {output.name}.old{k}")
+            names = (output.with_name(f"{output.name}.old{k}") for k in itertools.count(1))
+            kept = output.rename(next(name for name in names if not name.exists()))
+            print(f"an earlier run was there; it is kept as {kept.name}")
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
@@ -90,17 +94,12 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: names each field that differs, saved against asked for.
     """
-    old, new = saved["profile"] | {"seed": saved["seed"]}, now["profile"] | {"seed": now["seed"]}
-    listed = {k: list(v) if isinstance(v, tuple) else v for k, v in new.items()}
-    listed["weights_sha256"], old["weights_sha256"] = now["weights_sha256"], saved.get("weights_sha256")
-    differ = [k for k in listed if k not in MAY_CHANGE_ON_RESUME and old.get(k) != listed[k]]
+    now = json.loads(json.dumps(now))  # as it comes back from a file: tuples are lists
+    old, new = ({k: facts[k] for k in ("seed", "weights_sha256")} | facts["profile"] for facts in (saved, now))
+    differ = [k for k in new if k not in MAY_CHANGE_ON_RESUME and old.get(k) != new[k]]
     if differ:
-        changes = "; ".join(f"{k} was {old.get(k)!r}, now {listed[k]!r}" for k in differ)
+        changes = "; ".join(f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in differ)
         raise ValueError(f"this run was started with other settings ({changes}); use those, or another --output")
-
-
-RECORDED = ("run.json", "history.csv", "history.png", "comparison.csv", "before.jsonl", "after.jsonl", "samples.jsonl")
-MAX_ADAPTER_MB = 10.0  # what a repository can bear
 
 
 def record(output: Path) -> Path:
@@ -150,8 +149,9 @@ def _evaluations(profile: Profile, model: Any, tokenizer: Any, questions: Any, o
 
 
 def _save_figure(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path.with_suffix(".tmp.png"), dpi=120)
-    os.replace(path.with_suffix(".tmp.png"), path)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_bytes(path, picture.getvalue())
     plt.close(figure)
 
 
@@ -165,11 +165,10 @@ def _keep_training(trainer: GRPOTrainer, profile: Profile, output: Path, title: 
     return table
 
 
-def show_examples(before: pd.DataFrame, after: pd.DataFrame, n: int = 3) -> None:
-    """`n` questions with the reply before and after, questions whose verdict changed first."""
-    changed = (before["strict"] != after["strict"]).to_numpy().nonzero()[0].tolist()
-    chosen = (changed + [i for i in range(len(before)) if i not in changed])[:n]
-    for i in chosen:
+def show_examples(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    """Three questions with the reply before and after, questions whose verdict changed first."""
+    same = before["strict"] == after["strict"]
+    for i in same.sort_values(kind="stable").index[:3]:
         print(f"\nquestion  {before['question'][i]}\ngold      {before['gold'][i]}")
         for when, table in (("before", before), ("after", after)):
             verdict = "right, in format" if table["strict"][i] else "not right in format"
@@ -197,7 +196,7 @@ def run(
     output = Path(output) if output else output_root(Path("outputs")) / f"{profile.name}-{seed}"
     prepare_output(output, resume)
     print(f"\n{profile}\n  results     {output}{os.sep}")
-    print(f"  time        about {machine.estimated_minutes(profile):.0f} minutes on this machine (an estimate)\n")
+    print(f"  time        {machine.time_in_words(profile)}\n")
 
     facts = provenance(profile, seed)
     if resume:
@@ -249,7 +248,9 @@ def run(
         "seconds_per_step": round(float(table["step_time"].median()), 3),
         "tokens": {str(t): [round(float(x[t]["tokens"].mean()), 2) for x in (before, after)] for t in after},
         "rates": {str(t): c.round(4).to_dict("index") for t, c in comparisons.items()},
-    }
+    } | machine.gpu_record()
+    if trainer.accelerator.scaler:  # float16 on a GPU: 65536 at first, halved by every step that overflowed
+        results["loss_scale"] = trainer.accelerator.scaler.get_scale()
     write_json(output / "run.json", facts | {"results": results})
     adapters.write_card(output)
     first, last = table["reward"].iloc[:5].mean(), table["reward"].iloc[-5:].mean()

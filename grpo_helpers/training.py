@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from .callbacks import RewardProgress, StopAtStepEnd
-from .doctor import DoctorCallback, Finding
+from .callbacks import DoctorCallback, RewardProgress, StopAtStepEnd
+from .doctor import Finding
 from .fast.sampling import supports_sharing
 from .fast.trainer import SharedPromptTrainer
 from .machine import resolve_dtype
@@ -151,7 +151,7 @@ def make_trainer(
     one_process = int(os.environ.get("WORLD_SIZE", "1")) == 1
     share = profile.shared_prompts and one_process and supports_sharing(model)
     trainer_class = SharedPromptTrainer if share else GRPOTrainer
-    if doctor and not any(isinstance(c, DoctorCallback) for c in callbacks):
+    if doctor:
         callbacks = [*callbacks, DoctorCallback()]
     trainer = trainer_class(
         model=model,
@@ -193,20 +193,22 @@ def damage(checkpoint: str | Path) -> str | None:
     A process killed while saving leaves a folder with files missing or cut
     off; the state file is written last, the others are opened to be sure.
     """
-    checkpoint = Path(checkpoint)
+    checkpoint, name = Path(checkpoint), "trainer_state.json"
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / name).read_text(encoding="utf-8"))
         state["global_step"], state["log_history"]
-        with safe_open(checkpoint / "adapter_model.safetensors", framework="pt") as weights:
+        name = "adapter_model.safetensors"
+        with safe_open(checkpoint / name, framework="pt") as weights:
             weights.keys()
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        scaler = ["scaler.pt"] if (checkpoint / "scaler.pt").exists() else []  # written in float16 only
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", *scaler):
             with zipfile.ZipFile(checkpoint / name) as archive:
                 if (bad := archive.testzip()) is not None:
                     return f"{name} is damaged at {bad}"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename or str(error)).name} is missing"
+    except FileNotFoundError:
+        return f"{name} is missing"
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{name}: {type(error).__name__}: {error}"
     return None
 
 
@@ -278,7 +280,7 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
         trainer.remove_callback(stop)
         trainer.model.eval()
         if trainer.args.gradient_checkpointing:
-            trainer.model.gradient_checkpointing_disable()
+            trainer.model.activation_checkpointing_disable()
         trainer.model.config.use_cache = True
     doctors = [c for c in trainer.callback_handler.callbacks if isinstance(c, DoctorCallback)]
     finding = doctors[0].stopped_by if doctors else None

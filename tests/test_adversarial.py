@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from grpo_helpers.lessons import adversarial, flawed
 from grpo_helpers.lessons.adversarial import SUITE, left
 from grpo_helpers.prompts import XML_COT_FORMAT, extract_hash_answer, parse_number
 from grpo_helpers.rewards import (
@@ -19,6 +18,8 @@ from grpo_helpers.rewards import (
     soft_format_reward_func,
     strict_format_reward_func,
 )
+
+from .cells import definitions
 
 JUDGES = {
     "correct": correctness_reward_func,
@@ -37,10 +38,8 @@ def pays(func, case):
 # --- the suite ---------------------------------------------------------------
 
 
-def test_there_are_forty_cases_or_more_and_each_is_its_own():
-    assert len(SUITE) >= 40
-    assert len({c.name for c in SUITE}) == len(SUITE)
-    assert len({(c.completion, c.gold) for c in SUITE}) == len(SUITE)
+def test_there_are_64_cases_and_each_is_its_own():
+    assert len(SUITE) == len({c.name for c in SUITE}) == len({(c.completion, c.gold) for c in SUITE}) == 64
 
 
 def test_enough_must_be_paid_that_paying_nobody_is_no_way_out():
@@ -68,18 +67,6 @@ def test_the_tags_are_counted_as_the_suite_says(case):
     assert count_xml(case.completion) == 0.125 * case.tags
 
 
-def test_huge_cases_are_built_when_asked_for():
-    assert max(len(c.completion) for c in SUITE) >= 10 * 2**20
-    assert all(len(c.text) < 10_000 for c in SUITE)
-
-
-@pytest.mark.parametrize(
-    "needle", ["²", "٣", "-5", "3.50", "1,000", "$20", "42.", "1e3", "1/2", "20%", "####", "```", "\r\n", "seventy-two"]
-)
-def test_the_known_traps_are_in_it(needle):
-    assert any(needle in c.completion or needle == c.gold for c in SUITE if not c.fill)
-
-
 # --- what `left` says ---------------------------------------------------------
 
 
@@ -100,20 +87,15 @@ def test_an_exception_is_named_beside_its_case():
     assert "ValueError" in table.loc["in words", "got"] and "IndexError" in table.loc["empty", "got"]
 
 
-def test_a_wrong_count_is_named():
-    assert left(lambda completions, **kwargs: [1.0, 1.0])["got"].str.contains("ValueError").all()
+@pytest.mark.parametrize("paid", [[1.0, 1.0], [float("nan")], None])
+def test_what_is_no_reward_is_named(paid):
+    assert left(lambda completions, **kwargs: paid)["got"].str.contains("returned").all()
 
 
 def test_a_careless_pattern_does_not_take_hours():
-    table = left(flawed.generous_reward_func).set_index("name")
+    generous = definitions("03_reward_design", "generous_reward_func").generous_reward_func
+    table = left(generous).set_index("name")
     assert table.loc["10 MB of opening tags", "got"].startswith("too slow: 10,485,760 characters")
-
-
-@pytest.mark.parametrize("text", ["", "short", "x" * 60, "x" * 61, "a\r\nb" * 1000, "\n" * 10**6])
-def test_shortened_texts_are_one_short_line(text):
-    line = adversarial.shorten(text)
-    assert len(line) <= 60 and "\n" not in line and "\r" not in line
-    assert len(text) > 60 or line == text
 
 
 # --- the real data ------------------------------------------------------------

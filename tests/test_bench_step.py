@@ -5,21 +5,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from grpo_helpers import data, models, training
 from grpo_helpers.profiles import TINY
-from tests.tools.bench_step import PHASES, Stopwatch, floor, machine, step_phases
+from tests.tools.bench_step import PHASES, Stopwatch, floor, step_phases
 
 SPEED = {"gemm_gflops": 1.0, "bandwidth_gb_s": 1.0}
-
-
-@pytest.fixture(scope="module")
-def trainer(tmp_path_factory):
-    profile = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, save_steps=100)
-    model, tokenizer = models.load_policy(profile)
-    questions = data.load_task(profile, "train", 16)
-    return training.make_trainer(profile, model, tokenizer, questions, tmp_path_factory.mktemp("run"), doctor=False)
 
 
 def test_a_piece_inside_another_is_not_counted_twice():
@@ -38,15 +29,16 @@ def test_a_piece_inside_another_is_not_counted_twice():
 
 
 @pytest.mark.trains
-def test_phases_of_a_real_step_are_all_seen_and_add_up(trainer):
+def test_phases_of_a_real_step_are_all_seen_and_the_floor_is_the_one_by_hand(tmp_path):
+    profile = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, save_steps=100)
+    model, tokenizer = models.load_policy(profile)
+    questions = data.load_task(profile, "train", 16)
+    trainer = training.make_trainer(profile, model, tokenizer, questions, tmp_path, doctor=False)
     phases = step_phases(trainer)
-    assert list(phases) == list(PHASES)
-    assert all(seconds > 0 for seconds in phases.values()), phases
+    assert list(phases) == list(PHASES) and all(seconds > 0 for seconds in phases.values()), phases
     step_time = [row["step_time"] for row in trainer.state.log_history if "step_time" in row]
     assert sum(phases.values()) > 0.5 * min(step_time)
 
-
-def test_floor_by_hand(trainer):
     config = trainer.model.config
     attention = 2 * config.hidden_size**2 + 2 * config.hidden_size * config.num_key_value_heads * (
         config.hidden_size // config.num_attention_heads
@@ -61,10 +53,3 @@ def test_floor_by_hand(trainer):
     assert least["decode"] == pytest.approx(10 * max(2 * 8, 4) * (trunk + head) / 1e9)
     assert least["merge adapters"] == pytest.approx(2 * 4 * attention * config.num_hidden_layers / 1e9)
     assert set(least) == set(PHASES)
-
-
-def test_speed_of_the_machine_is_plausible(trainer):
-    speed = machine(trainer.model, rows=64)
-    assert 0.1 < speed["gemm_gflops"] < 1e5
-    assert 0.1 < speed["bandwidth_gb_s"] < 1e4
-    assert torch.is_grad_enabled()

@@ -3,44 +3,43 @@
 That the notebooks' own solutions pass is tested in test_notebooks.py.
 """
 
+from __future__ import annotations
+
 import math
+import re
+from collections import Counter
 
 import pytest
+import torch
 
 from grpo_helpers import checks
+from grpo_helpers.prompts import extract_xml_answer, last_number, same_number
+from grpo_helpers.rewards import completion_text
 from grpo_helpers.statistics import wilson_interval
 
-OF_VALUES = {"name_the_patients"}  # these look at a value, the others at a function
-CHECKS = [getattr(checks, name) for name in checks.__all__ if name not in OF_VALUES]
+from .cells import definitions
+
+OF_VALUES = [checks.name_the_patients]  # these look at a value, the others at a function
+CHECKS = [check for check in vars(checks).values() if hasattr(check, "__wrapped__") and check not in OF_VALUES]
+paired_power = definitions("06_evaluation", "paired_power").paired_power
+Step = definitions("09_scaling_out", "Step").Step
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def said(check, solution, capsys) -> str:
+    assert check(solution) is None
     output = capsys.readouterr()
     assert not output.err
     return output.out
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_an_unsolved_exercise_is_told_what_is_missing(check, capsys):
-    def unsolved(*args, **kwargs): ...
-
-    assert check(unsolved) is None
-    assert said(capsys).startswith("Not yet: for ")
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_an_exception_of_the_learner_is_reported_by_name(check, capsys):
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_an_unsolved_or_broken_exercise_is_reported(check, capsys):
     def broken(*args, **kwargs):
         raise KeyError("prompt")
 
-    check(broken)
-    assert said(capsys) == "Not yet: broken raised KeyError: 'prompt'\n"
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_a_wrong_signature_is_reported(check, capsys):
-    check(lambda: None)
-    assert "raised TypeError" in said(capsys)
+    assert said(check, lambda *args, **kwargs: None, capsys).startswith("Not yet: for ")
+    assert said(check, broken, capsys) == "Not yet: broken raised KeyError: 'prompt'\n"
+    assert "raised TypeError" in said(check, lambda: None, capsys)
 
 
 @pytest.mark.parametrize(
@@ -54,50 +53,249 @@ def test_a_wrong_signature_is_reported(check, capsys):
     ],
 )
 def test_a_diagnosis_that_is_none_or_wrong_is_told(names, missing, capsys):
-    checks.name_the_patients(names)
-    printed = said(capsys)
+    printed = said(checks.name_the_patients, names, capsys)
     assert printed.startswith("Not yet: ") and missing in printed
 
 
-def test_a_reward_that_looks_outside_the_block_is_not_accepted(capsys):
-    checks.steps_shown(lambda completions, **kwargs: [0.25 if "=" in c else 0.0 for c in completions])
-    assert "outside the reasoning block" in said(capsys)
+def changes_w(w, a, b, alpha):
+    w += alpha / a.shape[0] * b @ a
+    return w
 
 
-def test_a_reward_must_also_read_conversations(capsys):
-    def plain_text_only(completions, **kwargs):
-        texts = [c for c in completions if isinstance(c, str)]
-        blocks = [t.partition("<reasoning>")[2].rpartition("</reasoning>")[0] for t in texts]
-        return [0.25 if "=" in b else 0.0 for b in blocks]
-
-    checks.steps_shown(plain_text_only)
-    assert "conversations" in said(capsys)
+def cache(gb, layers, kv, dim, tokens, size):
+    return gb * 1e9 / (2 * layers * kv * dim * size * tokens)
 
 
-def test_groups_tied_at_zero_count_as_silent(capsys):
-    checks.silent_groups(lambda groups: sum(len(set(g)) == 1 and any(g) for g in groups) / len(groups))
-    assert "tied at zero" in said(capsys)
+def almost_wide_enough(rate, width):
+    def found(n):
+        low, high = wilson_interval(round(rate * n), n)
+        return high - low
+
+    return next(n for n in range(1, 1000) if found(n) <= width) - 1
 
 
-def test_the_normal_approximation_is_not_wilson(capsys):
-    def normal(rate, width):
-        return max(1, math.ceil((2 * 1.96 / width) ** 2 * rate * (1 - rate)))
-
-    checks.questions_needed(normal)
-    assert said(capsys).startswith("Not yet: for rate=")
+def by_flexible_reading_alone(completion, gold):
+    number = last_number(completion)
+    return "nothing" if number is None else "right" if same_number(number, gold) else "wrong"
 
 
-def test_an_interval_one_question_short_is_not_enough(capsys):
-    def almost(rate, width):
-        n = 1
-        while wilson_interval(round(rate * n), n)[1] - wilson_interval(round(rate * n), n)[0] > width:
-            n += 1
-        return n - 1
-
-    checks.questions_needed(almost)
-    assert said(capsys).startswith("Not yet: for rate=")
+def mean_curve(curves):
+    return curves.groupby("completions")["flexible"].mean()
 
 
-def test_a_verdict_that_ignores_the_layout_is_not_accepted(capsys):
-    checks.verdict(lambda completion, gold: "right" if gold in completion else "wrong")
-    assert "without tags" in said(capsys) or "72.0" in said(capsys)
+def accumulation(prompts, group, processes, batch):
+    """By trying: the only way that needs no thought."""
+    completions = prompts * group
+    return next((k for k in range(1, completions + 1) if processes * batch * k == completions), 0)
+
+
+def removed_as_used(used, numbers):
+    for n in used:
+        if n not in numbers:
+            return False
+        numbers.remove(n)
+    return True
+
+
+def different(a, b):
+    return sorted(k for k in a | b if k not in a or k not in b or a[k] != b[k])
+
+
+# check → what is wrong with a solution → the solution, and words of the message where they matter
+NEAR_MISSES = {
+    checks.steps_shown: {
+        "looks outside the block": (
+            lambda completions, **kwargs: [0.25 if "=" in c else 0.0 for c in completions],
+            "outside the reasoning block",
+        ),
+    },
+    checks.silent_groups: {
+        "a tie at zero": (
+            lambda groups: sum(len(set(g)) == 1 and any(g) for g in groups) / len(groups),
+            "tied at zero",
+        ),
+    },
+    checks.merged_weight: {
+        "no scale": lambda w, a, b, alpha: w + b @ a,
+        "alpha not divided": lambda w, a, b, alpha: w + alpha * b @ a,
+        "divided by the outputs": lambda w, a, b, alpha: w + alpha / b.shape[0] * b @ a,
+        "the wrong way round": lambda w, a, b, alpha: w + alpha / a.shape[0] * a @ b,
+        "the correction alone": lambda w, a, b, alpha: alpha / a.shape[0] * b @ a,
+        "changes W": (changes_w, "changed W itself"),
+    },
+    checks.most_completions: {
+        "keys only": lambda *args: int(2 * cache(*args)),
+        "GiB": lambda gb, *args: int(cache(gb, *args) * 2**30 / 1e9),
+        "two bytes always": lambda *args: int(cache(*args[:-1], 2)),
+        "rounded": lambda *args: round(cache(*args)),
+        "at least one": lambda *args: max(1, int(cache(*args))),
+    },
+    checks.next_scale: {
+        "never grows": lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1),
+        "a step late": lambda scale, good, over: (
+            (scale / 2, 0) if over else (scale * 2, 0) if good == 2000 else (scale, good + 1)
+        ),
+        "overflow keeps the count": lambda scale, good, over: (
+            (scale / 2, good) if over else (scale * 2, 0) if good == 1999 else (scale, good + 1)
+        ),
+        "growth keeps the count": lambda scale, good, over: (
+            (scale / 2, 0) if over else (scale * 2, 2000) if good == 1999 else (scale, good + 1)
+        ),
+    },
+    checks.questions_needed: {
+        "the normal approximation": lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))),
+        "one question short": almost_wide_enough,
+        "one": (lambda rate, width: 1, "for rate=0.5, width=0.5"),
+    },
+    checks.verdict: {
+        "layout ignored": (lambda completion, gold: "right" if gold in completion else "wrong", "without tags"),
+        "flexible reading alone": (by_flexible_reading_alone, "without tags"),
+    },
+    checks.chance_to_notice: {
+        "a guess": lambda n, gained, lost: 0.5,
+        "losses ignored": lambda n, gained, lost: paired_power(n, gained, 0.0),
+        "the misses": lambda *case: 1 - paired_power(*case),
+        "a word": lambda n, gained, lost: "often",
+    },
+    checks.chance_of_luck: {
+        "one side only": lambda n, m: 1 / math.comb(n + m, n),
+        "orders counted": lambda n, m: 2 / math.perm(n + m, n),
+    },
+    checks.reached_at: {
+        "one seed is enough": lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None),
+        "zero is not never": lambda c, a: next((int(at) for at, value in mean_curve(c).items() if value >= a), 0),
+        "the last time": lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None),
+    },
+    checks.what_differs: {
+        "the second's fields only": lambda a, b: sorted(k for k in b if a.get(k) != b[k]),
+        "None taken for missing": lambda a, b: sorted(k for k in a | b if a.get(k) != b.get(k)),
+        "unsorted": lambda a, b: different(a, b)[::-1],
+    },
+    checks.same_step: {
+        "rounded down": lambda prompts, group, processes, batch: prompts * group // (processes * batch),
+        "a fraction": lambda prompts, group, processes, batch: prompts * group / (processes * batch),
+        "the group forgotten": lambda prompts, group, processes, batch: prompts // (processes * batch),
+        "never none": lambda *case: max(1, accumulation(*case)),
+    },
+    checks.local_loss: {
+        "its own mean": lambda losses, tokens, processes: sum(losses) / len(losses),
+        "too small by the number of processes": lambda losses, tokens, processes: sum(losses) / tokens,
+        "its own tokens": lambda losses, tokens, processes: sum(losses) * processes / len(losses),
+        "weighted twice": lambda losses, tokens, processes: sum(losses) * len(losses) / tokens,
+    },
+    checks.fewest_gpus: {
+        "the rest forgotten": lambda billions, rest, budget: math.ceil(16 * billions / budget),
+        "one too many": lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1,
+        "the rest sliced": lambda billions, rest, budget: math.ceil((16 * billions + rest) / budget),
+        "weights alone": lambda billions, rest, budget: math.ceil(2 * billions / max(budget - rest, 1)),
+        "no way out": lambda billions, rest, budget: math.ceil(16 * billions / (budget - rest)),
+    },
+    checks.uses_at_most: {
+        "sets": (lambda used, numbers: set(used) <= set(numbers), "used twice"),
+        "all of them": (lambda used, numbers: sorted(used) == sorted(numbers), "left over"),
+        "lengths": (lambda used, numbers: all(n in numbers for n in used) and len(used) <= len(numbers), "used twice"),
+        "None for no": (lambda used, numbers: len(used) <= len(numbers) or None, "used twice"),
+        "takes from the list": (removed_as_used, "work on copies"),
+        "always": (lambda used, numbers: ..., "used twice"),
+    },
+    checks.share_with_signal: {
+        "failures only": (lambda rates, g: sum(1 - (1 - p) ** g for p in rates) / len(rates), "always or never"),
+        "a sum": (lambda rates, g: sum(1 - p**g - (1 - p) ** g for p in rates), "rates that differ"),
+        "pairs": (lambda rates, g: sum(2 * p * (1 - p) for p in rates) / len(rates), "groups of 8"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "solution"),
+    [
+        pytest.param(check, solution, id=f"{check.__name__}, {name}")
+        for check, wrong in NEAR_MISSES.items()
+        for name, solution in wrong.items()
+    ],
+)
+def test_a_near_miss_is_told_what_is_missing(check, solution, capsys):
+    solution, missing = solution if isinstance(solution, tuple) else (solution, "")
+    printed = said(check, solution, capsys)
+    assert printed.startswith("Not yet: ") and missing in printed
+
+
+def by_calculator(prompts, group, processes, batch):
+    found = accumulation(prompts, group, processes, batch)
+    assert not found or Step(processes, batch, found, group).prompts == prompts
+    return found
+
+
+@pytest.mark.parametrize(
+    ("check", "solution"),
+    [
+        (checks.chance_to_notice, paired_power),
+        (checks.chance_to_notice, lambda *case: paired_power(*case) + 0.05),
+        (checks.same_step, by_calculator),
+        (checks.uses_at_most, lambda used, numbers: Counter(used) <= Counter(numbers)),
+        (checks.uses_at_most, lambda used, numbers: removed_as_used(used, list(numbers))),
+    ],
+)
+def test_other_ways_than_the_notebooks_are_accepted(check, solution, capsys):
+    assert said(check, solution, capsys) == "Solved.\n"
+
+
+def test_the_scale_asked_for_is_that_of_torch():
+    scaler = torch.amp.GradScaler("cpu")
+    assert (scaler.get_backoff_factor(), scaler.get_growth_factor(), scaler.get_growth_interval()) == (0.5, 2.0, 2000)
+
+
+# --- rewards --------------------------------------------------------------------
+
+
+def three(text: str, target: str, *, different=True, positive=True, count=True) -> float:
+    try:
+        numbers = [int(n) for n in extract_xml_answer(text).split(",")]
+    except ValueError:
+        return 0.0
+    ok = sum(numbers) == int(target)
+    ok &= not count or len(numbers) == 3
+    ok &= not different or len(set(numbers)) == len(numbers)
+    return float(ok and (not positive or min(numbers) > 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ({"count": False}, "the target itself"),
+        ({"different": False}, "the same number three times"),
+        ({"positive": False}, "a zero"),
+        ({}, "digits of another script"),  # int reads them, and refuses 5,000 digits with a ValueError
+    ],
+)
+def test_each_hole_in_the_reward_is_named(options, missing, capsys):
+    def reward_func(completions, answer, **kwargs):
+        return [three(completion_text(c), a, **options) for c, a in zip(completions, answer, strict=True)]
+
+    assert missing in said(checks.three_numbers, reward_func, capsys)
+
+
+def strictly(text: str, target: str) -> float:
+    number = r"([1-9][0-9]{0,8})"
+    found = re.fullmatch(f"{number}, ?{number}, ?{number}", extract_xml_answer(text))
+    numbers = list(map(int, found.groups())) if found else []
+    return float(len(set(numbers)) == 3 and sum(numbers) == int(target))
+
+
+def shown(text: str, target: str) -> float:
+    return 0.25 if "=" in text.partition("<reasoning>")[2].rpartition("</reasoning>")[0] else 0.0
+
+
+@pytest.mark.parametrize(("check", "pays"), [(checks.steps_shown, shown), (checks.three_numbers, strictly)])
+def test_a_reward_must_also_read_conversations(check, pays, capsys):
+    def plain_text_only(completions, answer=("?",) * 9, **kwargs):
+        return [pays(c, a) if isinstance(c, str) else 0.0 for c, a in zip(completions, answer, strict=False)]
+
+    assert "conversations" in said(check, plain_text_only, capsys)
+
+
+def test_each_completion_has_a_target_of_its_own(capsys):
+    def first(completions, answer, **kwargs):
+        return [strictly(completion_text(c), answer[0]) for c in completions]
+
+    assert "other targets" in said(checks.three_numbers, first, capsys)

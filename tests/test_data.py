@@ -13,7 +13,6 @@ from datasets import Dataset
 
 from grpo_helpers import data
 from grpo_helpers.data import (
-    WORD_PROBLEM_SPLITS,
     drop_long_prompts,
     example_shots,
     get_gsm8k_questions,
@@ -31,6 +30,7 @@ FOLDER = DATA / "word_problems"
 SIZES = {"train": 2000, "test": 500, "new_families": 200}
 NOTE = re.compile(r"<<([^<>]*)>>")
 CALCULATION = re.compile(r"(-?[0-9.]+)([-+*/])(-?[0-9.]+)=(-?[0-9.]+)")
+WORD_PROBLEM_SPLITS = tuple(SIZES)
 COLUMNS = ["question", "prompt", "answer"]
 GOOD = {"question": "How many are 2 and 2?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}
 
@@ -76,26 +76,16 @@ def test_script_writes_the_committed_bytes_again(tmp_path):
         assert (tmp_path / f"{split}.jsonl").read_bytes() == (FOLDER / f"{split}.jsonl").read_bytes(), split
 
 
-@pytest.mark.parametrize("split", WORD_PROBLEM_SPLITS)
-def test_split_has_its_size(rows, split):
-    assert len(rows[split]) == SIZES[split]
+def test_splits_have_their_sizes_and_no_question_twice(rows, every_row):
+    assert {split: len(found) for split, found in rows.items()} == SIZES
+    assert len({row["question"] for row in every_row}) == len(every_row)
 
 
-def test_no_question_occurs_twice_in_or_across_splits(every_row):
-    questions = Counter(row["question"] for row in every_row)
-    assert [q for q, n in questions.items() if n > 1] == []
-
-
-def test_new_families_are_not_in_training_or_test(rows):
-    families = {split: {row["family"] for row in rows[split]} for split in rows}
-    assert families["train"] == families["test"]
-    assert families["new_families"].isdisjoint(families["train"])
-
-
-def test_training_has_at_least_ten_families_none_of_them_rare(rows):
-    families = Counter(row["family"] for row in rows["train"])
-    assert len(families) >= 10
-    assert min(families.values()) >= 50
+def test_families_are_many_and_the_new_ones_not_in_training_or_test(rows):
+    families = {split: Counter(row["family"] for row in rows[split]) for split in rows}
+    assert families["train"].keys() == families["test"].keys()
+    assert families["new_families"].keys().isdisjoint(families["train"])
+    assert len(families["train"]) >= 10 and min(families["train"].values()) >= 50
 
 
 def test_training_families_vary_in_wording_not_only_in_names_and_numbers(rows):
@@ -110,10 +100,9 @@ def test_training_families_vary_in_wording_not_only_in_names_and_numbers(rows):
         assert len(wordings) >= 2, family
 
 
-@pytest.mark.parametrize("split", WORD_PROBLEM_SPLITS)
-def test_one_two_and_three_steps_occur_in_every_family(rows, split):
+def test_one_two_and_three_steps_occur_in_every_family(every_row):
     steps = defaultdict(set)
-    for row in rows[split]:
+    for row in every_row:
         steps[row["family"]].add(row["steps"])
     assert set(map(frozenset, steps.values())) == {frozenset({1, 2, 3})}
 
@@ -129,71 +118,40 @@ def test_some_answers_are_hard_to_read_back(rows, split, kind):
     assert sum(map(kind, answers)) >= len(answers) / 50
 
 
-def test_rows_have_gsm8k_columns_and_family_and_steps(every_row):
-    assert {tuple(row) for row in every_row} == {("question", "answer", "family", "steps")}
-    assert {tuple(map(type, row.values())) for row in every_row} == {(str, str, str, int)}
+def test_rows_have_gsm8k_columns_and_form(every_row):
+    for row in every_row:
+        assert {k: type(v) for k, v in row.items()} == {"question": str, "answer": str, "family": str, "steps": int}
+        assert re.search(r"\n#### -?[0-9]+(\.[0-9]+)?\Z", row["answer"]) and row["answer"].count("####") == 1, row
+        assert len(NOTE.findall(row["answer"])) == row["steps"], row
 
 
-def test_worked_answers_end_with_hashes_and_a_plain_number(every_row):
-    assert [row for row in every_row if not re.search(r"\n#### -?[0-9]+(\.[0-9]+)?\Z", row["answer"])] == []
-    assert [row for row in every_row if row["answer"].count("####") != 1] == []
-
-
-def test_steps_is_the_number_of_notes(every_row):
-    assert [row for row in every_row if len(NOTE.findall(row["answer"])) != row["steps"]] == []
-
-
-def test_every_note_is_arithmetically_right(every_row):
+def test_every_line_is_true_says_what_its_note_says_and_uses_numbers_of_the_question_or_results(every_row):
     operations = {"+": Decimal.__add__, "-": Decimal.__sub__, "*": Decimal.__mul__, "/": Decimal.__truediv__}
-    for row in every_row:
-        for note in NOTE.findall(row["answer"]):
-            a, sign, b, value = CALCULATION.fullmatch(note).groups()
-            assert operations[sign](Decimal(a), Decimal(b)) == Decimal(value), row
-
-
-def test_last_note_is_the_gold_answer(every_row):
-    for row in every_row:
-        assert CALCULATION.fullmatch(NOTE.findall(row["answer"])[-1])[4] == extract_hash_answer(row["answer"])
-
-
-def test_every_line_says_what_its_note_says(every_row):
-    for row in every_row:
-        for line in row["answer"].splitlines()[:-1]:
-            a, sign, b, value = CALCULATION.fullmatch(NOTE.search(line)[1]).groups()
-            assert re.fullmatch(rf"{re.escape(f'{a} {sign} {b} = ')}<<.*>>{re.escape(value)}( [a-z ]+)?", line), line
-
-
-def test_every_number_of_a_calculation_is_in_the_question_or_an_earlier_result(every_row):
     for row in every_row:
         known = {Decimal(n.replace(",", "")) for n in re.findall(r"[0-9][0-9,]*(?:\.[0-9]+)?", row["question"])}
         known.add(Decimal(2))  # "twice as old", the two sides of a rectangle
-        for note in NOTE.findall(row["answer"]):
-            a, _, b, value = CALCULATION.fullmatch(note).groups()
+        for line in row["answer"].splitlines()[:-1]:
+            a, sign, b, value = CALCULATION.fullmatch(NOTE.search(line)[1]).groups()
+            assert re.fullmatch(rf"{re.escape(f'{a} {sign} {b} = ')}<<.*>>{re.escape(value)}( [a-z ]+)?", line), line
+            assert operations[sign](Decimal(a), Decimal(b)) == Decimal(value), row
             assert {Decimal(a), Decimal(b)} <= known, row
             known.add(Decimal(value))
+        assert value == extract_hash_answer(row["answer"]), row
 
 
 # --- both sources -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", WORD_PROBLEM_SPLITS)
-def test_word_problems_come_as_question_prompt_and_answer(split):
-    dataset, row = word_problems(split, 3), word_problem_rows(split)[0]
-    assert dataset.column_names == COLUMNS
-    assert dataset[0] == {
+def test_both_sources_give_question_prompt_and_answer(tmp_path):
+    ours, row = word_problems("train", 2), word_problem_rows("train")[0]
+    assert ours[0] == {
         "question": row["question"],
         "prompt": [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": row["question"]}],
         "answer": extract_hash_answer(row["answer"]),
     }
-
-
-def test_both_sources_give_the_same_columns(tmp_path):
-    ours = word_problems("train", 2)
     theirs = get_gsm8k_questions("train", source=gsm8k_like(tmp_path, "#### 1", "1 + 1 = <<1+1=2>>2\n#### $1,002"))
-    assert theirs.features == ours.features
-    assert theirs.column_names == COLUMNS
+    assert theirs.features == ours.features and theirs.column_names == ours.column_names == COLUMNS
     assert theirs["answer"] == ["1", "1,002"]
-    assert [[m["role"] for m in p] for p in theirs["prompt"]] == [["system", "user"]] * 2
 
 
 @pytest.mark.parametrize("load", [word_problems, get_gsm8k_questions])
@@ -211,13 +169,12 @@ def test_max_samples_takes_the_first_and_none_takes_all(tmp_path):
     assert word_problems("test", 5)["question"] == word_problems("test")["question"][:5]
 
 
-def test_word_problems_of_given_steps_and_families_only():
-    rows = word_problem_rows("train", steps=(1, 2), families=["prices", "town"])
+def test_word_problems_of_given_steps_only():
+    rows = word_problem_rows("train", steps=(1, 2))
     assert {row["steps"] for row in rows} == {1, 2}
-    assert {row["family"] for row in rows} == {"prices", "town"}
-    assert word_problems("train", steps=(1, 2), families=["prices", "town"])["question"] == [
-        r["question"] for r in rows
-    ]
+    assert word_problems("train", steps=(1, 2))["question"] == [r["question"] for r in rows]
+    with pytest.raises(ValueError, match=re.escape("(4,)")):
+        word_problems("train", steps=(4,))
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 7473), ("test", 1319)])
@@ -282,19 +239,17 @@ def test_worked_reply_shows_the_steps_without_calculator_notes():
 @pytest.mark.parametrize(
     "line",
     [
-        pytest.param(b'{"question": "q", "answer": "a #### 1"', id="closing brace cut off"),
-        pytest.param(b'{"question": "q", "ans', id="cut off in a name"),
-        pytest.param(b'{"question": "q", "answer": "caf\xc3', id="cut off in a letter of two bytes"),
-        pytest.param(b"question,answer", id="csv"),
-        pytest.param(b"{'question': 'q', 'answer': '#### 1'}", id="Python's repr"),
-        pytest.param(b'{"question": "q", "answer": "#### 1"}{"question": "q"}', id="two objects on a line"),
-        pytest.param(b'["q", "#### 1"]', id="a list"),
-        pytest.param(b"null", id="null"),
-        pytest.param(b'"question answer"', id="a text"),
-        pytest.param(b'{"question": "q"}', id="no answer"),
-        pytest.param(b'{"question": "q", "answer": null}', id="empty answer"),
-        pytest.param(b'{"question": "q", "answer": 4}', id="answer not text"),
-        pytest.param(b'{"answer": "#### 1"}', id="no question"),
+        b'{"question": "q", "answer": "a #### 1"',
+        b'{"question": "q", "answer": "caf\xc3',  # cut off in a letter of two bytes
+        b"question,answer",
+        b"{'question': 'q', 'answer': '#### 1'}",
+        b'{"question": "q", "answer": "#### 1"}{"question": "q"}',
+        b'["q", "#### 1"]',
+        b"null",
+        b'"question answer"',
+        b'{"question": "q", "answer": null}',
+        b'{"question": "q", "answer": 4}',
+        b'{"answer": "#### 1"}',
     ],
 )
 def test_broken_line_is_named_with_file_and_line(tmp_path, line, where):
@@ -304,34 +259,15 @@ def test_broken_line_is_named_with_file_and_line(tmp_path, line, where):
     number = len(before.splitlines()) + 1
     place = re.escape(f"{tmp_path / 'train.jsonl'}, line {number}:")
     with pytest.raises(ValueError, match=place):
-        read_jsonl(tmp_path / "train.jsonl")
-    with pytest.raises(ValueError, match=place):
         get_gsm8k_questions("train", source=tmp_path)
 
 
-@pytest.mark.parametrize("column", ["question", "answer"])
-def test_missing_column_is_named(tmp_path, column):
-    row = {k: v for k, v in GOOD.items() if k != column}
-    (tmp_path / "x.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(ValueError, match=f"'{column}'; every line needs"):
-        read_jsonl(tmp_path / "x.jsonl")
-
-
-@pytest.mark.parametrize("text", ["", "\n", " \n\n\t\n"])
-def test_file_without_rows_is_named(tmp_path, text):
-    (tmp_path / "test.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "test.jsonl"))):
-        get_gsm8k_questions("test", source=tmp_path)
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "train.jsonl"))):
-        get_gsm8k_questions("train", source=tmp_path)
-
-
-def test_folder_in_place_of_a_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
-        read_jsonl(tmp_path)
+def test_a_file_that_is_missing_or_without_rows_is_named(tmp_path):
+    (tmp_path / "train.jsonl").mkdir()  # a folder is no file either
+    (tmp_path / "test.jsonl").write_text(" \n\n\t\n", encoding="utf-8")
+    for split, error in {"test": ValueError, "train": FileNotFoundError, "new_families": FileNotFoundError}.items():
+        with pytest.raises(error, match=re.escape(str(tmp_path / f"{split}.jsonl"))):
+            get_gsm8k_questions(split, source=tmp_path)
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n"])
@@ -343,33 +279,12 @@ def test_line_endings_and_unicode_inside_texts_do_not_split_rows(tmp_path, endin
 
 
 @pytest.mark.parametrize(
-    ("load", "split"),
-    [
-        (word_problems, "val"),
-        (word_problems, "../test"),
-        (word_problem_rows, "Train"),
-        (get_gsm8k_questions, "new_families"),
-        (get_gsm8k_questions, ""),
-    ],
-)
-def test_unknown_split_is_named_and_the_known_ones_listed(load, split):
-    with pytest.raises(ValueError, match=rf"unknown split {re.escape(repr(split))}.*train.*test"):
-        load(split)
-
-
-@pytest.mark.parametrize(
     "answer", ["", "no hashes 4", "####", "#### four", "#### 4 eggs", "#### 1,00", "#### ²", "### 4"]
 )
 def test_answer_without_a_number_is_named_with_its_row(tmp_path, answer):
     source = gsm8k_like(tmp_path, "#### 1", answer, "#### 3")
     with pytest.raises(ValueError, match=rf"row 2: .*{re.escape(repr(answer))}"):
         get_gsm8k_questions("train", source=source)
-
-
-@pytest.mark.parametrize("asked", [{"steps": (4,)}, {"families": ["poems"]}, {"steps": (1,), "families": ["theatre"]}])
-def test_asking_for_problems_that_do_not_exist_is_an_error(asked):
-    with pytest.raises(ValueError, match=re.escape(str(next(iter(asked.values()))))):
-        word_problems("train", **asked)
 
 
 @pytest.mark.parametrize("error", [ConnectionError, FileNotFoundError, TimeoutError])
@@ -404,20 +319,9 @@ def test_prompts_over_the_limit_are_dropped_and_counted():
     assert kept.column_names == COLUMNS
 
 
-def test_nothing_is_dropped_at_the_limit():
-    dataset = prompts_of(5, 10)
-    kept, dropped = drop_long_prompts(dataset, WordTokenizer(), 10)
-    assert (kept.to_list(), dropped) == (dataset.to_list(), 0)
-
-
 def test_all_prompts_over_the_limit_is_an_error_that_says_what_would_do():
     with pytest.raises(ValueError, match="all 2 .*max_prompt_length=10 .*the shortest has 12.*raise it"):
         drop_long_prompts(prompts_of(12, 20), WordTokenizer(), 10)
-
-
-def test_data_set_without_prompts_is_named_with_its_columns():
-    with pytest.raises(ValueError, match=r"no column 'prompt'.*\['question'\].*build_messages"):
-        drop_long_prompts(Dataset.from_list([{"question": "q"}]), WordTokenizer(), 10)
 
 
 def test_shots_count_towards_the_limit():

@@ -1,8 +1,6 @@
 """The doctor: silent on healthy runs at every step, names each planted illness, and survives any log."""
 
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_helpers import doctor, records
+from grpo_helpers.callbacks import DoctorCallback
 from grpo_helpers.doctor import COMPLAINTS, EXPECTED, SYMPTOMS, diagnose
 from grpo_helpers.profiles import DATA, ROOT, TINY
 
 PATHS = sorted(path for name in ("tiny", "small") for path in (DATA / "runs").glob(f"{name}-[0-9]*/history.csv"))
-HEALTHY = {path.parent.name: pd.read_csv(path, comment="#") for path in PATHS}
+HEALTHY = {path.parent.name: pd.read_csv(path) for path in PATHS}
 TINY_RUN, SMALL_RUN = HEALTHY["tiny-1"][:60], HEALTHY["small-1"]  # as many steps each
-PART = "rewards/{}_reward_func/{}".format
+CORRECT, STRICT = "rewards/correctness_reward_func/mean", "rewards/strict_format_reward_func/"
+TIED = {"frac_reward_zero_std": 1.0, "reward_std": 0.0, "grad_norm": 0.0}
+CUT, LENGTH = "completions/clipped_ratio", "completions/mean_length"
 
 
 def sick(history):
@@ -27,52 +28,6 @@ def sick(history):
 
 def notes(history):
     return {f.name for f in diagnose(history) if f.severity == "note"}
-
-
-# --- healthy runs -----------------------------------------------------------
-
-
-@pytest.mark.trains
-@pytest.mark.parametrize("name", HEALTHY)
-def test_healthy_run_is_called_healthy_at_every_step(name):
-    history = HEALTHY[name]
-    found = {k: sick(history[:k]) for k in range(1, len(history) + 1)}
-    assert {k: names for k, names in found.items() if names} == {}
-
-
-@pytest.mark.parametrize("name", [name for name in HEALTHY if name.startswith("tiny")])
-def test_a_length_that_doubles_by_thinking_is_no_illness(name):
-    lengths, worked = (HEALTHY[name][column] for column in (LENGTH, "completions/worked"))
-    assert lengths.tail(10).mean() > doctor.LENGTH_FACTOR * lengths.head(10).mean() and worked.tail(10).mean() > 0.9
-    assert "length hacked" not in notes(HEALTHY[name]) | set(sick(HEALTHY[name]))
-
-
-@pytest.mark.parametrize("name", HEALTHY)
-def test_what_alarms_people_is_explained_in_a_healthy_run(name):
-    assert {"nothing is clipped", "the policy becomes sure"} <= notes(HEALTHY[name])
-    assert "the loss does not fall" in notes(HEALTHY[name][:10])
-
-
-def another_seed(history, seed):
-    """A run with the trend of `history` and its noise in another order, whole rows kept together."""
-    numbers = history.astype(float)
-    trend = numbers.rolling(11, center=True, min_periods=1).mean()
-    n = len(numbers)
-    near = (np.arange(n) + np.random.default_rng(seed).integers(-8, 9, n)).clip(0, n - 1)  # noise changes with time
-    run = (trend + (numbers - trend).iloc[near].to_numpy()).clip(numbers.min(), numbers.max(), axis=1)
-    run["step"] = history["step"]
-    return run
-
-
-@pytest.mark.trains
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("name", HEALTHY)
-def test_healthy_runs_of_other_seeds_are_called_healthy(name, seed):
-    run = another_seed(HEALTHY[name], seed)
-    assert [sick(run[:k]) for k in (10, 20, 30, 40, 50, len(run))] == [{}] * 6
-
-
-# --- planted illnesses --------------------------------------------------------
 
 
 def changed(history, start=0, **columns):
@@ -89,12 +44,49 @@ def untrained(history, steps, seed=0):
     return history.iloc[rows].reset_index(drop=True).assign(step=range(1, steps + 1))
 
 
-TIES = {"frac_reward_zero_std": 1.0, "reward_std": 0.0, "grad_norm": 0.0}
-CUT, LENGTH = "completions/clipped_ratio", "completions/mean_length"
+# --- healthy runs -----------------------------------------------------------
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_run_is_called_healthy_at_every_step(name):
+    history = HEALTHY[name]
+    assert [k for k in range(1, len(history) + 1) if sick(history[:k])] == []
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_alarms_people_is_explained_in_a_healthy_run(name):
+    assert notes(HEALTHY[name]) >= {"nothing is clipped", "the policy becomes sure"}
+    assert "the loss does not fall" in notes(HEALTHY[name][:10])
+    if name.startswith("tiny"):  # its length doubles, because it thinks
+        assert "length hacked" not in notes(HEALTHY[name])
+        lengths = HEALTHY[name][LENGTH]
+        assert lengths.tail(10).mean() > doctor.LENGTH_FACTOR * lengths.head(10).mean()
+
+
+def another_seed(history, seed):
+    """A run with the trend of `history` and its noise in another order, whole rows kept together."""
+    numbers = history.astype(float)
+    trend = numbers.rolling(11, center=True, min_periods=1).mean()
+    n = len(numbers)
+    near = (np.arange(n) + np.random.default_rng(seed).integers(-8, 9, n)).clip(0, n - 1)  # noise changes with time
+    run = (trend + (numbers - trend).iloc[near].to_numpy()).clip(numbers.min(), numbers.max(), axis=1)
+    return run.assign(step=history["step"])
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_runs_of_other_seeds_are_called_healthy(name, seed):
+    run = another_seed(HEALTHY[name], seed)
+    assert [sick(run[:k]) for k in (10, 20, 30, 40, 50, len(run))] == [{}] * 6
+
+
+# --- planted illnesses --------------------------------------------------------
 
 
 def test_ties_from_the_start_stop_the_run_at_the_tenth_step():
-    run = changed(TINY_RUN, reward=1.0, **TIES)
+    run = changed(TINY_RUN, reward=1.0, **TIED)
     assert sick(run[:9]) == {}
     assert sick(run[:10]) == {"nothing but ties": "stop"}
     assert sick(run)["nothing but ties"] == "stop"
@@ -103,10 +95,10 @@ def test_ties_from_the_start_stop_the_run_at_the_tenth_step():
 
 
 def test_ties_that_come_later_stop_the_run_unless_the_questions_are_mastered():
-    stuck = changed(SMALL_RUN, 30, reward=2.0, **TIES)
+    stuck = changed(SMALL_RUN, 30, reward=2.0, **TIED)
     assert "nothing but ties" not in sick(stuck[:49])
     assert sick(stuck[:50])["nothing but ties"] == "stop"
-    mastered = changed(TINY_RUN, 35, reward=4.0, **TIES)
+    mastered = changed(TINY_RUN, 35, reward=4.0, **TIED)
     assert sick(mastered) == {}
     assert "the policy becomes sure" in notes(mastered)
 
@@ -120,7 +112,7 @@ def test_truncation_stops_a_run_only_if_it_does_not_learn():
     assert sick(changed(TINY_RUN, 50, **{CUT: np.where(TINY_RUN["step"][50:] < 54, 1.0, 0.0)})) == {}
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize("column", ["loss", "grad_norm"])
 def test_numbers_that_stay_infinite_stop_the_run(column, value):
     assert sick(changed(TINY_RUN, 40, **{column: value})[:44]) == {}, "fp16 loss scaling does this, and recovers"
@@ -133,24 +125,18 @@ def test_numbers_that_stay_infinite_stop_the_run(column, value):
 def test_learning_rate_too_high():
     ruined = changed(TINY_RUN, 30, reward=TINY_RUN["reward"][:30].to_numpy()[::-1] * 0.05, entropy=2.0)
     assert "learning rate too high" not in sick(ruined[:30])
-    found = {f.name: f for f in diagnose(ruined[:50])}["learning rate too high"]
-    assert found.severity == "stop"
-    assert f"{ruined['reward'].rolling(10).mean().max():.2f} at its best" in found.seen
-    assert "learning_rate (now 0.00" in found.remedy
-    half = changed(TINY_RUN, 40, reward=TINY_RUN["reward"][40:] - 1.6)
-    assert sick(half) == {"learning rate too high": "warn"}
+    assert sick(ruined[:50])["learning rate too high"] == "stop"
     flat = untrained(TINY_RUN, 80)
-    sunk = changed(flat, reward=flat["reward"].where(~flat["step"].between(30, 50), 0.0))
-    assert sick(sunk) == {"learning rate too high": "warn"}, "and not too low, though it came back"
-    wild = changed(untrained(TINY_RUN, 40), 20, entropy=1.5)
-    assert sick(wild) == {"learning rate too high": "warn"}
-
-
-def test_correctness_lost_at_a_flat_reward_is_forgetting_only_if_the_policy_also_grew_unsure():
-    correct = PART("correctness", "mean")
-    lost = changed(untrained(TINY_RUN, 80), **{correct: np.linspace(1, 0, 80), "entropy": np.linspace(0.2, 0.3, 80)})
-    assert sick(lost) == {"learning rate too high": "warn"}, "and not too low, though the reward is flat"
-    assert "learning rate too high" not in sick(changed(lost, entropy=0.2))
+    warned = {
+        "half of it lost": changed(TINY_RUN, 40, reward=TINY_RUN["reward"][40:] - 1.6),
+        "it came back": changed(flat, reward=flat["reward"].where(~flat["step"].between(30, 50), 0.0)),
+        "it grew unsure": changed(untrained(TINY_RUN, 40), 20, entropy=1.5),
+        "it forgot": changed(flat, **{CORRECT: np.linspace(1, 0, 80), "entropy": np.linspace(0.2, 0.3, 80)}),
+    }
+    assert {what: sick(run) for what, run in warned.items()} == dict.fromkeys(
+        warned, {"learning rate too high": "warn"}
+    )
+    assert "learning rate too high" not in sick(changed(warned["it forgot"], entropy=0.2))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -165,11 +151,10 @@ def test_a_flat_reward_is_blamed_on_steps_or_on_questions(seed):
 def test_entropy_collapse_is_told_from_healthy_sharpening():
     collapsed = changed(untrained(TINY_RUN, 40), 15, entropy=1e-3)
     assert sick(collapsed) == {"entropy collapse": "warn"}
-    assert sick(changed(collapsed, 15, **TIES))["entropy collapse"] == "stop"
+    assert sick(changed(collapsed, 15, **TIED))["entropy collapse"] == "stop"
     assert sick(changed(SMALL_RUN, 30, entropy=0.01, frac_reward_zero_std=0.9)) == {"entropy collapse": "warn"}
     assert sick(changed(TINY_RUN, 40, entropy=1e-3)) == {}, "the reward is at its best"
-    correct = PART("correctness", "mean")
-    wrong = changed(TINY_RUN, 40, **{"entropy": 0.01, correct: 0.0})
+    wrong = changed(TINY_RUN, 40, **{"entropy": 0.01, CORRECT: 0.0})
     assert next(iter(sick(wrong))) == "entropy collapse", "the reward rises, and the policy is sure of what is wrong"
     differ = changed(wrong, 40, entropy=0.05)
     assert "entropy collapse" not in sick(differ), "groups that differ still teach"
@@ -178,44 +163,44 @@ def test_entropy_collapse_is_told_from_healthy_sharpening():
 
 def test_kl_explosion_is_judged_by_the_median():
     calm = changed(TINY_RUN, kl=np.linspace(0, 0.3, len(TINY_RUN)))
-    assert sick(calm) == {} and not any("KL" in f.seen for f in diagnose(calm))
+    assert sick(calm) == {}
     assert sick(changed(calm, 58, kl=1e6)) == {}, "two spikes"
     assert sick(changed(calm, 55, kl=2.0)) == {"KL explosion": "warn"}
     assert sick(changed(calm, 55, kl=50.0)) == {"KL explosion": "stop"}
 
 
 def test_a_hack_is_a_reward_that_rises_while_correctness_falls():
-    correct = PART("correctness", "mean")
-    hacked = changed(TINY_RUN, **{correct: TINY_RUN[correct].to_numpy()[::-1]})
+    hacked = changed(TINY_RUN, **{CORRECT: TINY_RUN[CORRECT].to_numpy()[::-1]})
     assert sick(hacked) == {"reward hacked": "warn", "length hacked": "warn"}, "longer, and not because it thinks"
     assert sick(changed(hacked, **{LENGTH: 20.0})) == {"reward hacked": "warn"}
     assert "the policy becomes sure" not in notes(hacked)
-    found = next(f for f in diagnose(hacked) if f.severity == "warn")
-    assert f"{hacked[correct].tail(10).mean():.2f} now, while the reward rose" in found.seen
     both_fall = TINY_RUN.iloc[::-1].reset_index(drop=True).assign(step=TINY_RUN["step"])
     assert "reward hacked" not in sick(both_fall)
 
 
 @pytest.mark.parametrize("factor", [3.0, 1 / 3])
 def test_a_length_that_runs_away_with_the_reward(factor):
-    columns = {LENGTH: 20 * np.linspace(1, factor, len(TINY_RUN))}
-    assert sick(changed(TINY_RUN, **columns)) == {}, "correctness rises as well: it may be reasoning"
-    blind = changed(TINY_RUN, **columns).filter(regex="^(?!rewards/correct)")
+    run = changed(TINY_RUN, **{LENGTH: 20 * np.linspace(1, factor, len(TINY_RUN))})
+    assert sick(run) == {}, "correctness rises as well: it may be reasoning"
+    blind = run.drop(columns=CORRECT)
     assert sick(blind) == {} and "length hacked" in notes(blind), "nothing logged says what the length is for"
-    columns[PART("correctness", "mean")] = untrained(TINY_RUN, len(TINY_RUN))[PART("correctness", "mean")]
-    assert sick(changed(TINY_RUN, **columns)) == {"length hacked": "warn"}
+    assert sick(changed(run, **{CORRECT: untrained(TINY_RUN, 60)[CORRECT]})) == {"length hacked": "warn"}
 
 
-def test_parts_of_the_reward_that_do_nothing():
-    mean, std = PART("strict_format", "mean"), PART("strict_format", "std")
-    never = changed(TINY_RUN, **{mean: 0.0, std: 0.0})
-    assert sick(never[:19]) == {}
-    assert sick(never) == {"never paid": "warn"}
-    always = changed(TINY_RUN, **{mean: 0.5, std: 0.0})
-    assert sick(always) == {"always paid": "warn"}
-    assert sick(changed(TINY_RUN, 40, **{mean: 0.5, std: 0.0})) == {}, "mastered, not useless"
-    assert sick(changed(TINY_RUN, **{mean: 0.25, std: 0.25})) == {}, "equal means, different completions"
-    assert "strict_format_reward_func" in next(f.seen for f in diagnose(never) if f.severity == "warn")
+@pytest.mark.parametrize(
+    "start, mean, std, found",
+    [
+        (0, 0.0, 0.0, {"never paid": "warn"}),
+        (0, 0.5, 0.0, {"always paid": "warn"}),
+        (40, 0.5, 0.0, {}),  # mastered, not useless
+        (0, 0.25, 0.25, {}),  # equal means, different completions
+    ],
+)
+def test_parts_of_the_reward_that_do_nothing(start, mean, std, found):
+    run = changed(TINY_RUN, start, **{f"{STRICT}mean": mean, f"{STRICT}std": std})
+    assert sick(run) == found
+    assert sick(run[:19]) == {}
+    assert all("strict_format_reward_func" in f.seen for f in diagnose(run) if f.severity == "warn")
 
 
 # --- what a finding says --------------------------------------------------------
@@ -223,91 +208,54 @@ def test_parts_of_the_reward_that_do_nothing():
 
 def test_every_finding_has_words_threads_and_a_notebook():
     assert set(SYMPTOMS) | set(EXPECTED) <= set(COMPLAINTS)
-    assert not set(SYMPTOMS) & set(EXPECTED)
-    fields = {"symptom", "look", "cause", "remedy", "threads", "notebook"}
+    thread = re.compile(r"[\w-]+/[\w-]+#\d+|arXiv \d{4}\.\d{5} \([\w. ]+\)")  # links can be made of them
     for name, words in COMPLAINTS.items():
-        assert set(words) == fields and words["symptom"] and words["look"] and words["cause"], name
+        assert set(words) == {"symptom", "look", "cause", "remedy", "threads", "notebook"}
+        assert words["symptom"] and words["look"] and words["cause"], name
         assert (ROOT / "notebooks" / f"{words['notebook']}.ipynb").is_file(), name
-        if name in SYMPTOMS:
-            assert words["remedy"] and SYMPTOMS[name].steps > 0, name
-            assert "#" in words["threads"] or "arXiv" in words["threads"], name
+        assert all(thread.fullmatch(text) for text in filter(None, words["threads"].split(", "))), name
+        assert name not in SYMPTOMS or (words["remedy"] and words["threads"]), name
 
 
-def test_the_words_name_threads_as_links_can_be_made_of_them():
-    for name, words in COMPLAINTS.items():
-        for thread in filter(None, words["threads"].split(", ")):
-            assert re.fullmatch(r"[\w-]+/[\w-]+#\d+|arXiv \d{4}\.\d{5} \([\w. ]+\)", thread), (name, thread)
-
-
-def test_a_finding_reads_well_and_names_the_settings():
-    finding = diagnose(changed(TINY_RUN, **{CUT: 1.0}, reward=0.0)[:12], max_completion_length=48)[0]
-    assert finding.steps == (3, 12)
-    for text in (
-        "stop: truncated (steps 3 to 12)",
-        "100%",
-        "(now 48)",
-        "cause",
-        "remedy",
-        "huggingface/trl#5697",
-        "notebook 02_",
-    ):
-        assert text in str(finding)
-    tied = diagnose(changed(TINY_RUN, **TIES, reward=0.0)[:12], num_generations=4)[0]
-    assert "num_generations (now 4)" in tied.remedy
-
-
-def test_worst_comes_first():
-    everything = changed(untrained(TINY_RUN, 60), 20, entropy=1e-4, loss=np.nan, **{PART("int", "mean"): 0.0}, **TIES)
+def test_a_finding_tells_its_steps_numbers_and_remedy_worst_first():
+    everything = changed(untrained(TINY_RUN, 60), 20, entropy=1e-4, loss=np.nan, **{f"{STRICT}mean": 0.0}, **TIED)
     severities = [f.severity for f in diagnose(everything)]
-    assert severities == sorted(severities, key=("stop", "warn", "note").index)
-    assert {"stop", "note"} <= set(severities)
+    assert severities == sorted(severities, key=("stop", "warn", "note").index) and len(set(severities)) == 3
+    finding = diagnose(changed(TINY_RUN, **{CUT: 1.0}, reward=0.0)[:12])[0]
+    assert (finding.name, finding.severity, finding.steps) == ("truncated", "stop", (3, 12)) and "100%" in finding.seen
+    assert all(text in str(finding) for text in (finding.seen, finding.remedy, finding.threads, finding.notebook))
 
 
 # --- logs of every kind -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("column", [c for c in TINY_RUN if c not in ("step", "reward")])
-@pytest.mark.parametrize("gone", ["missing", "empty"])
-def test_a_missing_column_is_no_error_and_no_illness(column, gone):
-    if gone == "missing":
-        assert sick(TINY_RUN.drop(columns=column)) == {}
-    elif column not in ("loss", "grad_norm"):
+def test_a_missing_column_is_no_error_and_no_illness(column):
+    assert sick(TINY_RUN.drop(columns=column)) == {}
+    if column not in ("loss", "grad_norm"):
         assert sick(TINY_RUN.assign(**{column: None})) == {}
 
 
 def test_it_says_what_it_could_not_judge():
-    bare = diagnose(TINY_RUN[["step", "reward"]])
-    assert [f.name for f in bare] == ["not judged"]
-    for text in ("truncated (no column completions/clipped_ratio)", "KL explosion (no column kl)", "not finite"):
-        assert text in bare[0].seen
+    (bare,) = diagnose(TINY_RUN[["step", "reward"]])
+    assert bare.name == "not judged" and f"truncated (no column {CUT})" in bare.seen
     (first,) = [f for f in diagnose(TINY_RUN[:1]) if f.name == "not judged"]
     assert "nothing but ties (10 logged steps needed)" in first.seen and first.steps == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("history", "message"),
-    [
-        (pd.DataFrame(), "no training history"),
-        (TINY_RUN[:0], "0 steps"),
-        (pd.DataFrame({"step": [1], "Loss": [0.1]}), "'Loss'"),
-        (pd.DataFrame({0: [1.0], "a": ["x"]}), "no training history"),
-        (TINY_RUN.assign(reward="high"), "without one reward"),
-        (TINY_RUN.assign(reward=np.nan), "without one reward"),
-        (TINY_RUN.assign(step="last"), "no number"),
-        (pd.concat([TINY_RUN, TINY_RUN[["reward"]]], axis=1), "no column twice"),
-        ([{"step": 1, "reward": 0.0}], "a list is no training history"),
-    ],
+    "history",
+    [pd.DataFrame(), TINY_RUN[:0], TINY_RUN.drop(columns="step"), TINY_RUN.assign(reward=np.nan), [{"step": 1}]],
+    ids=["nothing", "no steps", "no step column", "no reward", "a list"],
 )
-def test_what_is_no_history_is_refused_with_the_remedy(history, message):
-    with pytest.raises(ValueError, match=message) as error:
+def test_what_is_no_history_is_refused_with_the_remedy(history):
+    with pytest.raises(ValueError, match="records.history"):
         diagnose(history)
-    assert "grpo_helpers.records.history" in str(error.value)
 
 
 def test_order_repeats_and_index_do_not_matter():
     run = changed(TINY_RUN, **{CUT: 1.0})
-    shuffled = pd.concat([run[5:20].assign(reward=9.0), run]).sample(frac=1, random_state=0, ignore_index=True)
-    shuffled = pd.concat([shuffled[shuffled["reward"] == 9.0], shuffled[shuffled["reward"] != 9.0]])
+    shuffled = pd.concat([run[5:20].assign(reward=9.0), run.sample(frac=1, random_state=0)])
     before = shuffled.copy()
     assert diagnose(shuffled) == diagnose(run)
     pd.testing.assert_frame_equal(shuffled, before)
@@ -325,36 +273,22 @@ def test_no_log_makes_it_raise(data):
     run = pd.DataFrame({c: data.draw(st.lists(values, min_size=n, max_size=n)) for c in columns}, index=range(n))
     run = run.assign(step=range(1, n + 1), reward=data.draw(st.lists(st.floats(-4, 4), min_size=n, max_size=n)))
     for finding in diagnose(run):
-        assert finding.severity in ("stop", "warn", "note")
         assert 1 <= finding.steps[0] <= finding.steps[1] <= n
         assert finding.seen and finding.cause and str(finding)
 
 
-def test_reading_a_log_needs_neither_torch_nor_transformers():
-    code = (
-        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "import pandas as pd; from grpo_helpers.doctor import diagnose\n"
-        f"print(len(diagnose(pd.read_csv({str(PATHS[0])!r}, comment='#'))))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0 and int(result.stdout) > 0, result.stderr
-
-
 # --- the callback ---------------------------------------------------------------------
-
-
-ARGS = SimpleNamespace(num_generations=8, max_completion_length=48)
 
 
 def follow(callback, history, resumed_at=0):
     """Show a log to the callback step by step, as the trainer does; the step at which it stops, or None."""
     log = history.to_dict("records")
     state = SimpleNamespace(global_step=resumed_at, log_history=log[:resumed_at])
-    callback.on_train_begin(ARGS, state, None)
+    callback.on_train_begin(None, state, None)
     for row in log[resumed_at:]:
         control = SimpleNamespace(should_training_stop=False, should_save=False)
         state.log_history = [*state.log_history, row]
-        callback.on_log(ARGS, state, control, logs=row)
+        callback.on_log(None, state, control, logs=row)
         if control.should_training_stop:
             assert control.should_save
             return row["step"]
@@ -364,89 +298,55 @@ def follow(callback, history, resumed_at=0):
 @pytest.mark.trains
 @pytest.mark.parametrize("name", ["tiny-2", "small-1"])
 def test_callback_lets_a_healthy_run_finish_in_silence(name, capsys):
-    callback = doctor.DoctorCallback()
-    assert follow(callback, HEALTHY[name]) is None
+    callback = DoctorCallback()
+    assert follow(callback, HEALTHY[name]) is None and callback.stopped_by is None
     assert capsys.readouterr().out == ""
-    assert callback.stopped_by is None
-    assert {f.severity for f in callback.findings} == {"note"}
 
 
 def test_callback_stops_a_dead_run_and_says_so_once(capsys):
-    callback = doctor.DoctorCallback()
-    assert follow(callback, changed(TINY_RUN, reward=1.0, **TIES)) == 10
-    printed = capsys.readouterr().out
-    assert printed.count("nothing but ties") == 1
-    assert "a checkpoint is saved" in printed and "num_generations (now 8)" in printed
-    assert callback.stopped_by in callback.findings
-
-
-def test_callback_may_be_told_to_warn_only(capsys):
-    callback = doctor.DoctorCallback(stop=False)
-    assert follow(callback, changed(TINY_RUN, reward=1.0, **TIES)[:40]) is None
+    callback = DoctorCallback()
+    assert follow(callback, changed(TINY_RUN, reward=1.0, **TIED)) == 10
     assert capsys.readouterr().out.count("stop: nothing but ties") == 1
-    assert callback.stopped_by is None
+    assert callback.stopped_by.name == "nothing but ties"
 
 
 @pytest.mark.trains
 @pytest.mark.parametrize(
-    "columns", [TIES | {"reward": 0.5}, {CUT: 1.0, "reward": 0.0}, {"grad_norm": np.nan}], ids=["tied", "cut", "NaN"]
+    "columns", [TIED | {"reward": 0.5}, {CUT: 1.0, "reward": 0.0}, {"grad_norm": np.nan}], ids=["tied", "cut", "NaN"]
 )
 def test_after_a_resume_only_new_steps_count(columns):
     dead = changed(TINY_RUN, **columns)[:20]
     mended = pd.concat([dead, TINY_RUN[:40]], ignore_index=True).assign(step=range(1, 61))
-    assert follow(doctor.DoctorCallback(), mended, resumed_at=20) is None
-    still_dead = changed(TINY_RUN, **columns)
-    assert 20 < follow(doctor.DoctorCallback(), still_dead, resumed_at=20) <= 30
+    assert follow(DoctorCallback(), mended, resumed_at=20) is None
+    assert 20 < follow(DoctorCallback(), changed(TINY_RUN, **columns), resumed_at=20) <= 30
 
 
-def test_callback_ignores_rows_that_are_no_steps_and_never_breaks_a_run():
-    callback = doctor.DoctorCallback()
-    rows = [
-        {"step": 1, "reward": float("nan")},
-        {"step": 1, "eval_reward": 1.0},
-        {"step": 2, "train_runtime": 3.0},
-        None,
-    ]
-    for row in rows:
-        state = SimpleNamespace(global_step=0, log_history=[row or {}])
-        callback.on_log(ARGS, state, SimpleNamespace(), logs=row)
-    assert callback.findings == []
-
-
-def test_the_module_has_no_other_surprises():
-    with pytest.raises(AttributeError, match="Doctor_Callback"):
-        _ = doctor.Doctor_Callback
-    from grpo_helpers.doctor import DoctorCallback
-
-    assert DoctorCallback is doctor.DoctorCallback
+def test_callback_ignores_rows_that_are_no_steps():
+    callback = DoctorCallback()
+    for row in ({"step": 1, "reward": float("nan")}, {"step": 1, "eval_reward": 1.0}, {"train_runtime": 3.0}, None):
+        callback.on_log(None, SimpleNamespace(log_history=[row or {}]), None, logs=row)
+    assert callback.stopped_by is None
 
 
 @pytest.mark.trains
-def test_a_real_run_with_a_constant_reward_is_stopped_saved_and_can_go_on(tmp_path, capsys):
+def test_a_real_run_with_a_constant_reward_is_stopped_saved_and_can_go_on(tmp_path):
     from grpo_helpers import data, models, training
 
     def constant_reward_func(completions, **kwargs):
         return [1.0] * len(completions)
 
     quick = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=14)
-    model, tokenizer = models.load_policy(quick)
     questions = data.load_task(quick, "train", 64)
 
-    def trainer(callback, reward_funcs):
-        arguments = (quick, model, tokenizer, questions, tmp_path, reward_funcs)
-        return training.make_trainer(*arguments, callbacks=[callback], save_steps=100)
+    def trained(resume):
+        model, tokenizer = models.load_policy(quick)
+        arguments = (quick, model, tokenizer, questions, tmp_path, [constant_reward_func])
+        trainer = training.make_trainer(*arguments, save_steps=100)
+        return training.train(trainer, resume), records.history(trainer)
 
-    callback = doctor.DoctorCallback()
-    stopped = trainer(callback, [constant_reward_func])
-    training.train(stopped)
-    assert stopped.state.global_step == 10
-    assert callback.stopped_by.name == "nothing but ties"
+    outcome, history = trained(resume=False)
+    assert outcome.finding.name == "nothing but ties" and list(history["step"]) == list(range(1, 11))
     assert training.latest_checkpoint(tmp_path).name == "checkpoint-10"
-    assert capsys.readouterr().out.count("stop: nothing but ties") == 1
-
-    model, tokenizer = models.load_policy(quick)
-    callback = doctor.DoctorCallback()
-    resumed = trainer(callback, [constant_reward_func])
-    training.train(resumed, resume=True)
-    assert list(records.history(resumed)["step"]) == list(range(1, 15))
-    assert callback.stopped_by is None, "four new steps are not evidence enough"
+    outcome, history = trained(resume=True)
+    assert outcome.finished, "four new steps are not evidence enough"
+    assert list(history["step"]) == list(range(1, 15))

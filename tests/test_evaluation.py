@@ -1,7 +1,7 @@
 """Evaluation: replies in their places, verdicts, and tables that can be checked by hand."""
 
 import copy
-import itertools
+import math
 
 import pandas as pd
 import pytest
@@ -17,20 +17,20 @@ from grpo_helpers.data import word_problems
 from grpo_helpers.evaluation import (
     RATES,
     as_percentages,
-    average,
     before_after,
     compare,
     evaluate,
     generate_prediction,
     generate_predictions,
-    pass_chances,
     points,
     score,
     what_was_learned,
 )
 from grpo_helpers.profiles import DATA
 from grpo_helpers.prompts import build_messages
-from grpo_helpers.statistics import bootstrap_interval, gain_interval, pass_at_k, wilson_interval
+from grpo_helpers.statistics import bootstrap_interval, gain_interval, wilson_interval
+
+from .cells import definitions
 
 # A shared CPU must not fail a test, and a test run must not leave files behind.
 relaxed = settings(deadline=None, database=None)
@@ -110,21 +110,11 @@ def test_greedy_replies_are_right_and_in_the_order_given(some_end, tokenizer, ei
     assert replies_of(model, tokenizer, batch_size=batch_size) == expected
 
 
-def test_order_of_the_questions_does_not_matter(model, tokenizer):
-    forwards = replies_of(model, tokenizer, batch_size=4)
-    assert replies_of(model, tokenizer, PROMPTS[::-1], batch_size=4) == forwards[::-1]
-
-
 def test_greedy_replies_equal_the_articles_function(model, tokenizer):
     one_by_one = [generate_prediction(model, tokenizer, p, NEW_TOKENS) for p in PROMPTS]
     assert [text for ((text, _),) in replies_of(model, tokenizer)] == one_by_one
-
-
-def test_articles_function_takes_a_bare_question(model, tokenizer):
-    (question,) = word_problems("test", 1)["question"]
-    assert generate_prediction(model, tokenizer, question, NEW_TOKENS) == generate_prediction(
-        model, tokenizer, build_messages(question), NEW_TOKENS
-    )
+    bare = PROMPTS[0][-1]["content"]
+    assert generate_prediction(model, tokenizer, bare, NEW_TOKENS) == one_by_one[0]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -171,17 +161,14 @@ def test_one_seed_gives_the_same_sampled_replies_whatever_happened_before(model,
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_sampling_replies_leaves_the_global_random_state_alone(model, tokenizer, either_way, temperature):
-    before = torch.get_rng_state()
-    replies_of(model, tokenizer, PROMPTS[:2], temperature=temperature, seed=5)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_sampling_replies_leaves_the_random_state_of_the_gpu_alone(model, tokenizer):
-    before = torch.cuda.get_rng_state()
-    replies_of(model.to("cuda"), tokenizer, PROMPTS[:2], temperature=1.0, seed=5)
-    assert torch.equal(torch.cuda.get_rng_state(), before)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_sampling_replies_leaves_the_global_random_state_alone(model, tokenizer, either_way, temperature, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    state = torch.cuda.get_rng_state if device == "cuda" else torch.get_rng_state
+    before = state()
+    replies_of(model.to(device), tokenizer, PROMPTS[:2], temperature=temperature, seed=5)
+    assert torch.equal(state(), before)
 
 
 def test_replies_come_from_the_adapter_too(model, tokenizer):
@@ -221,24 +208,24 @@ def test_evaluate_keeps_several_replies_to_a_question_side_by_side(model, tokeni
 BLOCK = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 
 
+ALL = {"strict", "flexible", "format", "worked"}
+
+
 @pytest.mark.parametrize(
     ("completion", "truncated", "extracted", "right"),
     [
-        pytest.param(BLOCK, False, "72", {"strict", "flexible", "format", "worked"}, id="right, in format"),
-        pytest.param(BLOCK + "\n", False, "72", {"strict", "flexible", "format", "worked"}, id="newline after"),
-        pytest.param(
-            BLOCK.replace("72\n</a", "$72\n</a"), False, "$72", {"strict", "flexible", "format", "worked"}, id="money"
-        ),
-        pytest.param(BLOCK.replace("72\n</a", "71\n</a"), False, "71", {"format", "worked"}, id="wrong, in format"),
-        pytest.param("6 * 12 = 72\nThe answer is 72.", False, "", {"flexible", "worked"}, id="right, no format"),
-        pytest.param("<answer>\n72\n</answer>", False, "72", {"flexible"}, id="answer block alone"),
-        pytest.param("72 is 6 * 12", False, "", set(), id="another number is last"),
-        pytest.param(BLOCK.replace("6 * 12 = 72", "Easy."), False, "72", {"strict", "flexible", "format"}, id="gut"),
-        pytest.param(BLOCK + "\nSo 73.", False, "72", {"worked"}, id="text after the block"),
-        pytest.param(BLOCK + BLOCK, False, "72", {"flexible", "worked"}, id="block twice"),
-        pytest.param(BLOCK.removesuffix("\n</answer>"), True, "", {"flexible", "truncated", "worked"}, id="cut off"),
-        pytest.param("<reasoning>\n6 * 1", True, "", {"truncated"}, id="cut off in the reasoning"),
-        pytest.param("", False, "", set(), id="nothing"),
+        (BLOCK, False, "72", ALL),
+        (BLOCK.replace("72\n</a", "$72\n</a") + "\n", False, "$72", ALL),
+        (BLOCK.replace("72\n</a", "71\n</a"), False, "71", {"format", "worked"}),
+        ("6 * 12 = 72\nThe answer is 72.", False, "", {"flexible", "worked"}),
+        ("<answer>\n72\n</answer>", False, "72", {"flexible"}),
+        ("72 is 6 * 12", False, "", set()),  # another number is last
+        (BLOCK.replace("6 * 12 = 72", "Easy."), False, "72", ALL - {"worked"}),
+        (BLOCK + "\nSo 73.", False, "72", {"worked"}),
+        (BLOCK + BLOCK, False, "72", {"flexible", "worked"}),
+        (BLOCK.removesuffix("\n</answer>"), True, "", {"flexible", "truncated", "worked"}),
+        ("<reasoning>\n6 * 1", True, "", {"truncated"}),
+        ("", False, "", set()),
     ],
 )
 def test_score_of_a_reply(completion, truncated, extracted, right):
@@ -320,70 +307,39 @@ def test_a_share_of_few_replies_is_not_compared():
     assert "arithmetic cannot" not in what_was_learned(replied([WRONG] * 20), replied([BLOCK] * 20))
 
 
-def test_compare_with_itself_finds_no_change():
-    comparison = compare(BEFORE, BEFORE)
-    assert (comparison["before"] == comparison["after"]).all()
-    assert (comparison[["gained", "lost"]] == 0).all(axis=None)
-    assert (comparison["p_value"] == 1.0).all()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        pytest.param(AFTER[::-1], id="another order"),
-        pytest.param(AFTER[:-1], id="fewer"),
-        pytest.param(AFTER.assign(question="another"), id="others"),
-    ],
-)
+@pytest.mark.parametrize("other", [AFTER[::-1], AFTER[:-1], AFTER.assign(question="another")])
 def test_tables_of_other_questions_are_not_compared(other):
     with pytest.raises(ValueError, match="questions before and after differ"):
         compare(BEFORE, other)
 
 
-def test_tables_without_questions_are_not_compared():
-    with pytest.raises(ValueError, match="0 of 0"):
-        compare(BEFORE[:0], AFTER[:0])
+# --- pass@k and means over questions, as notebook 06 builds them ---------------
 
-
-# --- pass@k of two policies -------------------------------------------------
-
-
-def test_chances_of_every_question_for_every_k():
-    replies = pd.DataFrame({"strict": [True, False, False, False, *[False] * 4, *[True] * 4], "flexible": [True] * 12})
-    chances = pass_chances(replies, 4, (1, 2, 4), "strict")
-    assert chances.to_numpy().tolist() == [[0.25, 0.5, 1.0], [0.0] * 3, [1.0] * 3]
-    assert chances.columns.to_list() == [1, 2, 4]
-    assert (pass_chances(replies, 4, (1, 4), "flexible") == 1.0).all(axis=None)
-    with pytest.raises(ValueError, match="sample at least k completions"):
-        pass_chances(replies, 4, (8,), "strict")
+built = definitions("06_evaluation", "pass_chances", "average", "N", "KS")
 
 
 @relaxed
-@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=2, max_size=8))
-def test_chances_are_the_share_of_picks_with_a_right_one(groups):
-    replies = pd.DataFrame({"strict": [right for group in groups for right in group]})
-    chances = pass_chances(replies, 5, (1, 3, 5), "strict")
-    for group, row in zip(groups, chances.to_numpy(), strict=True):
-        for k, chance in zip((1, 3, 5), row, strict=True):
-            picks = list(itertools.combinations(group, k))
-            assert chance == pytest.approx(sum(map(any, picks)) / len(picks))
+@given(st.lists(st.integers(0, built.N), min_size=2, max_size=8))
+def test_pass_chances_are_the_share_of_picks_with_a_right_one(right):
+    replies = pd.DataFrame({"strict": [i < c for c in right for i in range(built.N)]})
+    chances = built.pass_chances(replies, "strict")
+    assert chances.columns.to_list() == list(built.KS) and len(chances) == len(right)
+    for c, (_, row) in zip(right, chances.iterrows(), strict=True):
+        # Chen et al.: one less the share of picks that hold wrong ones only
+        assert row.to_list() == pytest.approx([1 - math.comb(built.N - c, k) / math.comb(built.N, k) for k in built.KS])
 
 
 def test_average_is_the_mean_with_an_interval_and_a_change_is_measured_in_pairs():
     before = pd.DataFrame({1: [0.0, 0.5, 0.25, 1.0], 2: [0.0, 1.0, 0.5, 1.0]})
-    table = average(before)
+    table = built.average(before)
     assert table.index.to_list() == [1, 2]
     assert table["rate"].to_list() == [0.4375, 0.625]
     assert tuple(table.loc[1, ["low", "high"]]) == bootstrap_interval(before[1])
-    shifted = average(before + 0.125 - before)  # the same change for each question: no doubt about it
+    shifted = built.average(before + 0.125 - before)  # the same change for each question: no doubt about it
     assert shifted.to_numpy() == pytest.approx(0.125)
 
 
-def test_average_follows_the_estimator():
-    right = [0, 3, 8, 5]
-    replies = pd.DataFrame({"strict": [i < c for c in right for i in range(8)]})
-    rates = average(pass_chances(replies, 8, (1, 4), "strict"))["rate"]
-    assert rates.to_list() == pytest.approx([sum(pass_at_k(8, c, k) for c in right) / 4 for k in (1, 4)])
+# --- for reading ------------------------------------------------------------
 
 
 def test_percentages_are_for_reading():
@@ -399,17 +355,4 @@ def test_percentages_are_for_reading():
         "lost": 0,
         "p": "1.9e-06",
     }
-
-
-def test_points_are_for_reading():
     assert points(0.065, -0.001, 0.13) == "+6.5 (-0.1 to +13.0)"
-    assert points(-1.0, -1.0, 0.0) == "-100.0 (-100.0 to +0.0)"
-
-
-def test_percentages_of_all_and_none():
-    none, every = table("", "", ""), table(RIGHT, RIGHT, RIGHT)
-    row = as_percentages(compare(none, every)).loc[RATES["strict"]]
-    assert row["before (95 % interval)"].startswith("0.0 % (0.0-")
-    assert row["after (95 % interval)"].startswith("100.0 % (")
-    assert row["after (95 % interval)"].endswith("-100.0)")
-    assert row["p"] == "0.25"

@@ -59,56 +59,32 @@ def test_the_published_soft_format_takes_what_follows():
         assert score(flawed.published_soft_format_reward_func, text) == 0.5
 
 
-@pytest.mark.parametrize("case", SUITE, ids=lambda c: c.name)
-def test_the_published_tag_count_is_the_one_that_works(case):
-    assert score(flawed.published_xmlcount_reward_func, case.completion) == rewards.count_xml(case.completion)
-
-
-def test_the_published_trainer_was_not_given_the_strict_reward():
-    assert flawed.published_strict_format_reward_func not in flawed.PUBLISHED_REWARD_FUNCS
-    assert len(flawed.PUBLISHED_REWARD_FUNCS) == 4
-
-
 def test_correctness_as_published_pays_none_that_deserves_it_in_the_suite():
     table = adversarial.left(flawed.published_correctness_reward_func)
     assert (table["deserves"] == "pay").sum() == sum(c.correct for c in SUITE)
 
 
-# --- generous and patched --------------------------------------------------------
-
-
-def test_the_generous_reward_prefers_a_bet_to_the_right_answer():
-    assert score(flawed.generous_reward_func, GOOD) == 4.0
-    assert score(flawed.generous_reward_func, TWICE) == 5.0
-
-
-def test_the_generous_reward_has_no_upper_bound():
-    assert score(flawed.generous_reward_func, "<answer>" * 1000) == 500.0
-
-
-@pytest.mark.parametrize("case", [c for c in SUITE if len(c.completion) < 10**5], ids=lambda c: c.name)
-def test_the_patched_reward_pays_most_only_where_it_is_deserved(case):
-    paid = score(flawed.patched_reward_func, case.completion, case.gold)
-    assert paid == 2.0 * case.correct + 0.5 * case.tags
-
-
-def test_both_agree_on_a_completion_that_is_as_asked():
-    for text in (GOOD, WRONG):
-        assert score(flawed.generous_reward_func, text) == score(flawed.patched_reward_func, text)
-
-
-# --- what notebook 03 builds in its cells is what is trained with and recorded ---------
+# --- as notebook 03 builds them in its cells ---------------------------------------
 
 NAMES = [*(f.__name__ for f in rewards.REWARD_FUNCS), "generous_reward_func", "patched_reward_func"]
 built = definitions("03_reward_design", *NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_reward_built_in_the_notebook_pays_as_the_one_of_the_recorded_runs(name):
-    own, ours = getattr(built, name), getattr(rewards, name, None) or getattr(flawed, name)
+@pytest.mark.parametrize("name", NAMES[:-2])
+def test_a_reward_built_in_the_notebook_pays_as_the_one_of_the_package(name):
+    own, ours = getattr(built, name), getattr(rewards, name)
     for case in SUITE:
-        if name == "generous_reward_func" and len(case.completion) > 10**5:
-            continue  # its pattern takes hours there
-        paid = score(ours, case.completion, case.gold)
         chat = [{"role": "assistant", "content": case.completion}]
+        paid = score(ours, case.completion, case.gold)
         assert score(own, case.completion, case.gold) == score(own, chat, case.gold) == paid, case.name
+
+
+def test_the_generous_reward_prefers_a_bet_to_the_right_answer_and_has_no_upper_bound():
+    paid = [score(built.generous_reward_func, text) for text in (GOOD, TWICE, WRONG, "<answer>" * 1000)]
+    assert paid == [4.0, 5.0, 2.0, 500.0]
+
+
+@pytest.mark.parametrize("case", [c for c in SUITE if len(c.completion) < 10**5], ids=lambda c: c.name)
+def test_the_patched_reward_pays_most_only_where_it_is_deserved(case):
+    paid = score(built.patched_reward_func, case.completion, case.gold)
+    assert paid == 2.0 * case.correct + 0.5 * case.tags

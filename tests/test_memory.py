@@ -1,344 +1,230 @@
-"""The memory planner: counts equal to the libraries', activations to autograd's, refusals that name the numbers."""
+"""The memory planner: counts equal to the libraries', phases held against a trace, CPU runs against measurements."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
+from peft import get_peft_model
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
-from grpo_helpers import profiles
-from grpo_helpers.lessons import memory
-from grpo_helpers.lessons.memory import QWEN25_15B, ModelShape, knobs, make_it_fit, plan
-from grpo_helpers.profiles import ATTENTION, SMALL, T4, TINY
+from grpo_helpers import memory, models
+from grpo_helpers.fast import sampling, trainer
+from grpo_helpers.memory import QWEN25_15B, SMOLLM2_135M, T4_GB, ModelShape, needed_gb, plan
+from grpo_helpers.profiles import ALL_LINEAR, ARTICLE, DATA, SMALL, T4, T4_FULL, TINY, get_profile
 
-ALL = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
-SMOLLM2 = ModelShape(576, 30, 9, 3, 1536, 49152)
-SIZES = {
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 128,
-}
+from .cells import definitions
+from .tools.bench_memory import CONFIGURATIONS
+
+LESSON = definitions(
+    "04_lora_and_memory",
+    *("IN_PLACE", "Living", "knobs", "make_fake", "make_it_fit", "meta_policy", "qwen_config", "traced_update_gb"),
+    *("chunked_logprob", "patch", "update"),
+)
+SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES |= {"intermediate_size": 96, "vocab_size": 128}
 CONFIGS = {
-    "Qwen2.5-1.5B": Qwen2Config(
-        hidden_size=1536,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        intermediate_size=8960,
-        vocab_size=151936,
-        tie_word_embeddings=True,
-    ),
-    "SmolLM2-135M": LlamaConfig(
-        hidden_size=576,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        intermediate_size=1536,
-        vocab_size=49152,
-        tie_word_embeddings=True,
-    ),
+    "Qwen2.5-1.5B": LESSON.qwen_config(),
+    "SmolLM2-135M": LlamaConfig(**dict(zip(SIZES, (576, 30, 9, 3, 1536, 49152))), tie_word_embeddings=True),  # noqa: B905
+    "tiny": AutoConfig.from_pretrained(TINY.model),
     "qwen2, head of its own": Qwen2Config(**SIZES, tie_word_embeddings=False),
-    "llama with biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
     "qwen3, wide heads": Qwen3Config(**SIZES, head_dim=32),
-    "qwen3 with biases": Qwen3Config(**SIZES, head_dim=8, attention_bias=True),
 }
 
 
-def on_meta(config):
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+# --- counts ---
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_parameters_are_those_transformers_counts(config):
-    assert ModelShape.from_config(config).parameters == on_meta(config).num_parameters()
-
-
-@pytest.mark.parametrize("rank, targets", [(8, ATTENTION), (16, ("q_proj", "v_proj")), (5, ALL)])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_adapters_are_those_peft_makes(config, rank, targets):
-    policy = get_peft_model(on_meta(config), LoraConfig(r=rank, target_modules=list(targets)))
-    wanted = policy.get_nb_trainable_parameters()[0]
-    assert ModelShape.from_config(config).lora_parameters(rank, targets) == wanted
-
-
-def test_the_shipped_shapes_are_the_public_ones():
-    assert ModelShape.from_config(CONFIGS["Qwen2.5-1.5B"]) == QWEN25_15B
-    assert ModelShape.from_config(CONFIGS["SmolLM2-135M"]) == SMOLLM2
-    tiny = AutoConfig.from_pretrained(TINY.model)
-    assert ModelShape.from_config(tiny).parameters == on_meta(tiny).num_parameters()
-    # "1.54B" and 28 KB a token, as the model card and DESIGN say
-    assert QWEN25_15B.parameters == 1_543_714_304
-    assert QWEN25_15B.kv_bytes("float16") == 28 * 1024
-
-
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16 autocast"])
-@pytest.mark.parametrize("targets", [ATTENTION, ("q_proj", "v_proj"), ALL], ids=["attention", "q, v", "all"])
-def test_activations_are_those_autograd_keeps(half, targets):
-    sizes = SIZES | {"hidden_size": 128, "intermediate_size": 320, "head_dim": 32}
-    config = LlamaConfig(**sizes)
-    dtype = torch.bfloat16 if half else torch.float32
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    policy = get_peft_model(model, LoraConfig(r=4, target_modules=list(targets), lora_alpha=8))
-    ours = {p.untyped_storage().data_ptr() for p in policy.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in ours:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    ids = torch.randint(0, 128, (6, 70))
-    mask = torch.ones_like(ids)
-    mask[0, :2] = 0
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    assert hidden.requires_grad
-    profile = TINY.with_(dtype="bfloat16" if half else "float32", lora_rank=4, lora_targets=targets)
+def test_parameters_and_adapters_are_those_the_libraries_count(config):
     shape = ModelShape.from_config(config)
-    planned = shape.layers * memory.layer_activations(profile, shape, ids.numel(), ids.numel())
-    assert planned == pytest.approx(sum(kept.values()), rel=0.08)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        assert shape.parameters == model.num_parameters()
+        policy = get_peft_model(model, models.lora_config(T4.with_(lora_rank=5, lora_targets=ALL_LINEAR)))
+    assert shape.lora_parameters(5, ALL_LINEAR) == policy.get_nb_trainable_parameters()[0]
 
 
-def test_a_plan_is_a_table_of_components_by_phases():
-    made = plan(T4, QWEN25_15B)
-    assert list(made.table.index) == list(memory.COMPONENTS)
-    assert list(made.table.columns) == list(memory.PHASES)
-    assert (made.table >= 0).all().all()
-    assert made.peak_gb == made.totals.max() == made.totals[made.peak_phase]
-    weights = made.table.loc["weights"]
-    assert weights.nunique() == 1 and weights.iloc[0] == pytest.approx(2 * 1.543714304)
-    trained = QWEN25_15B.lora_parameters(T4.lora_rank, T4.lora_targets)
-    assert made.table.loc["optimizer", "optimizer step"] == pytest.approx(8 * trained / 1e9)
-    assert made.table.loc["gradients", "generation"] == 0
-
-
-def test_the_t4_profiles_fit_a_t4():
-    for profile in (T4, profiles.ARTICLE):
-        made = plan(profile, QWEN25_15B)
-        assert made.fits and "fits into 15 GB" in str(made)
-
-
-@pytest.mark.parametrize(
-    "profile, options, phase, knob",
-    [
-        (T4, {"trainable": "full"}, "update", "LoRA"),
-        (T4.with_(batch=8, accumulation=4, checkpointing=False), {}, "update", "checkpointing"),
-        (T4.with_(accumulation=128), {}, "generation", "accumulation"),
-        (T4.with_(eval_batch=300), {}, "evaluation", "eval_batch"),
-    ],
-    ids=["full fine-tuning", "no checkpointing", "many completions", "large evaluation"],
-)
-def test_classic_configurations_do_not_fit_and_the_right_knob_is_named(profile, options, phase, knob):
-    made = plan(profile, QWEN25_15B, **options)
-    assert not made.fits and made.peak_phase == phase and "does not fit" in str(made)
-    turned, after = make_it_fit(made)
-    assert after.fits and knob in turned[0]
-    table = knobs(made)
-    assert table["fits"].any() or len(turned) > 1
-
-
-def test_turning_knobs_keeps_the_step_or_says_what_it_costs():
-    made = plan(T4.with_(batch=8, accumulation=4, checkpointing=False), QWEN25_15B)
-    for name, _, new in memory._knobs(made):
-        assert new.peak_gb <= made.peak_gb + 1e-9, name
-    assert knobs(made)["costs"].str.len().min() > 0
-
-
-def test_what_cannot_fit_is_said_not_to():
-    made = plan(T4, QWEN25_15B, budget_gb=2.0)  # the weights alone are over 3 GB
-    turned, after = make_it_fit(made)
-    assert not after.fits and after.peak_gb > 3 and turned
-    assert make_it_fit(plan(T4, QWEN25_15B))[0] == []
-
-
-def test_the_reference_model_costs_memory_only_without_lora():
-    def weights(beta, trainable):
-        return plan(T4.with_(beta=beta), QWEN25_15B, trainable=trainable).table.loc["weights", "generation"]
-
-    assert weights(0.04, "lora") == weights(0.0, "lora")
-    assert weights(0.04, "full") == 2 * weights(0.0, "full")
-
-
-shapes = st.builds(
-    ModelShape,
-    hidden=st.sampled_from([64, 576, 1536]),
-    layers=st.integers(2, 40),
-    heads=st.sampled_from([4, 8]),
-    kv_heads=st.sampled_from([1, 2, 4]),
-    intermediate=st.integers(8, 9000),
-    vocab=st.integers(10, 160_000),
-    tied=st.booleans(),
-    head_dim=st.sampled_from([0, 64]),
-)
-
-
-@st.composite
-def configurations(draw):
-    group = draw(st.integers(2, 8))
-    profile = T4.with_(
-        num_generations=group,
-        batch=group * draw(st.integers(1, 6)),
-        accumulation=draw(st.integers(1, 6)),
-        max_prompt_length=draw(st.integers(2, 400)),
-        max_completion_length=draw(st.integers(1, 400)),
-        lora_rank=draw(st.integers(1, 64)),
-        lora_targets=draw(st.sampled_from([ATTENTION, ("q_proj",), ALL])),
-        dtype=draw(st.sampled_from(list(memory.BYTES))),
-        shared_prompts=draw(st.booleans()),
-        checkpointing=draw(st.booleans()),
-        eval_batch=draw(st.integers(1, 60)),
-    )
-    options = {
-        "trainable": draw(st.sampled_from(["lora", "full"])),
-        "on_gpu": draw(st.sampled_from([None, True, False])),
-    }
-    return profile, options
-
-
-MORE = {
-    "completions": lambda p: p.with_(batch=p.batch + p.num_generations),
-    "accumulation": lambda p: p.with_(accumulation=p.accumulation + 1),
-    "longer completions": lambda p: p.with_(max_completion_length=p.max_completion_length + 7),
-    "longer prompts": lambda p: p.with_(max_prompt_length=p.max_prompt_length + 7),
-    "rank": lambda p: p.with_(lora_rank=p.lora_rank + 1),
-    "evaluation": lambda p: p.with_(eval_batch=p.eval_batch + 1),
-    "no checkpointing": lambda p: p.with_(checkpointing=False),
-    "more targets": lambda p: p.with_(lora_targets=ALL),
-}
-
-
-@pytest.mark.trains
-@pytest.mark.parametrize("change", MORE.values(), ids=MORE)
-@settings(max_examples=60, deadline=None)
-@given(shape=shapes, configuration=configurations())
-def test_more_never_needs_less(change, shape, configuration):
-    profile, options = configuration
-    less, more = (plan(p, shape, **options) for p in (profile, change(profile)))
-    assert (more.totals >= less.totals - 1e-9).all()
-
-
-def test_float32_needs_more_than_float16():
-    single, half = (plan(T4.with_(dtype=dtype), QWEN25_15B).totals for dtype in ("float32", "float16"))
-    assert (single > half + 3).all()  # the weights alone are 3 GB more
-
-
-@settings(max_examples=60, deadline=None)
-@given(shape=shapes, configuration=configurations(), budget=st.floats(0.1, 40))
-def test_making_it_fit_ends_and_never_asks_for_more(shape, configuration, budget):
-    profile, options = configuration
-    made = plan(profile, shape, budget_gb=budget, **options)
-    turned, after = make_it_fit(made)
-    assert after.peak_gb <= made.peak_gb and after.budget_gb == budget
-    assert bool(turned) == (after is not made)
-    assert after.profile.num_generations == profile.num_generations
-
-
-@settings(max_examples=30, deadline=None)
-@given(shape=shapes, prefix=st.integers(0, 99))
-def test_a_shared_beginning_never_costs_more(shape, prefix):
-    alone = plan(SMALL, shape, prompt_tokens=100)
-    shared = plan(SMALL, shape, prompt_tokens=100, shared_prefix=prefix)
-    assert (shared.totals <= alone.totals + 1e-9).all()
-
-
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"hidden": 0}, ["hidden=0"]),
-        ({"layers": -1}, ["layers=-1"]),
-        ({"heads": 12, "kv_heads": 5}, ["heads=12", "kv_heads=5"]),
-        ({"hidden": 100, "heads": 12, "head_dim": 0}, ["hidden=100", "heads=12", "head_dim"]),
-    ],
-)
-def test_a_shape_that_cannot_be_is_refused_with_its_numbers(changes, words):
-    fields = dataclasses.asdict(QWEN25_15B) | {"head_dim": 0} | changes
-    with pytest.raises(ValueError) as error:
-        ModelShape(**fields)
-    assert all(word in str(error.value) for word in words)
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"trainable": "qlora"}, ["'qlora'", "'lora'", "'full'"]),
-        ({"budget_gb": 0}, ["budget_gb=0"]),
-        ({"prompt_tokens": 0}, ["prompt_tokens=0"]),
-        ({"prompt_tokens": 10, "shared_prefix": 10}, ["shared_prefix=10", "prompt_tokens=10"]),
-        ({"shared_prefix": -1}, ["shared_prefix=-1"]),
-    ],
-)
-def test_an_option_that_makes_no_sense_is_refused_with_its_value(options, words):
-    with pytest.raises(ValueError) as error:
-        plan(T4, QWEN25_15B, **options)
-    assert all(word in str(error.value) for word in words)
-
-
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"lora_targets": ("q_proj", "wq")}, ["'wq'", "q_proj", "down_proj"]),
-        ({"lora_rank": 0}, ["rank=0"]),
-        ({"dtype": "int4"}, ["'int4'", "float16"]),
-        ({"max_completion_length": 0}, ["max_completion_length=0"]),
-        ({"batch": 5, "accumulation": 1}, ["batch=5", "num_generations=8"]),
-        ({"num_generations": 1}, ["num_generations=1"]),
-    ],
-)
-def test_a_profile_that_makes_no_sense_is_refused_with_its_value(changes, words):
-    with pytest.raises(ValueError) as error:
-        plan(T4.with_(**changes), QWEN25_15B)
-    assert all(word in str(error.value) for word in words)
-
-
-def test_an_unknown_architecture_is_refused_by_name():
+def test_the_shipped_shapes_are_the_public_ones_and_an_unknown_architecture_is_named():
+    assert ModelShape.from_config(CONFIGS["Qwen2.5-1.5B"]) == QWEN25_15B
+    assert ModelShape.from_config(CONFIGS["SmolLM2-135M"]) == SMOLLM2_135M
+    assert QWEN25_15B.parameters == 1_543_714_304  # the model card's "1.54B"
     with pytest.raises(ValueError, match="'gpt2'.*llama"):
-        ModelShape.from_config(GPT2Config())
+        ModelShape.from_config(GPT2Config(num_key_value_heads=12))
 
 
-def test_the_planner_agrees_with_trl_about_tiles():
-    from trl.kernels import chunked_logprob
+def test_the_planner_agrees_with_the_libraries_about_tiles():
     from trl.trainer import utils
 
-    from grpo_helpers.fast import trainer
-
-    assert memory.TRL_POSITIONS == chunked_logprob.TOKEN_CHUNK_SIZE
+    assert memory.TRL_POSITIONS == LESSON.chunked_logprob.TOKEN_CHUNK_SIZE
     assert memory.TRL_VOCABULARY == utils._CHUNKED_LOGPROB_CHUNK_SIZE
     assert memory.SCORE_CHUNK == trainer.SCORE_CHUNK
 
 
-RECORDED = profiles.DATA / "runs" / "memory-cpu" / "memory.csv"
+# --- what the libraries allocate, traced on tensors without data ---
 
 
-def test_recorded_measurements_bear_the_planner_out():
-    """As recorded, at least six configurations of both profiles lie within 20 %, some of them not used for fitting."""
-    table = pd.read_csv(RECORDED)
-    within = table[(table["ratio"] - 1).abs() <= 0.2]
-    assert len(within) >= 6
-    assert {name.split(",")[0] for name in within["configuration"]} == {"tiny", "small"}
-    assert (~within["fitted"]).sum() >= 3
-    assert ((table["planned_gb"] / table["measured_gb"] - table["ratio"]).abs() < 0.01).all()
+def fill(cache, rows, new):
+    """The cache as it is `new` tokens later."""
+    for layer in cache.layers:
+        layer.update(*(x.new_empty(rows, x.shape[1], new, x.shape[3]) for x in (layer.keys, layer.values)))
 
 
-def test_todays_planner_is_the_one_that_was_recorded():
-    """A changed formula needs a new recording: python tests/tools/bench_memory.py --record."""
-    from tests.tools.bench_memory import CONFIGURATIONS
+@torch.no_grad()
+def generate(policy, profile):
+    """The first and the last token of TRL's sampling."""
+    rows, new = profile.batch * profile.accumulation, profile.max_completion_length
+    ids, cache = torch.zeros(rows, profile.max_prompt_length, dtype=torch.long), DynamicCache(config=policy.config)
+    policy(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, logits_to_keep=1)
+    fill(cache, rows, new - 1)
+    mask = torch.ones(rows, profile.max_prompt_length + new, dtype=torch.long)
+    output = policy(input_ids=ids[:, :1], attention_mask=mask, past_key_values=cache, logits_to_keep=1)
+    scores = output.logits[:, -1].to(torch.float32, copy=True) / profile.temperature
+    torch.multinomial(scores.softmax(dim=-1), 1)
 
-    for row in pd.read_csv(RECORDED).itertuples():
-        name, changes, what, _ = CONFIGURATIONS[row.configuration]
-        profile = profiles.get_profile(name).with_(**changes)
-        shape = ModelShape.from_config(AutoConfig.from_pretrained(TINY.model)) if name == "tiny" else SMOLLM2
-        made = plan(profile, shape, on_gpu=False, prompt_tokens=row.prompt_tokens, shared_prefix=row.shared_prefix)
-        totals = made.totals.drop("evaluation") if what == "training" else made.totals[["evaluation"]]
-        assert totals.max() == pytest.approx(row.planned_gb, abs=0.002)
+
+@torch.no_grad()
+def sample(policy, profile, rows, group):
+    """The first token of `fast.sampling`, and the last, where a quarter of the rows is let go."""
+    model, length, new = policy.get_base_model(), profile.max_prompt_length, profile.max_completion_length
+    prompts = [[i] + [0] * (length - 1) for i in range(rows // group)]
+    with sampling.quick_adapters(policy):
+        beginning, cache, _, _ = sampling.prefill(model, prompts, 0)
+        cache.batch_repeat_interleave(group)
+        sampling.reserve(cache, new)
+        fill(cache, rows, new - 1)
+        kept = torch.arange(3 * rows // 4)
+        sampling.reserve(cache, 1, kept)
+        token, mask = torch.zeros(len(kept), 1, dtype=torch.long), torch.ones(len(kept), length + new)
+        hidden = sampling.go_on(model, beginning, cache, token, mask, token)[:, -1]
+        sampling.next_tokens(model.lm_head(hidden), 1.0)
+
+
+def traced(profile, layers):
+    """Phase → GB at its peak, of Qwen2.5-1.5B with so many layers."""
+    policy, peaks = LESSON.meta_policy(LESSON.qwen_config(layers), profile), {}
+    with FakeTensorMode(), LESSON.Living() as living, LESSON.patch.multiple(LESSON.chunked_logprob, **LESSON.IN_PLACE):
+
+        def phase(name, function, *args):
+            living.peak = living.now
+            function(*args)
+            peaks[name] = living.peak / 1e9
+
+        LESSON.make_fake(policy)
+        optimizer = torch.optim.AdamW(p for p in policy.parameters() if p.requires_grad)
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+        phase("optimizer step", optimizer.step)
+        phase("update", LESSON.update, policy, profile)
+        optimizer.zero_grad()
+        policy.eval()  # as this package's sampler does; TRL switches checkpointing off
+        if profile.shared_prompts:
+            rows = profile.batch * profile.accumulation
+            phase("generation", sample, policy, profile, rows, profile.num_generations)
+        else:
+            phase("generation", generate, policy, profile)
+        phase("evaluation", sample, policy, profile, profile.eval_batch, 1)
+    return peaks
+
+
+@pytest.mark.parametrize("profile", [T4, ARTICLE], ids=lambda profile: profile.name)
+def test_every_phase_of_a_gpu_profile_is_planned_as_traced(profile):
+    """Within 20 % of what is needed beyond the weights; with fewer layers, as all are alike."""
+    shape = replace(QWEN25_15B, layers=4)
+    weights = 2 * shape.parameters / 1e9
+    table = plan(profile, shape).table.drop("overhead")
+    for phase, gb in traced(profile, shape.layers).items():
+        assert table[phase].sum() - weights == pytest.approx(gb - weights, rel=0.2), phase
+
+
+@pytest.mark.parametrize("batch", [4, 8])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_an_update_is_planned_as_traced(checkpointing, batch):
+    profile = T4.with_(batch=batch, checkpointing=checkpointing, shared_prompts=False)
+    two, three = (LESSON.traced_update_gb(profile, layers) for layers in (2, 3))
+    planned = plan(profile, QWEN25_15B).table["update"].drop(["weights", "adapters", "optimizer", "overhead"]).sum()
+    assert planned == pytest.approx(two + (QWEN25_15B.layers - 2) * (three - two), rel=0.2)
+
+
+def test_the_trace_counts_what_is_alive_and_no_more():
+    with FakeTensorMode(), LESSON.Living() as living:
+        a = torch.zeros(1000)
+        b = (a + 1) * 2  # a + 1 lives until the product is there
+        assert (living.now, living.peak) == (8000, 12000)
+        view = b[:10]
+        del b
+        assert living.now == 8000
+        del view
+        assert living.now == 4000
+
+
+# --- plans ---
+
+
+def test_a_plan_is_a_table_of_components_by_phases():
+    made = plan(T4, QWEN25_15B)
+    assert tuple(made.table.index) == memory.COMPONENTS and tuple(made.table.columns) == memory.PHASES
+    assert made.peak_gb == made.totals[made.peak_phase] == needed_gb(T4)
+    trained = QWEN25_15B.lora_parameters(T4.lora_rank, T4.lora_targets)
+    assert made.table.loc["optimizer", "optimizer step"] == pytest.approx(8 * trained / 1e9)
+    assert made.table.loc["gradients", "generation"] == 0
+    full = {beta: plan(T4.with_(beta=beta), QWEN25_15B, trainable="full") for beta in (0.0, 0.04)}
+    weights = [made.table.loc["weights", "generation"] for made in full.values()]
+    assert weights[1] == 2 * weights[0] == pytest.approx(8 * 1.543714304)  # the reference model
+
+
+def test_what_a_card_of_each_size_can_run():
+    assert max(map(needed_gb, (T4, T4_FULL, ARTICLE))) < T4_GB
+    assert needed_gb(T4.with_(eval_batch=12)) < needed_gb(T4) and needed_gb(T4.with_(eval_batch=12, batch=4)) < 8
+    assert needed_gb(SMALL.with_(eval_batch=25)) < 4 < needed_gb(T4.with_(batch=4, accumulation=2, eval_batch=4))
+
+
+SIZE = ("batch", "accumulation", "max_completion_length", "max_prompt_length", "lora_rank", "eval_batch")
+
+
+@pytest.mark.parametrize("field", [*SIZE, "lora_targets", "checkpointing"])
+def test_more_never_needs_less(field):
+    larger = {"lora_targets": ALL_LINEAR, "checkpointing": False}
+    for least in (ARTICLE, T4.with_(lora_targets=ARTICLE.lora_targets), SMALL.with_(checkpointing=True)):
+        most = least.with_(**{field: 2 * getattr(least, field) if field in SIZE else larger[field]})
+        for trainable in ("lora", "full"):
+            less, more = (plan(p, QWEN25_15B, trainable=trainable).totals for p in (least, most))
+            assert (more >= less).all()
+            assert trainable == "full" or more.sum() > less.sum()
+
+
+def test_the_knob_for_the_phase_that_is_too_large_is_turned():
+    for profile, trainable, phase, knob in (
+        (T4, "full", "update", "LoRA"),
+        (T4.with_(checkpointing=False, shared_prompts=False), "lora", "update", "checkpointing"),
+        (T4.with_(accumulation=64), "lora", "generation", "accumulation"),
+        (T4.with_(eval_batch=300), "lora", "evaluation", "eval_batch"),
+    ):
+        made = plan(profile, QWEN25_15B, trainable=trainable)
+        assert made.peak_phase == phase and made.peak_gb > T4_GB
+        turned, after = LESSON.make_it_fit(profile, trainable)
+        assert after <= T4_GB and knob in turned[0]
+    assert LESSON.make_it_fit(T4, budget=2.0)[1] > 3  # the weights alone
+    assert LESSON.make_it_fit(T4) == ([], needed_gb(T4))
+
+
+def test_plans_for_a_cpu_are_within_a_fifth_of_what_was_measured():
+    shapes = {"tiny": ModelShape.from_config(CONFIGS["tiny"]), "small": SMOLLM2_135M}
+    recorded = pd.read_csv(DATA / "runs" / "memory-cpu" / "memory.csv").set_index("configuration")
+    training = {name: made for name, made in CONFIGURATIONS.items() if made[2] == "training"}
+    assert not recorded.loc[list(training), "fitted"].all()
+    for name, (profile, changes, _, _) in training.items():  # evaluation: recorded with a sampler that needed more
+        lengths = recorded.loc[name, ["prompt_tokens", "shared_prefix"]].astype(int).to_dict()
+        totals = plan(get_profile(profile).with_(**changes), shapes[profile], on_gpu=False, **lengths).totals
+        assert totals.drop("evaluation").max() == pytest.approx(recorded.at[name, "measured_gb"], rel=0.2), name

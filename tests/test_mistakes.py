@@ -1,4 +1,4 @@
-"""Kinds of mistakes: what counts as a calculation, when it is false, and which kind comes first."""
+"""What counts as a calculation, when it is false, and notebook 06's kinds of replies."""
 
 import time
 from decimal import Decimal
@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_helpers.evaluation import score
-from grpo_helpers.mistakes import KINDS, count_kinds, false_sums, has_calculation, kind_of
+from grpo_helpers.mistakes import false_sums, has_calculation
 from grpo_helpers.prompts import XML_COT_FORMAT
+
+from .cells import definitions
 
 relaxed = settings(deadline=None, database=None)
 
@@ -18,30 +20,12 @@ relaxed = settings(deadline=None, database=None)
 @pytest.mark.parametrize(
     "text",
     [
-        "3 * 12 = 36 dollars",
-        "2 + 3 * 4 = 14",
-        "100 - 20 - 5 = 75",
-        "16 - 27 = -11",
-        "-3 + 5 = 2",
-        "3 - -2 = 5",
-        "2 * -3 = -6",
-        "$1,000 * 2 = $2,000",
-        "90 km per hour * 7 hours = 630 km",
-        "10 / 3 = 3.33",
-        "10 ÷ 4 = 2.5",
-        "4 × 2 = 8",
-        "9.50 + 8.50 = 18.00",
-        "x = 4 * 2 = 8",
-        "3 * 12 = 4 * 9 = 36",
-        "- 3 * 4 = 12\n- 5 * 2 = 10",
-        "1. 3 + 4 = 7",
-        "He has 3 apples, and 4 - 2 = 2.",
-        "The answer is 12.",
-        "2 = 3",
-        "5 % 3 = 2",
-        "",
+        "3 * 12 = 36 dollars", "2 + 3 * 4 = 14", "100 - 20 - 5 = 75", "16 - 27 = -11", "-3 + 5 = 2", "3 - -2 = 5",
+        "2 * -3 = -6", "$1,000 * 2 = $2,000", "90 km per hour * 7 hours = 630 km", "10 / 3 = 3.33", "10 ÷ 4 = 2.5",
+        "4 × 2 = 8", "9.50 + 8.50 = 18.00", "x = 4 * 2 = 8", "3 * 12 = 4 * 9 = 36", "- 3 * 4 = 12\n- 5 * 2 = 10",
+        "1. 3 + 4 = 7", "He has 3 apples, and 4 - 2 = 2.", "The answer is 12.", "2 = 3", "5 % 3 = 2", "",
     ],
-)
+)  # fmt: skip
 def test_what_holds_or_is_no_calculation_is_not_called_false(text):
     assert false_sums(text) == []
 
@@ -68,19 +52,13 @@ def test_a_reply_is_worked_if_it_states_a_calculation(text, worked):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("7 * 8 = 54", ["7 * 8 = 54"]),
-        ("70 * 3 * 1.5 = 225 km", ["70 * 3 * 1.5 = 225"]),
+        ("7 * 8 = 54", ["7 * 8 = 54"]), ("70 * 3 * 1.5 = 225 km", ["70 * 3 * 1.5 = 225"]),
         ("90 km per hour * 7 hours = 600 km", ["90 km per hour * 7 hours = 600"]),
-        ("5 - 2 = 4, 1 + 1 = 2, 2 + 2 = 5", ["5 - 2 = 4", "2 + 2 = 5"]),
-        ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
-        ("2 * 3 = 6.1", ["2 * 3 = 6.1"]),
-        ("10/0=3", ["10/0=3"]),
-        ("0 / 0 = 0", ["0 / 0 = 0"]),
-        ("x = 4 * 2 = 9", ["4 * 2 = 9"]),
-        ("3 * 12 = 4 * 9 = 35", ["4 * 9 = 35"]),
-        ("16 - 27 = 11", ["16 - 27 = 11"]),
+        ("5 - 2 = 4, 1 + 1 = 2, 2 + 2 = 5", ["5 - 2 = 4", "2 + 2 = 5"]), ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
+        ("2 * 3 = 6.1", ["2 * 3 = 6.1"]), ("10/0=3", ["10/0=3"]), ("0 / 0 = 0", ["0 / 0 = 0"]),
+        ("x = 4 * 2 = 9", ["4 * 2 = 9"]), ("3 * 12 = 4 * 9 = 35", ["4 * 9 = 35"]), ("16 - 27 = 11", ["16 - 27 = 11"]),
     ],
-)
+)  # fmt: skip
 def test_false_calculations_are_found(text, found):
     assert false_sums(text) == found
 
@@ -125,6 +103,9 @@ def test_time_grows_with_the_length_and_not_with_its_square(part):
     assert min(seconds(4000) for _ in range(3)) < 8 * min(seconds(1000) for _ in range(3)) + 0.02
 
 
+# --- the kinds of notebook 06 ---------------------------------------------------
+
+kinds = definitions("06_evaluation", "SIX_KINDS", "kind_of", "count_kinds")
 RIGHT = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 
 
@@ -143,13 +124,13 @@ RIGHT = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
     ],
 )
 def test_the_kind_of_a_reply(completion, truncated, kind):
-    assert kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
+    assert kinds.kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
 
 
 def test_kinds_are_counted_and_none_is_missing():
     before = pd.DataFrame([score("?", "72", text, False) for text in ("72", "72", "6 * 12 = 70")])
     after = pd.DataFrame([score("?", "72", RIGHT, False)] * 3)
-    counts = count_kinds(before, after)
-    assert counts.index.to_list() == list(KINDS)
-    assert counts["before"].to_dict() == dict.fromkeys(KINDS, 0) | {"no layout": 2, "false sum": 1}
-    assert counts["after"].to_dict() == dict.fromkeys(KINDS, 0) | {"right": 3}
+    counts = kinds.count_kinds(before, after)
+    assert counts.index.to_list() == list(kinds.SIX_KINDS)
+    assert counts["before"].to_dict() == dict.fromkeys(kinds.SIX_KINDS, 0) | {"no layout": 2, "false sum": 1}
+    assert counts["after"].to_dict() == dict.fromkeys(kinds.SIX_KINDS, 0) | {"right": 3}

@@ -8,36 +8,29 @@ import pandas as pd
 import pytest
 from trl import GRPOConfig
 
-from grpo_helpers import experiments, models
-from grpo_helpers.experiments import recipes
-from grpo_helpers.experiments.recipes import (
-    OURS,
-    PUBLISHED,
-    RATES,
-    REPAIRED,
-    TRL,
-    Clock,
-    learning_curve,
-    recipe_trainer,
-)
+from grpo_helpers import models
+from grpo_helpers.lessons import grids
 from grpo_helpers.profiles import ARTICLE, TINY
+from record import recipes
+from record.recipes import OURS, PUBLISHED, RATES, REPAIRED, TRL, Clock, learning_curve, recipe_trainer
 
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, eval_questions=4, eval_batch=4)
 
 
-def trainer_of(name, folder):
+def trainer_of(name, folder, rate=None):
     model, tokenizer = models.load_policy(QUICK)
-    return recipe_trainer(name, QUICK, model, tokenizer, str(folder), seed=7, rate=RATES[name][0])
+    return recipe_trainer(name, QUICK, model, tokenizer, str(folder), seed=7, rate=rate or RATES[name][0])
 
 
 # --- the recipes ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [OURS, TRL, REPAIRED, PUBLISHED])
-def test_policy_task_and_length_are_the_profiles(name, tmp_path):
-    trainer = trainer_of(name, tmp_path)
+@pytest.mark.parametrize("name", RATES)
+def test_policy_task_and_length_are_the_profiles_and_the_rate_is_the_one_asked_for(name, tmp_path):
+    trainer = trainer_of(name, tmp_path, rate=3e-4)
     args = trainer.args
     assert (args.seed, args.max_completion_length, args.bf16, args.save_strategy) == (7, 12, False, "no")
+    assert args.learning_rate == 3e-4
     assert trainer.model.config.hidden_size == models.load_policy(QUICK)[0].config.hidden_size
     assert trainer.train_dataset["prompt"][0][0]["content"] == QUICK.system_prompt
 
@@ -49,17 +42,12 @@ def test_defaults_are_trls_whatever_the_profile_says(tmp_path):
     assert all(p.requires_grad for p in trainer.model.parameters())
 
 
-@pytest.mark.parametrize(("name", "own"), [(OURS, TINY), (REPAIRED, ARTICLE), (PUBLISHED, ARTICLE)])
-def test_the_first_rate_tried_is_the_recipes_own(name, own):
-    assert RATES[name][0] == own.learning_rate
-    assert len({len(rates) for rates in RATES.values()}) == 1  # as many tries for each
-
-
-@pytest.mark.parametrize("name", RATES)
-def test_a_rate_that_is_asked_for_is_trained_with(name, tmp_path):
-    model, tokenizer = models.load_policy(QUICK)
-    trainer = recipe_trainer(name, QUICK, model, tokenizer, str(tmp_path), seed=7, rate=3e-4)
-    assert trainer.args.learning_rate == 3e-4
+def test_the_first_rate_tried_is_the_recipes_own():
+    assert {name: rates[0] for name, rates in RATES.items() if name != TRL} == {
+        OURS: TINY.learning_rate,
+        REPAIRED: ARTICLE.learning_rate,
+        PUBLISHED: ARTICLE.learning_rate,
+    }
 
 
 @pytest.mark.parametrize("name", [REPAIRED, PUBLISHED])
@@ -82,9 +70,10 @@ def work(seconds):
         pass
 
 
-def test_time_of_an_evaluation_does_not_count():
-    clock = Clock(lambda model: work(0.2) or {"strict": 0.5}, budget=0.1)
-    clock.note(None, 0.0, step=0)
+def test_time_of_an_evaluation_does_not_count(monkeypatch):
+    monkeypatch.setattr(Clock, "measure", lambda clock, model: work(0.2) or {"strict": 0.5})
+    clock = Clock(QUICK, None, budget=0.1)
+    clock.note(None, step=0)
     state, control = SimpleNamespace(global_step=0, max_steps=99), SimpleNamespace(should_training_stop=False)
     clock.on_train_begin(None, state, control)
     for step in (1, 2):
@@ -100,16 +89,12 @@ def test_time_of_an_evaluation_does_not_count():
 @pytest.mark.parametrize(("name", "budget", "steps"), [(OURS, float("inf"), 3), (PUBLISHED, 0.0, 1)])
 def test_a_recipe_runs_to_its_end_or_until_the_budget_is_spent(name, budget, steps, monkeypatch):
     ticks = itertools.count(0, 0.01)  # on the machine's own clock a slow step would bring another row
-    monkeypatch.setattr(recipes, "time", SimpleNamespace(process_time=lambda: next(ticks)))
+    monkeypatch.setattr(grids, "time", SimpleNamespace(process_time=lambda: next(ticks)))
     curve = learning_curve(name, QUICK, seed=7, budget=budget)
     assert curve["step"].tolist() == [0, steps]
     assert curve["seconds"].iloc[0] == 0 < curve["seconds"].iloc[-1]
     assert set(curve["setting"]) == {name} and set(curve["rate"]) == {RATES[name][0]} and set(curve["seed"]) == {7}
     assert curve[["strict", "flexible", "format"]].stack().between(0, 1).all()
-
-
-def test_it_is_an_experiment():
-    assert experiments.get_experiment("reward_per_minute") is recipes.reward_per_minute
 
 
 def test_the_best_rate_is_where_the_curve_ends_highest_and_a_tie_goes_to_the_recipes_own():
@@ -119,34 +104,3 @@ def test_the_best_rate_is_where_the_curve_ends_highest_and_a_tie_goes_to_the_rec
         rows += [(name, rate, strict) for rate, end in ends.items() for strict in (0.9, end)]
     best = recipes.best_rates(pd.DataFrame(rows, columns=["setting", "rate", "strict"]))
     assert best == {name: rates[0 if name == TRL else 2] for name, rates in RATES.items()}
-
-
-def test_the_budget_is_the_same_for_all_and_each_seed_is_shown_at_the_best_rate(monkeypatch):
-    asked = []
-
-    def curve(name, profile, seed, rate=None, budget=float("inf")):
-        asked.append((name, seed, rate, budget))
-        rate = rate or RATES[name][0]
-        strict = float(rate == RATES[name][1])
-        row = {"setting": name, "rate": rate, "seed": seed, "seconds": min(budget, 8.0 + seed), "strict": strict}
-        return pd.DataFrame([row])
-
-    monkeypatch.setattr(recipes, "learning_curve", curve)
-    monkeypatch.setattr(recipes, "ProcessPoolExecutor", InThisProcess)
-    tables = recipes.reward_per_minute(TINY, seed=4)
-    assert {budget for _, _, rate, budget in asked if rate} == {6.5, 13.0}  # half of it and all of it
-    shown = tables["curves"]
-    assert set(zip(shown["setting"], shown["rate"], strict=True)) == {(name, r[1]) for name, r in RATES.items()}
-    assert set(shown.groupby("setting")["seed"].nunique()) == {3}
-    assert len(tables["tried"]) == 12 and set(tables["tried"]["seed"]) == {4}
-
-
-class InThisProcess:
-    def __init__(self, *args): ...
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error): ...
-
-    map = staticmethod(map)

@@ -1,6 +1,5 @@
 """The main job, as a user starts it: from the command line, with the right and the wrong arguments."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +7,7 @@ import pytest
 
 from grpo_helpers import adapters, profiles, run, training
 from grpo_helpers.__main__ import main, parse
+from grpo_helpers.files import read_json
 
 QUICK = profiles.TINY.with_(batch=16, num_generations=4, steps=2, eval_questions=6, save_steps=1, minutes=0.1)
 
@@ -19,49 +19,39 @@ def quick(monkeypatch, tmp_path):
     return tmp_path
 
 
+def lines(path):
+    return pd.read_json(path, lines=True)
+
+
 @pytest.mark.trains
-def test_a_run_leaves_everything_it_promises(quick, capsys):
+def test_a_run_leaves_everything_it_promises_and_a_second_one_keeps_it(quick, capsys):
     assert main(["--profile", "tiny", "--seed", "7"]) == 0
     output, printed = quick / "outputs" / "tiny-7", capsys.readouterr().out
-    for name in (
-        "run.json",
-        "history.csv",
-        "history.png",
-        "before.jsonl",
-        "after.jsonl",
-        "before_sampled.jsonl",
-        "after_sampled.jsonl",
-        "comparison.csv",
-        "comparison.png",
-        "samples.jsonl",
-        "adapter/adapter_model.safetensors",
-        "adapter/README.md",
-    ):
-        assert (output / name).stat().st_size > 0, name
+    names = {*run.RECORDED, "before_sampled.jsonl", "after_sampled.jsonl", "comparison.png"}
+    names |= {f"adapter/{name}" for name in adapters.FILES}
+    assert all((output / name).stat().st_size > 0 for name in names)
     assert not list(output.glob(".*")), "half-written files"
-    facts = json.loads((output / "run.json").read_text())
+    facts = read_json(output / "run.json")
     assert facts["seed"] == 7 and facts["profile"]["name"] == "tiny" and "trl" in facts["versions"]
-    assert facts["outcome"] == "finished"
+    assert facts["outcome"] == "finished" and 0 < facts["results"]["peak_memory_gb"] < 8
     for name in ("run.json", "adapter/adapter_config.json", "adapter/README.md"):
-        assert (
-            str(Path.home()) not in (output / name).read_text()
-            and str(profiles.ROOT) not in (output / name).read_text()
-        )
+        assert not any(str(p) in (output / name).read_text() for p in (Path.home(), profiles.ROOT)), name
     assert "strict accuracy" in (output / "adapter/README.md").read_text()
-    assert pd.read_json(output / "samples.jsonl", lines=True)["step"].tolist() == [0] * 6 + [1] * 6 + [2] * 6
-    assert 0 < facts["results"]["peak_memory_gb"] < 8
-    assert len(pd.read_json(output / "before.jsonl", lines=True)) == 6
-    for text in ("about", "strict accuracy", "peak resident memory", "before (", "after ("):
-        assert text in printed
+    assert lines(output / "samples.jsonl")["step"].tolist() == [0] * 6 + [2] * 6
+    assert len(lines(output / "before.jsonl")) == 6
+    assert all(text in printed for text in ("strict accuracy", "before (", "after ("))
+    assert main(["--profile", "tiny", "--seed", "7"]) == 0
+    assert read_json(quick / "outputs" / "tiny-7.old1" / "run.json") == facts
 
 
 @pytest.mark.trains
-def test_resume_extends_a_finished_run_and_keeps_one_history(quick, capsys):
+def test_resume_extends_a_finished_run_keeps_one_history_and_refuses_another_recipe(quick, capsys, monkeypatch):
     assert main(["--profile", "tiny"]) == 0
     assert main(["--profile", "tiny", "--steps", "4", "--resume"]) == 0
-    assert "resuming from checkpoint-2" in capsys.readouterr().out
-    history = pd.read_csv(quick / "outputs" / "tiny-42" / "history.csv")
-    assert list(history["step"]) == [1, 2, 3, 4]
+    assert list(pd.read_csv(quick / "outputs" / "tiny-42" / "history.csv")["step"]) == [1, 2, 3, 4]
+    monkeypatch.setitem(profiles.PROFILES, "tiny", QUICK.with_(learning_rate=0.5))
+    assert main(["--profile", "tiny", "--resume"]) == 2
+    assert "learning_rate was 0.002, now 0.5" in capsys.readouterr().err
 
 
 def constant(completions, **kwargs):
@@ -72,49 +62,31 @@ def constant(completions, **kwargs):
 def test_run_that_cannot_learn_is_stopped_with_its_own_exit_code_and_can_be_made_to_go_on(quick, capsys, monkeypatch):
     monkeypatch.setitem(profiles.PROFILES, "tiny", QUICK.with_(steps=12))
     monkeypatch.setattr(training.make_trainer, "__defaults__", ((constant,), *training.make_trainer.__defaults__[1:]))
+    monkeypatch.setattr(run, "DATA", quick / "data")
     assert main(["--profile", "tiny", "--record"]) == 3
-    printed, output = capsys.readouterr().out, quick / "outputs" / "tiny-42"
-    for text in ("nothing but ties", "remedy", "--resume", "--no-doctor"):
-        assert text in printed
-    assert "recorded" not in printed
-    assert len(pd.read_csv(output / "history.csv")) == 10 and (output / "adapter/adapter_model.safetensors").exists()
-    facts = json.loads((output / "run.json").read_text())
+    assert "stop: nothing but ties" in capsys.readouterr().out and not (quick / "data").exists()
+    output = quick / "outputs" / "tiny-42"
+    adapters.check(output / "adapter")
+    assert len(pd.read_csv(output / "history.csv")) == 10
+    facts = read_json(output / "run.json")
     assert facts["outcome"] == "stopped by the doctor" and facts["finding"]["name"] == "nothing but ties"
     assert main(["--profile", "tiny", "--resume", "--no-doctor"]) == 0
     assert list(pd.read_csv(output / "history.csv")["step"]) == list(range(1, 13))
-    assert json.loads((output / "run.json").read_text())["outcome"] == "finished"
+    assert read_json(output / "run.json")["outcome"] == "finished"
 
 
 @pytest.mark.trains
-def test_output_folder_of_the_environment_and_what_is_recorded(quick, capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path / "drive"))
-    monkeypatch.setattr(run, "DATA", tmp_path / "data")
+def test_output_folder_of_the_environment_and_what_is_recorded(quick, monkeypatch):
+    monkeypatch.setenv("GRPO_OUTPUT", str(quick / "drive"))
+    monkeypatch.setattr(run, "DATA", quick / "data")
     assert main(["--profile", "tiny", "--record"]) == 0
-    target = tmp_path / "data" / "runs" / "tiny-42"
+    target = quick / "data" / "runs" / "tiny-42"
     kept = {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()}
     assert kept == {*run.RECORDED, *(f"adapter/{name}" for name in adapters.FILES)}
-    found = adapters.find(QUICK, tmp_path / "nowhere", tmp_path / "data" / "runs")
-    assert found.folder == target / "adapter" and "recorded" in found.source
     monkeypatch.setattr(run, "MAX_ADAPTER_MB", 0.0)
     (target / "adapter" / "adapter_model.safetensors").unlink()
-    run.record(tmp_path / "drive" / "tiny-42")
+    run.record(quick / "drive" / "tiny-42")
     assert not (target / "adapter" / "adapter_model.safetensors").exists()
-    assert "not recorded" in capsys.readouterr().out
-
-
-@pytest.mark.trains
-def test_resume_under_another_recipe_is_refused(quick, capsys, monkeypatch):
-    assert main(["--profile", "tiny"]) == 0
-    monkeypatch.setitem(profiles.PROFILES, "tiny", QUICK.with_(learning_rate=0.5))
-    assert main(["--profile", "tiny", "--resume"]) == 2
-    assert "learning_rate was 0.002, now 0.5" in capsys.readouterr().err
-
-
-@pytest.mark.trains
-def test_a_second_run_keeps_the_first(quick):
-    assert main(["--profile", "tiny"]) == 0
-    assert main(["--profile", "tiny"]) == 0
-    assert (quick / "outputs" / "tiny-42.old1" / "run.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -133,21 +105,8 @@ def test_bad_arguments_name_the_value_and_the_remedy(arguments, message, quick, 
     assert message in capsys.readouterr().err
 
 
-def test_help_teaches(capsys):
+def test_help_names_every_profile(capsys):
     with pytest.raises(SystemExit):
         parse(["--help"])
     printed = capsys.readouterr().out
-    for word in (
-        "GRPO",
-        "advantage",
-        "tiny",
-        "small",
-        "t4",
-        "t4_full",
-        "article",
-        "outputs/",
-        "--resume",
-        "--no-doctor",
-        "examples",
-    ):
-        assert word in printed
+    assert all(name in printed for name in profiles.PROFILES)

@@ -7,14 +7,16 @@ import pytest
 
 from grpo_helpers import records
 from grpo_helpers.doctor import SYMPTOMS, diagnose
-from grpo_helpers.experiments import sick_runs
-from grpo_helpers.experiments.sick_runs import CASES, PATIENTS, keeping, sick_run, tables
 from grpo_helpers.files import read_json
+from grpo_helpers.lessons.clinic import PATIENTS, tables
 from grpo_helpers.profiles import TINY
 from grpo_helpers.rewards import REWARD_FUNCS, strict_format_reward_func
+from record import sick_runs
+from record.sick_runs import CASES, keeping, sick_run
 
 SEEDS = (42, 1)
 RECORDED = [(name, seed) for name in CASES for seed in SEEDS]
+ILLNESSES = dict(PATIENTS.values())  # record → illness
 
 
 def found(history):
@@ -26,13 +28,15 @@ def found(history):
 
 @pytest.mark.parametrize("name, seed", RECORDED)
 def test_the_doctor_names_the_planted_illness_and_no_other_first(name, seed):
-    assert found(tables(name, seed)["history"])[:1] == [CASES[name].finding][: bool(CASES[name].finding)]
+    history = records.load(name, "tiny", seed)["history"]
+    assert found(history)[:1] == ([ILLNESSES[name]] if name in ILLNESSES else [])
+    assert all(pd.api.types.is_numeric_dtype(kind) for kind in history.dtypes)
 
 
 @pytest.mark.trains
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_healthy_run_with_a_penalty_is_called_healthy_at_every_step(seed):
-    history = tables("healthy_kl", seed)["history"]
+    history = records.load("healthy_kl", "tiny", seed)["history"]
     assert [k for k in range(1, len(history) + 1) if found(history[:k])] == []
 
 
@@ -40,7 +44,7 @@ def test_a_healthy_run_with_a_penalty_is_called_healthy_at_every_step(seed):
 def test_a_record_is_small_and_says_what_was_changed(name, seed):
     folder = records.folder(name, "tiny", seed)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 60_000
-    facts, (history, completions, recipe) = read_json(folder / "run.json"), tables(name, seed).values()
+    facts, (history, completions, recipe) = read_json(folder / "run.json"), records.load(name, "tiny", seed).values()
     assert facts["command"].endswith(f"{name} --profile tiny --seed {seed}")
     assert not facts["commit"].endswith("-dirty")
     assert list(history["step"]) == list(range(1, len(history) + 1))
@@ -51,10 +55,9 @@ def test_a_record_is_small_and_says_what_was_changed(name, seed):
     assert set(recipe["setting"]) - size == differ - size
 
 
-def test_every_illness_is_a_patient_and_every_patient_ill():
-    assert set(PATIENTS.values()) == {name for name, case in CASES.items() if case.finding}
-    assert {case.finding for case in CASES.values()} - {""} <= set(SYMPTOMS)
-    assert list(tables("A")) == list(tables(PATIENTS["A"]))
+def test_every_case_but_the_healthy_one_is_a_patient_with_a_name_of_the_doctors():
+    assert set(ILLNESSES) == set(CASES) - {"healthy_kl"} and set(ILLNESSES.values()) <= set(SYMPTOMS)
+    pd.testing.assert_frame_equal(tables("A", 1)["history"], records.load("sick_truncated", "tiny", 1)["history"])
 
 
 # --- a run ----------------------------------------------------------------------
@@ -101,18 +104,6 @@ def test_the_sick_rewards_pay_what_their_cases_say():
     assert paid[0] == paid[1] == pytest.approx((1 + paid[2]) / 2)
     assert 0 < paid[2] < paid[0] < 1 and paid[3:] == [0.0, 0.0]
     assert sick_runs.agreement_reward_func(completions=["7"] * 4, prompts=list("aabb")) == [1.0] * 4
-
-
-def test_an_unknown_case_is_refused():
-    with pytest.raises(AttributeError, match="sick_note"):
-        _ = sick_runs.sick_note
-    with pytest.raises(FileNotFoundError, match="experiments sick_tied --profile tiny --seed 99"):
-        tables("sick_tied", 99)
-
-
-def test_histories_are_numbers_only():
-    for name, seed in RECORDED:
-        assert all(pd.api.types.is_numeric_dtype(kind) for kind in tables(name, seed)["history"].dtypes), (name, seed)
 
 
 def test_recorded_experiments_of_other_notebooks_are_judged_as_they_were_meant():

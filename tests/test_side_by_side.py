@@ -3,10 +3,12 @@
 import re
 from html import unescape
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import grpo_helpers.plotting  # noqa: F401
 from grpo_helpers.lessons.side_by_side import marked, side_by_side
 
 relaxed = settings(deadline=None, database=None)
@@ -24,6 +26,7 @@ def plain(html):
         ("is 36.", "is 9.", "is <del>36.</del>", "is <ins>9.</ins>"),
         ("a & b", "a < b", "a <del>&amp;</del> b", "a <ins>&lt;</ins> b"),
         ("", "one\ntwo", "", "<ins>one<br>two</ins>"),
+        ("The answer", "<answer>", "<del>The answer</del>", "<ins>&lt;answer&gt;</ins>"),  # a tag is one word
         ("1 + 2 = 3", "1 * 2 = 2", "1 <del>+</del> 2 = <del>3</del>", "1 <ins>*</ins> 2 = <ins>2</ins>"),
     ],
 )
@@ -51,22 +54,10 @@ def test_a_table_escapes_all_it_is_given():
     for text in ("1 &lt; 2?", "a &amp; b", "now", "script", "reasoning"):
         assert text in html
     assert html.count("<tr>") == html.count("</tr>") == 3
-
-
-def test_an_empty_table_is_one():
     assert side_by_side([]).data.count("<tr>") == 1
 
 
-def test_a_tag_of_the_layout_is_one_word():
-    left, right = marked("The answer", "<answer>")
-    assert (left, right) == ("<del>The answer</del>", "<ins>&lt;answer&gt;</ins>")
-
-
 def test_dollars_are_money_in_every_table_of_a_notebook():
-    import pandas as pd
-
-    import grpo_helpers.plotting  # noqa: F401
-
     question = "A book is $51. A bill of $21 is paid."
     for html in (side_by_side([(question, "a", "b")]).data, pd.DataFrame({"question": [question]})._repr_html_()):
         assert {"tex2jax_ignore", "mathjax_ignore"} <= set(re.search(r'<table[^>]*class="([^"]*)"', html)[1].split())

@@ -4,6 +4,7 @@ import re
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 from grpo_helpers.profiles import ROOT
 from tests.tools.check_site import figures_of, link_problems, page_problems
@@ -14,21 +15,18 @@ PAGE = {"links": [], "ids": [], "pictures": [], "formulas": 0, "rendered": 0, "e
 BASE = "http://127.0.0.1:1/"
 
 
-def numbers(version):
-    return [int(part) for part in version.split(".")]
-
-
 def test_the_contents_list_every_notebook_in_order():
     listed = re.findall(r"^\d\d .+ <(.+)>$", (NOTEBOOKS / "index.md").read_text(), flags=re.MULTILINE)
     assert listed == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 
 def test_what_builds_the_site_is_pinned_and_admitted_by_pyproject():
-    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (SITE / "requirements.txt").read_text(), flags=re.MULTILINE))
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["site"]
-    least = dict(requirement.split(">=") for requirement in extras)
-    assert pins.keys() == least.keys()
-    assert all(numbers(pins[name]) >= numbers(least[name]) for name in pins)
+    lines = (SITE / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split()[0].split("==") for line in lines if "==" in line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    admitted = {r.name: r.specifier for r in map(Requirement, project["optional-dependencies"]["site"])}
+    assert pins.keys() == admitted.keys()
+    assert all(pins[name] in admitted[name] for name in pins)
 
 
 def test_nothing_is_executed_and_nothing_comes_from_elsewhere():
@@ -65,21 +63,16 @@ def test_a_page_without_its_notebooks_pictures_is_told():
 @pytest.mark.parametrize(
     "link, told",
     [
-        ("b.html", None),
-        ("", None),
-        ("b.html#there", None),
-        ("b.html#gone", "no #gone in b.html"),
-        ("c.html", "broken link c.html"),
-        ("file%20one.txt", None),
+        (f"{BASE}b.html#there", None),
+        (BASE, None),
+        (f"{BASE}file%20one.txt", None),
+        ("https://example.org/nowhere", None),
+        (f"{BASE}b.html#gone", "no #gone in b.html"),
+        (f"{BASE}c.html", "broken link c.html"),
     ],
 )
 def test_broken_links_are_told(link, told, tmp_path):
     for name in ("index.html", "b.html", "file one.txt"):
         (tmp_path / name).touch()
-    pages = {"index.html": PAGE | {"links": [BASE + link]}, "b.html": PAGE | {"ids": ["there"]}}
+    pages = {"index.html": PAGE | {"links": [link]}, "b.html": PAGE | {"ids": ["there"]}}
     assert list(link_problems(BASE, pages, tmp_path)) == ([f"index.html: {told}"] if told else [])
-
-
-def test_links_that_leave_the_site_are_not_followed(tmp_path):
-    pages = {"index.html": PAGE | {"links": ["https://example.org/nowhere", "mailto:ada@example.org"]}}
-    assert list(link_problems(BASE, pages, tmp_path)) == []

@@ -127,16 +127,16 @@ def test_causal_lm_is_found_with_its_adapters_on():
         assert not torch.allclose(adapted(ids).logits, plain(ids).logits)
 
 
-def test_merged_adapters_sample_alike_and_leave_no_trace():
+def test_quick_adapters_sample_alike_and_leave_no_trace():
     adapted = random_model(lora=True)
     lm, ids = causal_lm(adapted), torch.tensor([[5, 6, 7, 8]])
     before = {name: p.clone() for name, p in adapted.state_dict().items()}
     with torch.no_grad():
         expected = adapted(ids).logits
-        with sampling.merged_adapters(adapted):
+        with sampling.quick_adapters(adapted):
             torch.testing.assert_close(lm(ids).logits, expected, atol=1e-4, rtol=1e-4)
         assert torch.equal(adapted(ids).logits, expected)
-        with pytest.raises(RuntimeError, match="stop here"), sampling.merged_adapters(adapted):
+        with pytest.raises(RuntimeError, match="stop here"), sampling.quick_adapters(adapted):
             raise RuntimeError("stop here")
         assert torch.equal(adapted(ids).logits, expected)
     assert all(torch.equal(before[name], p) for name, p in adapted.state_dict().items())

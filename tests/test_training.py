@@ -117,7 +117,7 @@ def resume_and_compare(output, uninterrupted):
     return printed
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(10 if os.environ.get("WEEKLY") else 3))
 def test_killed_at_a_random_moment_ends_as_if_nothing_had_happened(seed, tmp_path, uninterrupted):
     run = Started(tmp_path)
     time.sleep(random.Random(seed).uniform(0, json.loads((uninterrupted / "seconds.json").read_text())))
@@ -206,6 +206,7 @@ def test_run_goes_on_in_another_folder(tmp_path, uninterrupted):
         ("adapter_model.safetensors", b"\x00\x01"),
         ("optimizer.pt", b""),
         ("scheduler.pt", None),
+        ("scaler.pt", b"PK\x03\x04 cut off"),  # which only a run in float16 writes
     ],
 )
 def test_damaged_newest_checkpoint_is_passed_over(file, content, tmp_path, uninterrupted, capsys):
@@ -213,9 +214,9 @@ def test_damaged_newest_checkpoint_is_passed_over(file, content, tmp_path, unint
         shutil.copytree(uninterrupted / name, tmp_path / name)
     assert training.latest_checkpoint(tmp_path).name == "checkpoint-6"
     damaged = tmp_path / "checkpoint-6" / file
-    damaged.unlink() if content is None else damaged.write_bytes(content)
+    damaged.write_bytes(content) if content is not None else damaged.unlink()
     assert training.latest_checkpoint(tmp_path).name == "checkpoint-4"
-    assert "checkpoint-6 is not whole" in capsys.readouterr().out
+    assert f"checkpoint-6 is not whole ({file}" in capsys.readouterr().out
 
 
 def test_no_checkpoint_is_no_error(tmp_path):
@@ -320,11 +321,10 @@ def test_run_that_cannot_learn_is_stopped_unless_it_is_let_go_on(tmp_path, capsy
     assert outcome.finished and outcome.step == 12 and str(outcome) == "finished at step 12"
 
 
-def test_precision_is_explicit_on_a_cpu():
-    for name in PROFILES:
-        config = training.grpo_config(get_profile(name), "unused")
-        assert config.use_cpu == (not torch.cuda.is_available())
-        assert not (config.fp16 and not torch.cuda.is_available())
+@pytest.mark.parametrize("name", PROFILES)
+def test_precision_is_explicit_on_a_cpu(name):
+    config = training.grpo_config(get_profile(name), "unused")
+    assert config.use_cpu and not config.fp16
 
 
 def test_the_article_profile_is_the_articles_configuration():

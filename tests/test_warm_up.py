@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset, is_progress_bar_enabled
 
 from grpo_helpers import models
-from grpo_helpers.experiments import countdown
-from grpo_helpers.lessons import own_task
-from grpo_helpers.lessons.warm_up import warm_up
 from grpo_helpers.profiles import TINY
 
-ROWS = countdown.games(2)[0].select(range(8))
-DEMONSTRATIONS = own_task.demonstrations(ROWS, countdown.ideal_reply)
-SETTINGS = {"epochs": 4, "learning_rate": 2e-3, "batch": 4}
+from .cells import definitions
+
+NAMES = ("game", "ideal_reply", "demonstrations", "warm_up", "gentle_settings")
+taught = definitions("10_your_own_task", *NAMES)
+SOLVED = [((a, b), a * b, f"{a} * {b}") for a in (2, 3, 5, 7) for b in (4, 6, 8, 9, 10, 11, 12, 13)]
+DEMONSTRATIONS = taught.demonstrations([taught.game(*solved) for solved in SOLVED], taught.ideal_reply)
+SETTINGS = {"epochs": 4, "learning_rate": 2e-3}
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -25,15 +25,15 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "an adapter, folded in"])
 def test_the_policy_itself_becomes_better_at_what_it_is_shown(adapter, capfd):
     model, tokenizer = models.load_policy(TINY)
-    before, bars = weights(model), is_progress_bar_enabled()
-    log = warm_up(model, tokenizer, DEMONSTRATIONS, lora=models.lora_config(TINY) if adapter else None, **SETTINGS)
+    before, lora = weights(model), models.lora_config(TINY) if adapter else None
+    log = taught.warm_up(model, tokenizer, DEMONSTRATIONS, lora=lora, **SETTINGS)
     assert log["step"].tolist() == list(range(1, 9)) and log["loss"].tail(2).mean() < 0.8 * log["loss"].head(2).mean()
     after = weights(model)
     assert after.keys() == before.keys() and all(p.requires_grad for p in model.parameters())
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     attention = {name for name in after if any(part in name for part in TINY.lora_targets) and name.endswith("weight")}
     assert changed == attention if adapter else changed >= attention
-    assert not model.training and model.config.use_cache and is_progress_bar_enabled() is bars
+    assert not model.training and model.config.use_cache
     assert "{'loss'" not in capfd.readouterr().out
 
 
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_weights():
     found = []
     for seed in (1, 1, 2):
         model, tokenizer = models.load_policy(TINY)
-        warm_up(model, tokenizer, DEMONSTRATIONS, seed=seed, **SETTINGS | {"epochs": 1})
+        taught.warm_up(model, tokenizer, DEMONSTRATIONS, 1, 2e-3, None, seed=seed)
         found.append(weights(model))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
@@ -51,12 +51,10 @@ def test_the_same_seed_gives_the_same_weights():
 @pytest.mark.trains
 def test_only_the_completion_is_learned():
     model, tokenizer = models.load_policy(TINY)
-    (log,) = [warm_up(model, tokenizer, DEMONSTRATIONS, **SETTINGS | {"learning_rate": 0.0, "batch": 8, "epochs": 1})]
-    texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in DEMONSTRATIONS]
-    starts = [
-        tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-        for row in DEMONSTRATIONS
-    ]
+    log = taught.warm_up(model, tokenizer, DEMONSTRATIONS.select(range(16)), 1, 0.0, None)  # one batch
+    rows = DEMONSTRATIONS.select(range(16))
+    texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in rows]
+    starts = [tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
     total, count = 0.0, 0
     for start, text in zip(starts, texts, strict=True):
         ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -67,9 +65,8 @@ def test_only_the_completion_is_learned():
     assert log["loss"].iloc[0] == pytest.approx(total / count, abs=1e-3)
 
 
-def test_what_cannot_work_is_refused_with_the_remedy():
-    model, tokenizer = models.load_policy(TINY)
-    with pytest.raises(ValueError, match=r"no column \['completion'\].*'prompt'"):
-        warm_up(model, tokenizer, Dataset.from_list([{"prompt": row["prompt"]} for row in ROWS]))
-    with pytest.raises(ValueError, match="bfloat16; pass lora="):
-        warm_up(model.to(torch.bfloat16), tokenizer, DEMONSTRATIONS)
+def test_a_float32_policy_trains_all_weights_and_a_16_bit_one_an_adapter():
+    model, _ = models.load_policy(TINY)
+    assert taught.gentle_settings(model, TINY) == {"epochs": 4, "learning_rate": 1e-3, "lora": None}
+    adapter = taught.gentle_settings(model.to(torch.bfloat16), TINY)
+    assert adapter["lora"].r == TINY.lora_rank and adapter["epochs"] == 3 and adapter["learning_rate"] == 4e-3

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from statistics import fmean, stdev
 from typing import Any
 
 from ._exercise import exercise, expect
@@ -12,7 +12,7 @@ from ._exercise import exercise, expect
 @exercise
 def leave_one_out(function: Callable[..., Any]) -> None:
     """Each reward less the mean of the *other* rewards of its group (a list in, a list out)."""
-    cases: dict[str, tuple[list[float], list[float]]] = {
+    cases = {
         "a group of four": ([4.0, 0.0, 2.0, 2.0], [8 / 3, -8 / 3, 0.0, 0.0]),
         "a tie": ([1.5, 1.5, 1.5], [0.0, 0.0, 0.0]),
         "one success among five": ([0.0, 0.0, 0.0, 0.0, 1.0], [-0.25, -0.25, -0.25, -0.25, 1.0]),
@@ -25,7 +25,7 @@ def leave_one_out(function: Callable[..., Any]) -> None:
 @exercise
 def learns_from(function: Callable[..., Any]) -> None:
     """Whether a token still moves the policy: False where the clip binds or the advantage is 0."""
-    cases: dict[str, tuple[float, float, float, float, bool]] = {
+    cases = {
         "a token of a good completion, still inside": (1.1, 1.0, 0.2, 0.28, True),
         "a good one, already raised enough": (1.4, 1.0, 0.2, 0.28, False),
         "a good one between 1.2 and 1.28": (1.25, 1.0, 0.2, 0.28, True),
@@ -44,16 +44,13 @@ def learns_from(function: Callable[..., Any]) -> None:
 @exercise
 def step_by_hand(function: Callable[..., Any]) -> None:
     """d loss / d log-probability of a token of each completion: loss "grpo", first pass over one group."""
-    cases: dict[str, tuple[list[float], list[int], list[float]]] = {}
-    for case, rewards, lengths in (
-        ("equal lengths", [4.0, 0.0, 2.0, 2.0], [10, 10, 10, 10]),
-        ("the wrong one is long", [4.0, 0.0], [5, 50]),
-        ("a tie", [1.0, 1.0, 1.0], [3, 7, 30]),
-        ("one success among six", [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [8, 9, 4, 12, 30, 7]),
-    ):
-        size, mean = len(rewards), sum(rewards) / len(rewards)
-        std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (size - 1))
-        wanted = [-(r - mean) / (std + 1e-4) / size / n for r, n in zip(rewards, lengths, strict=True)]
-        cases[case] = rewards, lengths, [w + 0.0 for w in wanted]
-    for case, (rewards, lengths, wanted) in cases.items():
+    cases = {
+        "equal lengths": ([4.0, 0.0, 2.0, 2.0], [10, 10, 10, 10]),
+        "the wrong one is long": ([4.0, 0.0], [5, 50]),
+        "a tie": ([1.0, 1.0, 1.0], [3, 7, 30]),
+        "one success among six": ([0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [8, 9, 4, 12, 30, 7]),
+    }
+    for case, (rewards, lengths) in cases.items():
+        mean, scale = fmean(rewards), (stdev(rewards) + 1e-4) * len(rewards)
+        wanted = [(mean - r) / scale / n for r, n in zip(rewards, lengths, strict=True)]
         expect(function(list(rewards), list(lengths)), wanted, f"{case}, rewards={rewards}, lengths={lengths}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ..lessons.adversarial import GOOD, SUITE, left
 from ..lessons.flawed import PUBLISHED_REWARD_FUNCS
@@ -36,7 +37,7 @@ def never_fires(function: Callable[..., Any]) -> None:
     golds = ["72", "-5", "1,000"]
     ideal = [XML_COT_FORMAT.format(reasoning="worked out", answer=gold) for gold in golds]
     mixed = ["72", ideal[1], "<answer>"]
-    cases: dict[str, tuple[Any, list[str], list[str]]] = {
+    cases = {
         "the published rewards on ideal completions": (
             PUBLISHED_REWARD_FUNCS,
             ideal,
@@ -58,31 +59,21 @@ def never_fires(function: Callable[..., Any]) -> None:
         expect(function(reward_funcs, completions, golds), wanted, case)
 
 
-def _normalised(values: list[float]) -> list[float]:
-    mean, spread = statistics.fmean(values), statistics.stdev(values) + 1e-4
-    return [(v - mean) / spread for v in values]
-
-
 @exercise
 def disputed_group(function: Callable[..., Any]) -> None:
     """A group, as (format, correctness) rewards, of which sum and normalised sum prefer different completions."""
     for size in (4, 8):
         group = function(size)
-        if group is None:
-            raise NotYet(f"for size={size} your function returned None; write its body and return {size} pairs")
-        group = [tuple(map(float, pair)) for pair in group]
-        if len(group) != size or any(len(pair) != 2 for pair in group):
+        if group is None or len(group) != size or any(len(pair) != 2 for pair in group):
             raise NotYet(f"for size={size} your function returned {group!r}, expected {size} pairs (format, correct)")
         odd = [pair for pair in group if pair[0] not in (0.0, 0.5) or pair[1] not in (0.0, 2.0)]
         if odd:
             raise NotYet(f"for size={size} there is a pair {odd[0]}; the format pays 0 or 0.5, correctness 0 or 2")
-        total = [sum(pair) for pair in group]
-        normalised = [
-            sum(parts) for parts in zip(*(_normalised(list(c)) for c in zip(*group, strict=True)), strict=True)
-        ]
+        paid = np.array(group, dtype=float)
+        normalised = (paid - paid.mean(axis=0)) / (paid.std(axis=0, ddof=1) + 1e-4)
         first, second = (
-            {group[i] for i in range(size) if values[i] > max(values) - 1e-9} for values in (total, normalised)
+            {tuple(pair) for pair in paid[values > values.max() - 1e-9].tolist()}
+            for values in (paid.sum(axis=1), normalised.sum(axis=1))
         )
         if first & second:
-            best = sorted(first & second)[0]
-            raise NotYet(f"for size={size} both ways prefer {best} in your group {group}")
+            raise NotYet(f"for size={size} both ways prefer {min(first & second)} in your group {group}")

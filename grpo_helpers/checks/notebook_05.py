@@ -31,7 +31,7 @@ def steps_shown(reward_func: Callable[..., Any]) -> None:
 @exercise
 def silent_groups(function: Callable[..., Any]) -> None:
     """The share of groups (rows) whose rewards are all equal."""
-    cases: dict[str, tuple[list[list[float]], float]] = {
+    cases = {
         "two groups, one of them tied": ([[4.0, 4.0, 4.0], [0.0, 4.0, 0.5]], 0.5),
         "a group tied at zero": ([[0.0, 0.0]], 1.0),
         "groups that differ from each other but not within": ([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]], 1.0),
@@ -44,7 +44,7 @@ def silent_groups(function: Callable[..., Any]) -> None:
 @exercise
 def go_on_from(function: Callable[..., Any]) -> None:
     """The step of the newest whole checkpoint, 0 if there is none; names map to whether they are whole."""
-    cases: dict[str, tuple[dict[str, bool], int]] = {
+    cases = {
         "two whole checkpoints": ({"checkpoint-20": True, "checkpoint-40": True}, 40),
         "a damaged newest one": ({"checkpoint-20": True, "checkpoint-40": False}, 20),
         "names whose order as text misleads": ({"checkpoint-40": True, "checkpoint-100": True}, 100),

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ..doctor import COMPLAINTS, SYMPTOMS, diagnose
-from ..experiments.sick_runs import CASES, PATIENTS, tables
+from ..lessons.clinic import PATIENTS, tables
+from ..records import load
 from ._exercise import NotYet, exercise, expect
 
 
@@ -17,8 +18,8 @@ def name_the_patients(names: Any) -> None:
     """A dictionary from each patient's letter to the name of the illness, in the doctor's words."""
     if not isinstance(names, Mapping):
         raise NotYet("give a dictionary such as {'A': 'truncated', …}")
-    for letter, run in PATIENTS.items():
-        said, planted = names.get(letter), CASES[run].finding
+    for letter, patient in PATIENTS.items():
+        said, planted = names.get(letter), patient.illness
         if said not in SYMPTOMS:
             raise NotYet(f"patient {letter}: {said!r} is none of the doctor's words")
         if said != planted:
@@ -55,6 +56,6 @@ def illnesses(function: Callable[..., Any]) -> None:
     """The names of the findings that stop or warn, worst first, in a raw `trainer.state.log_history`."""
     end = {"step": 20, "train_runtime": 12.3, "train_loss": 0.0}
     for run in ("healthy_kl", "sick_tied", "sick_truncated"):
-        rows = tables(run)["history"].to_dict("records")
+        rows = load(run, "tiny")["history"].to_dict("records")
         wanted = [f.name for f in diagnose(pd.DataFrame(rows)) if f.severity != "note"]
         expect(function([*rows, end]), wanted, f"the log of {run}")

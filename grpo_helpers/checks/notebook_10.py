@@ -12,7 +12,7 @@ from ._exercise import exercise, expect
 @exercise
 def uses_at_most(function: Callable[..., Any]) -> None:
     """Whether each number in `used` occurs at most as often as in `numbers`; nothing handed in may be changed."""
-    cases: dict[str, tuple[list[int], list[int], bool]] = {
+    cases = {
         "all numbers, in another order": ([7, 4], [4, 7], True),
         "a number left over": ([4, 2], [4, 7, 2], True),
         "a number used twice": ([4, 4], [4, 7], False),
@@ -64,7 +64,7 @@ def three_numbers(reward_func: Callable[..., Any]) -> None:
 @exercise
 def share_with_signal(function: Callable[..., Any]) -> None:
     """The mean over the rates p of 1 - p^G - (1 - p)^G."""
-    cases: dict[str, tuple[list[float], int]] = {
+    cases = {
         "games that are always or never solved": ([0.0, 1.0], 8),
         "a game solved every other time, groups of 2": ([0.5], 2),
         "a game solved every other time, groups of 8": ([0.5], 8),

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os.path import commonprefix
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from torch.nn.functional import linear
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -199,8 +200,12 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def _reserve(cache: DynamicCache, room: int) -> None:
-    cache.layers = [RoomyLayer(layer, room) for layer in cache.layers]
+def reserve(cache: DynamicCache, room: int, keep: torch.Tensor | None = None) -> None:
+    """Room for so many tokens, only for the rows `keep`; a layer at a time, so that the cache never exists twice."""
+    for i, layer in enumerate(cache.layers):
+        if keep is not None:
+            layer.batch_select_indices(keep)
+        cache.layers[i] = RoomyLayer(layer, room)
 
 
 def next_tokens(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -241,7 +246,7 @@ def sample(
     """
     beginning, cache, mask, hidden = prefill(model, prompts, pad_id)
     cache.batch_repeat_interleave(num_generations)
-    _reserve(cache, max_new_tokens)
+    reserve(cache, max_new_tokens)
     mask = mask.repeat_interleave(num_generations, dim=0)
     hidden = hidden.repeat_interleave(num_generations, dim=0)
     position = beginning[0][0].shape[1] + mask.sum(dim=1, keepdim=True)
@@ -259,8 +264,7 @@ def sample(
             break
         if len(alive) <= 0.75 * len(rows):  # let finished rows go, not too often: it copies the cache
             keep = torch.tensor(alive, device=mask.device)
-            cache.batch_select_indices(keep)
-            _reserve(cache, left)
+            reserve(cache, left, keep)
             token, mask, position, rows = token[keep], mask[keep], position[keep], [rows[i] for i in alive]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         hidden = go_on(model, beginning, cache, token[:, None], mask, position)[:, -1]
@@ -269,24 +273,48 @@ def sample(
 
 
 @contextlib.contextmanager
-def merged_adapters(model: torch.nn.Module) -> Iterator[None]:
-    """LoRA adapters folded into the weights inside a `with` block, to sample without their many small products.
+def quick_adapters(model: torch.nn.Module) -> Iterator[None]:
+    """LoRA adapters at less cost inside a `with` block, to sample from; afterwards the model is as it was, bit for bit.
 
-    Afterwards the original weights are put back as they were, bit for bit:
-    subtracting the adapters again would let bfloat16 weights drift.
+    In float32 they are folded into the weights. In 16 bits that would round most of a small update away, so they stay
+    beside the weights as two small products in the weights' precision, which is what training under autocast computes.
     """
     layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not (m.merged or m.disable_adapters)]
     originals = [layer.get_base_layer().weight.data for layer in layers]
     try:
-        for layer in layers:
-            layer.merge(safe_merge=True)  # builds a new tensor, leaving the original alone
-            layer.forward = layer.get_base_layer().__call__  # what PEFT ends up calling, found out anew for each token
+        for layer, weight in zip(layers, originals, strict=True):
+            if weight.dtype == torch.float32:
+                layer.merge(safe_merge=True)  # builds a new tensor, leaving the original alone
+                layer.forward = layer.get_base_layer().__call__  # what PEFT ends up calling, found out anew each time
+            else:
+                layer.forward = beside(layer)
         yield
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.get_base_layer().weight.data = original
             layer.merged_adapters.clear()
             layer.__dict__.pop("forward", None)
+
+
+def beside(layer: LoraLayer) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The layer as a function of its input: weight and adapters in the weight's precision, without PEFT's casts."""
+    base = layer.get_base_layer()
+    dtype = base.weight.dtype
+    products = [
+        (
+            layer.lora_A[name].weight.detach().to(dtype),
+            (layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype),
+        )
+        for name in layer.active_adapters
+    ]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        result = base(x)
+        for a, b in products:
+            result += linear(linear(x, a), b)
+        return result
+
+    return forward
 
 
 def sample_policy(
@@ -297,15 +325,19 @@ def sample_policy(
     num_generations: int,
     temperature: float,
 ) -> list[list[int]]:
-    """`sampling.sample` from a policy that may carry LoRA adapters."""
-    lm = causal_lm(model)
-    with merged_adapters(model), packed_linears(lm, len(prompts) * num_generations):
-        return sample(
-            lm,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            num_generations=num_generations,
-            temperature=temperature,
-        )
+    """`sampling.sample` from a policy that may carry LoRA adapters, and may be in training."""
+    lm, was_training = causal_lm(model), model.training
+    try:
+        model.eval()  # in training, layers with activation checkpointing would throw the cache away
+        with quick_adapters(model), packed_linears(lm, len(prompts) * num_generations):
+            return sample(
+                lm,
+                prompts,
+                max_new_tokens=max_new_tokens,
+                eos_id=tokenizer.eos_token_id,
+                pad_id=tokenizer.pad_token_id,
+                num_generations=num_generations,
+                temperature=temperature,
+            )
+    finally:
+        model.train(was_training)

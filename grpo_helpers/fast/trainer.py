@@ -3,7 +3,7 @@
 Two of its methods are overridden, the one that samples and the one that
 scores; objective, optimiser, logging and checkpoints are TRL's. It is used
 where `Profile.shared_prompts` says so: on a CPU the saved work is most of a
-step (see `make bench`), on a GPU activation checkpointing is worth more.
+step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores.
 """
 
 from __future__ import annotations
@@ -143,6 +143,10 @@ class SharedPromptTrainer(GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        if self.args.activation_checkpointing:  # it recomputes layers without the cache in which prompts are shared
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
         # Autocast would bring the adapters' inputs back to what they are.
         with self.accelerator.autocast(), disable_input_dtype_casting(model):
             logps, entropies = completion_logps(

@@ -9,14 +9,15 @@ reward can be held to its own. `left` says which cases a correctness reward gets
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ..profiles import DATA
 from ..prompts import XML_COT_FORMAT
+from ..rewards import RewardFunc
 from .cost import growth
+from .validation import ask
 
 LONG, PATIENCE = 100_000, 5.0  # characters; seconds for one of them
 
@@ -56,46 +57,29 @@ class Case:
 SUITE = tuple(Case(**json.loads(line)) for line in (DATA / "adversarial.jsonl").read_text("utf-8").splitlines())
 
 
-def shorten(text: str, width: int = 60) -> str:
-    """`text` on one line, its middle left out when it is longer than `width`."""
-    if len(text) > 4 * width:
-        text = f"{text[: 2 * width]} … {text[-2 * width :]}"
-    line = text.replace("\r", "\\r").replace("\n", "\\n")
-    return line if len(line) <= width else f"{line[: width - width // 3 - 3]} … {line[-(width // 3) :]}"
-
-
-def left(reward_func: Callable[..., Sequence[float | None]]) -> pd.DataFrame:
+def left(reward_func: RewardFunc) -> pd.DataFrame:
     """The cases where `reward_func` pays and must not, by the verdict `correct`, or does not pay and must.
 
-    Any reward above zero counts as paid. Every case is a call of its own, with
-    the keywords of TRL's trainer, so an exception is found and named as well. A
-    long case is tried on its beginning first, and left out when the whole of it
-    would take more than 5 seconds: a careless pattern takes hours for 10 MB.
+    Any reward above zero counts as paid. Every case is a call of its own, so that an exception is found and named as
+    well. A long case is tried on its beginning first, and left out when the whole of it would take more than 5 seconds:
+    a careless pattern takes hours for 10 MB.
 
     Returns:
-        One row for each case left: name, deserves ("pay" or "nothing"), got (the reward, or the exception), why.
+        One row for each case left: name, deserves ("pay" or "nothing"), got (the reward, or why there is none), why.
     """
     rows = []
     for case in SUITE:
-        got = _ask(reward_func, case.completion, case.gold)
-        paid = isinstance(got, str) or (got is not None and got > 0)
-        if isinstance(got, str) or paid != case.correct:
+        got = _reward(reward_func, case)
+        if isinstance(got, str) or (got > 0) != case.correct:
             rows.append((case.name, "pay" if case.correct else "nothing", got, case.why))
     return pd.DataFrame(rows, columns=["name", "deserves", "got", "why"])
 
 
-def _ask(reward_func: Callable[..., Sequence[float | None]], completion: str, gold: str) -> float | None | str:
-    """The reward of one completion, or in words why there is none."""
-
-    def call(text: str) -> float | None:
-        (reward,) = reward_func(prompts=["?"], completions=[text], answer=[gold])
-        return reward
-
-    try:
-        if len(completion) > LONG:
-            seconds = growth(call, completion).predict(len(completion))
-            if seconds > PATIENCE:
-                return f"too slow: {len(completion):,} characters would take about {seconds:,.0f} s"
-        return call(completion)
-    except Exception as error:
-        return f"{type(error).__name__}: {shorten(str(error), 80)}"
+def _reward(reward_func: RewardFunc, case: Case) -> float | str:
+    """The reward of a case, or in words why there is none."""
+    completion, row = case.completion, [{"prompt": "?", "answer": case.gold}]
+    if len(completion) > LONG:
+        seconds = growth(lambda text: ask(reward_func, [text], row), completion).predict(len(completion))
+        if seconds > PATIENCE:
+            return f"too slow: {len(completion):,} characters would take about {seconds:,.0f} s"
+    return ask(reward_func, [completion], row)[0]  # of what is wrong the first half, without the remedy

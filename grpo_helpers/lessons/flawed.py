@@ -1,17 +1,13 @@
-"""Rewards that are wrong on purpose, to learn from. Never train with them in earnest.
+"""The source article's rewards as published, wrong on purpose, in our own words and lines. Never train with them.
 
-1. `published_*`: what the source article's reward code does as published, in
-   our own words and lines. The faults, one by one:
+The faults, one by one:
 
-   - its answer reader takes the text behind `</answer>` in place of the text before it;
-   - its gold reader looks for `####` and splits at `###`, so that a `#` stays;
-   - it removes every `.` from the gold answer and keeps its commas;
-   - it asks `str.isdigit` what a number is;
-   - its strict pattern wants a newline before the first tag and after the last,
-     and its soft pattern lets anything follow.
-
-2. `generous_reward_func`: plausible, and a policy can farm it; beside it the
-   version that cannot be farmed, `patched_reward_func`.
+- its answer reader takes the text behind `</answer>` in place of the text before it;
+- its gold reader looks for `####` and splits at `###`, so that a `#` stays;
+- it removes every `.` from the gold answer and keeps its commas;
+- it asks `str.isdigit` what a number is;
+- its strict pattern wants a newline before the first tag and after the last,
+  and its soft pattern lets anything follow.
 """
 
 from __future__ import annotations
@@ -20,10 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..prompts import same_number
-from ..rewards import TAGS, Completion, RewardFunc, completion_text, count_xml, final_answer, xmlcount_reward_func
-
-# --- 1. as published ---------------------------------------------------------
+from ..rewards import Completion, RewardFunc, completion_text, xmlcount_reward_func
 
 
 def published_extract_xml_answer(text: str) -> str:
@@ -87,26 +80,3 @@ PUBLISHED_REWARD_FUNCS: tuple[RewardFunc, ...] = (
     published_int_reward_func,
     published_correctness_reward_func,
 )
-
-
-# --- 2. plausible, and farmed ------------------------------------------------
-
-
-def generous_reward_func(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:
-    """2.0 when *an* answer block holds the gold number, and 0.5 for every tag found. No upper bound."""
-    scores = []
-    for completion, gold in zip(completions, answer, strict=True):
-        text = completion_text(completion)
-        right = any(same_number(said, gold) for said in re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL))
-        scores.append(2.0 * right + 0.5 * sum(text.count(tag) for tag in TAGS))
-    return scores
-
-
-def patched_reward_func(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:
-    """2.0 when the *final* answer is the gold number, and 0.5 for every tag that occurs exactly once. At most 4.0."""
-    scores = []
-    for completion, gold in zip(completions, answer, strict=True):
-        text = completion_text(completion)
-        right = same_number(final_answer(text), gold)
-        scores.append(2.0 * right + 4 * count_xml(text))
-    return scores

@@ -16,7 +16,6 @@ import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
 from ..rewards import RewardFunc
-from .adversarial import shorten
 from .cost import growth
 
 Row = Mapping[str, Any]
@@ -25,6 +24,14 @@ COLUMNS = ["check", "reward", "row", "completion", "found", "remedy"]
 LENGTH = 32_000  # characters, for the check of the cost
 EXAMPLES = 3  # findings of one kind that are listed one by one
 REMEDY = "accept **kwargs, read completions with rewards.completion_text, return one finite float (or None) for each"
+
+
+def shorten(text: str, width: int = 60) -> str:
+    """`text` on one line, its middle left out when it is longer than `width`."""
+    if len(text) > 4 * width:
+        text = f"{text[: 2 * width]} … {text[-2 * width :]}"
+    line = text.replace("\r", "\\r").replace("\n", "\\n")
+    return line if len(line) <= width else f"{line[: width - width // 3 - 3]} … {line[-(width // 3) :]}"
 
 
 def ideal_reply(row: Row) -> str:
@@ -79,13 +86,11 @@ def validate_rewards(
     reward_funcs: Sequence[RewardFunc],
     rows: Iterable[Row],
     render: Callable[[Row], str] = ideal_reply,
-    *,
-    full_marks: float | None = None,
     hostile: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """What is wrong with a set of reward functions, found before training with them.
 
-    1. every ideal completion earns full marks, and every function pays for some;
+    1. every ideal completion earns full marks (the highest sum of any), and every function pays for some;
     2. no empty or adversarial completion earns full marks, or more;
     3. every reward is a finite number, one for each completion;
     4. the time for a completion is linear in its length.
@@ -94,7 +99,6 @@ def validate_rewards(
         reward_funcs: in TRL's signature. Their sum is what is judged.
         rows: rows of your dataset, with the columns your rewards read (a few hundred are plenty).
         render: writes the ideal completion of a row.
-        full_marks: the most that all rewards together should pay; None takes the highest sum of an ideal completion.
         hostile: further completions, by name, that must not earn full marks on the first row.
 
     Returns:
@@ -117,7 +121,7 @@ def validate_rewards(
     usable = [f for f in reward_funcs if f.__name__ in scores]
     if usable:
         totals = [round(sum(s), 9) for s in zip(*scores.values(), strict=True)]
-        most = max(totals) if full_marks is None or len(usable) < len(reward_funcs) else full_marks
+        most = max(totals)
         tried = [(i, *pair) for i, row in enumerate(rows[:EXAMPLES]) for pair in attacks(row, rows, render).items()]
         tried += [(0, *pair) for pair in (hostile or {}).items()]
         found += [*_ideal(scores, totals, ideal, most), *_adversarial(usable, rows, tried, most)]
@@ -131,14 +135,12 @@ def _ideal(scores: dict[str, list[float]], totals: list[float], texts: list[str]
     for name in (name for name in best if best[name] <= 0):
         what = f"pays none of the {len(texts)} ideal completions (most: {best[name]:g})"
         yield "can it fire?", name, 0, texts[0], what, "print what it extracts from this, and what it compares"
-    wrong = [i for i, total in enumerate(totals) if total != most]
-    for i in wrong[:EXAMPLES]:
-        low = [name for name, paid in scores.items() if totals[i] < most and paid[i] < best[name]] or list(scores)
-        what = f"earns {totals[i]:g}{' of' if totals[i] < most else ', over'} {most:g}"
-        what += f"; {len(wrong)} rows in all" if i == wrong[0] else ""
+    low = [i for i, total in enumerate(totals) if total < most]
+    for i in low[:EXAMPLES]:
+        names = [name for name, paid in scores.items() if paid[i] < best[name]]
+        what = f"earns {totals[i]:g} of {most:g}" + (f"; {len(low)} rows in all" if i == low[0] else "")
         remedy = "make the gold answer readable, or the reward tolerant of how it is written"
-        remedy = remedy if totals[i] < most else "full_marks is too low, or a reward has no upper bound"
-        yield "ideal replies", ", ".join(low), i, texts[i], what, remedy
+        yield "ideal replies", ", ".join(names), i, texts[i], what, remedy
 
 
 def _adversarial(funcs: list[RewardFunc], rows: list[Row], tried: list[tuple], most: float) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
@@ -22,7 +23,8 @@ def _kind(ax: Axes) -> str:
     lines = [line for line in ax.lines if line.get_transform() == ax.transData and line.get_linestyle() != "None"]
     if bars:
         return "histogram" if touching else "bar chart"
-    drawn = {"table": ax.images, "line chart": lines, "dot plot": ax.lines, "diagram": ax.patches}
+    mesh = [c for c in ax.collections if isinstance(c, QuadMesh)]
+    drawn = {"table": mesh, "line chart": lines, "dot plot": ax.lines, "diagram": ax.patches}
     return next((kind for kind, artists in drawn.items() if artists), "")
 
 
@@ -41,7 +43,7 @@ def _listed(words: Iterable[str], between: str = ", ") -> str:
 
 def describe(figure: Figure) -> str:
     """One sentence: kind and title, what is drawn against what, the panels, the names along an axis, the series."""
-    panels = [ax for ax in figure.axes if ax.get_visible()]
+    panels = figure.axes
     title = figure.get_suptitle() or _listed(ax.get_title() for ax in panels)
     up, across = ([get(ax) for ax in panels] for get in (Axes.get_ylabel, Axes.get_xlabel))
     same = len(set(filter(None, up))) < 2

@@ -1,4 +1,4 @@
-"""The planner of `grpo_helpers.lessons.memory` beside measured peaks on this CPU.
+"""The planner of `grpo_helpers.memory` beside measured peaks on this CPU.
 
     python tests/tools/bench_memory.py            all configurations, a few minutes
     python tests/tools/bench_memory.py --record   also writes data/runs/memory-cpu
@@ -42,7 +42,6 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], str, bool]] = {
         "training",
         False,
     ),
-    "tiny, prompts not shared": ("tiny", AS_RECORDED | {"batch": 128, "shared_prompts": False}, "training", True),
     "tiny, adapters on attention and MLP": (
         "tiny",
         AS_RECORDED | {"batch": 256, "lora_rank": 64, "lora_targets": ATTENTION_AND_MLP},
@@ -52,12 +51,6 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "small": ("small", {}, "training", True),
     "small, 32 completions": ("small", {"batch": 32}, "training", False),
     "small, 8 completions of 128 tokens": ("small", {"batch": 8, "max_completion_length": 128}, "training", False),
-    "small, prompts not shared": (
-        "small",
-        {"batch": 8, "max_completion_length": 32, "shared_prompts": False},
-        "training",
-        True,
-    ),
     "tiny, evaluation": ("tiny", AS_RECORDED | {"eval_batch": 200}, "evaluation", False),
     "small, evaluation": ("small", {}, "evaluation", True),
     "small, evaluation in small batches": ("small", {"eval_batch": 40, "eval_questions": 80}, "evaluation", False),
@@ -69,8 +62,7 @@ def measure(name: str) -> dict[str, Any]:
     from bench import full_length
 
     import grpo_helpers.fast.sampling
-    from grpo_helpers import data, evaluation, models, training
-    from grpo_helpers.lessons import memory
+    from grpo_helpers import data, evaluation, memory, models, training
     from grpo_helpers.machine import peak_memory_gb
     from grpo_helpers.profiles import get_profile
 
@@ -82,13 +74,9 @@ def measure(name: str) -> dict[str, Any]:
     questions = data.load_task(profile, "train" if what == "training" else "test", asked)
     texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in questions["prompt"]]
     prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    plan = memory.plan(
-        profile.with_(dtype=str(model.dtype).removeprefix("torch.")),
-        memory.ModelShape.from_config(model.config),
-        on_gpu=False,
-        prompt_tokens=max(map(len, prompts)),
-        shared_prefix=len(commonprefix(prompts)),
-    )
+    lengths = {"prompt_tokens": max(map(len, prompts)), "shared_prefix": len(commonprefix(prompts))}
+    here = profile.with_(dtype=str(model.dtype).removeprefix("torch."))
+    plan = memory.plan(here, memory.ModelShape.from_config(model.config), on_gpu=False, **lengths)
     if what == "training":
         grpo_helpers.fast.sampling.sample = full_length(grpo_helpers.fast.sampling.sample)
         forced = {"generation_kwargs": {"min_new_tokens": profile.max_completion_length}}
@@ -107,9 +95,7 @@ def measure(name: str) -> dict[str, Any]:
         "phase": str(planned.idxmax()),
         "fitted": fitted,
         "imports_gb": round(baseline, 3),
-        "prompt_tokens": plan.options["prompt_tokens"],
-        "shared_prefix": plan.options["shared_prefix"],
-    }
+    } | lengths
 
 
 def in_a_process_of_its_own(name: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Stopwatch:
 
 def step_phases(trainer: Any) -> dict[str, float]:
     """Train, and return the median seconds of a step for each of PHASES."""
-    watch, merge = Stopwatch(), sampling.merged_adapters
+    watch, merge = Stopwatch(), sampling.quick_adapters
 
     @contextlib.contextmanager
     def timed_merge(model: torch.nn.Module) -> Iterator[None]:
@@ -107,8 +107,8 @@ def step_phases(trainer: Any) -> dict[str, float]:
     steps = Steps(watch.end_step)
     trainer.add_callback(steps)
     with contextlib.ExitStack() as undo:
-        sampling.merged_adapters = timed_merge
-        undo.callback(setattr, sampling, "merged_adapters", merge)
+        sampling.quick_adapters = timed_merge
+        undo.callback(setattr, sampling, "quick_adapters", merge)
         for owner, attribute, name in (
             (sampling, "prefill", "prefill"),
             (trainer, "_calculate_rewards", "rewards"),

@@ -125,10 +125,11 @@ def open_notebook(path: Path, cells: int, content: Path, env: dict[str, str]) ->
 
 def check_environment(before: dict[str, str], after: dict[str, str], conflicts: list[str]) -> None:
     """Pins in place, what is Colab's own untouched, torchao gone, no conflict in what the series uses."""
-    for package in (*hosted.KEPT, "matplotlib"):  # matplotlib: imported before the set-up cell, and new enough
+    kept = (*hosted.KEPT, "matplotlib", "packaging")  # the last two: imported before pip comes, and new enough
+    for package in kept:
         assert after[package] == before[package], f"{package} was exchanged: {before[package]} → {after[package]}"
     for package, (_, pin) in hosted.requirements().items():
-        if package not in (*hosted.KEPT, "matplotlib"):
+        if package not in kept:
             assert after[package] == pin, f"{package} is {after.get(package)}, not {pin}"
     assert hosted.UNWANTED in before and hosted.UNWANTED not in after
     ours = [c for c in conflicts if c.split()[0].lower().replace("-", "_") in hosted.requirements()]

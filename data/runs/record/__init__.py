@@ -1,0 +1,66 @@
+"""The recorders: experiments that are run once, kept in data/runs, and shown by the notebooks.
+
+    python data/runs/record prompt_variants --profile small
+
+Each is a function of (profile, seed) that returns named tables. Recording
+writes them to data/runs/<name>-<profile>-<seed>/ as one CSV each, beside a
+run.json that says where the numbers come from.
+
+prompt_variants     the prompts of notebook 02, asked of one policy
+reward_experiments  the article's rewards and a reward hack, each beside its repair (03)
+placebos            whole runs with rewards that lack what is supposed to work (03, 08)
+recipes             reward per minute: our recipe beside TRL's defaults and the article's (08)
+sick_runs           runs with one thing wrong each, and a healthy one with a KL penalty (07)
+grid                many short runs, one setting varied at a time (08)
+countdown           the worked task of notebook 10
+ladder              how far an adapter must move for the layout to be learned (05)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from grpo_helpers.files import write_json, write_text
+from grpo_helpers.machine import peak_memory_gb
+from grpo_helpers.profiles import Profile
+from grpo_helpers.records import RUNS, folder
+from grpo_helpers.run import provenance
+
+from . import countdown, grid, ladder, placebos, prompt_variants, recipes, reward_experiments, sick_runs
+
+Recorder = Callable[[Profile, int], dict[str, pd.DataFrame]]
+
+RECORDERS: dict[str, Recorder] = {
+    "prompt_variants": prompt_variants.prompt_variants,
+    "published_rewards": reward_experiments.published_rewards,
+    "reward_hack": reward_experiments.reward_hack,
+    "placebos": placebos.placebos,
+    "reward_per_minute": recipes.reward_per_minute,
+    "countdown": countdown.countdown,
+    "ladder": ladder.ladder,
+    **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},
+    **{name: partial(grid.grid, name) for name in grid.GRIDS},
+}
+
+
+def record(name: str, profile: Profile, seed: int = 42, runs: Path = RUNS) -> Path:
+    """Run an experiment and keep its tables; the provenance is written last, so that half a record is none."""
+    start, target = time.perf_counter(), folder(name, profile.name, seed, runs)
+    facts = provenance(profile, seed)
+    facts["command"] = f"python data/runs/record {name} --profile {profile.name} --seed {seed}"
+    tables = RECORDERS[name](profile, seed)
+    target.mkdir(parents=True, exist_ok=True)
+    for table_name, table in tables.items():
+        write_text(target / f"{table_name}.csv", table.to_csv(index=False))
+    results = {
+        "minutes": round((time.perf_counter() - start) / 60, 2),
+        "peak_memory_gb": round(peak_memory_gb(), 2),
+        "tables": list(tables),
+    }
+    write_json(target / "run.json", facts | {"results": results})
+    return target

@@ -1,0 +1,98 @@
+"""How far must an adapter move for the layout to be learned? A GPU profile's step on SmolLM2, at several rates.
+
+    python data/runs/record ladder --profile t4 --seed 1
+
+The optimiser, the adapter and the number of completions are the profile's, the policy and the word problems are those
+of `small`. The rate is constant, so that each step along a run also tells how a run of so many steps would end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import pandas as pd
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers import TrainerCallback
+
+from grpo_helpers import data, models, records, training
+from grpo_helpers.evaluation import evaluate
+from grpo_helpers.lessons.grids import significant
+from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, SMALL, Profile
+
+SETTINGS = {
+    f"{name}, {rate:g}": {"lora_targets": targets, "learning_rate": rate}
+    for name, targets in {"attention": ATTENTION, "all linear": ALL_LINEAR}.items()
+    for rate in (2e-5, 5e-5, 1e-4, 3e-4, 1e-3)
+}
+SEEDS, STEPS, QUESTIONS = 3, 40, 100
+AT = (5, 10, 15, 25, 40)  # steps after which the held-out questions are asked
+KEPT = ("step", "reward", "reward_std", "grad_norm", "entropy", "frac_reward_zero_std", "completions/mean_length")
+
+
+@torch.no_grad()
+def moved(model: torch.nn.Module) -> float:
+    """How large the adapters' change of the weights is beside the weights: a ratio of Frobenius norms."""
+    change = weight = 0.0
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            change += sum(float(layer.get_delta_weight(name).float().square().sum()) for name in layer.active_adapters)
+            weight += float(layer.get_base_layer().weight.float().square().sum())
+    return (change / weight) ** 0.5 if weight else 0.0
+
+
+def climb(profile: Profile, seed: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """One run: what is measured along it, and its history."""
+    model, tokenizer = models.load_policy(profile)
+    held_out = data.load_task(profile, "test", profile.eval_questions)
+    questions, _ = data.drop_long_prompts(data.load_task(profile, "train"), tokenizer, profile.max_prompt_length)
+    rows: list[dict[str, Any]] = []
+
+    def note(policy: Any, step: int) -> None:
+        found = evaluate(policy, tokenizer, held_out, profile.max_completion_length, batch_size=profile.eval_batch)
+        rates = found[["strict", "flexible", "format", "worked", "truncated", "tokens"]].mean()
+        rows.append({"step": step, "moved": moved(policy)} | rates.to_dict())
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step in AT:
+                note(model, state.global_step)
+
+    note(model, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = training.make_trainer(
+            profile,
+            model,
+            tokenizer,
+            questions,
+            folder,
+            seed=seed,
+            callbacks=[Watch()],
+            doctor=False,
+            save_strategy="no",
+        )
+        training.train_to_end(trainer)
+    return rows, records.history(trainer).reindex(columns=KEPT)
+
+
+def ladder(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """Every setting from the seeds `seed`, `seed` + 1 …
+
+    Returns:
+        curves: setting, seed, step, moved (see `moved`), held-out rates (greedy) and tokens; history: the training log.
+    """
+    here = {"model": SMALL.model, "revision": SMALL.revision, "task": SMALL.task, "problem_steps": SMALL.problem_steps}
+    here |= {"shots": SMALL.shots, "max_completion_length": SMALL.max_completion_length, "checkpointing": False}
+    here |= {"batch": profile.batch * profile.accumulation, "accumulation": 1, "steps": STEPS, "save_steps": STEPS}
+    here |= {"lr_scheduler": "constant", "warmup_steps": 0, "eval_questions": QUESTIONS, "eval_batch": QUESTIONS}
+    curves, histories = [], []
+    for number in range(seed, seed + SEEDS):
+        for setting, changes in SETTINGS.items():
+            rows, history = climb(profile.with_(**here, **changes), number)
+            curves.append(pd.DataFrame(rows).assign(setting=setting, seed=number))
+            histories.append(significant(history).assign(setting=setting, seed=number))
+    return {
+        "curves": significant(pd.concat(curves).set_index(["setting", "seed"]), 4).reset_index(),
+        "history": pd.concat(histories),
+    }

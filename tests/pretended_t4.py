@@ -1,0 +1,316 @@
+"""A pretended GPU: real arithmetic on the CPU, and the rules of CUDA about what may meet what.
+
+Every tensor's storage carries a tag, "cuda" or none. `Tensor.device` tells it, `.to("cuda")` copies and tags, results
+of an operation are where its inputs were, and an operation on tensors of both places raises as CUDA would. What
+`torch.cuda` tells is a T4's. Numbers are those of the CPU in the same number formats, so that float16 overflows and
+rounds as it does; time, memory and the order of sums are not a GPU's.
+
+Not seen: kernels that a GPU lacks, streams, a second GPU, and what differs between the lists of operations that CUDA's
+autocast and the CPU's bring to 16 bits. Both places draw from one random generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._dynamo  # looks through torch when it is first imported, and is to find what is there
+from torch.utils._device import _device_constructors
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+GB = 10**9
+
+# Where tensors of both places may meet: copies between them, and indices, which CUDA takes from the CPU, too.
+COPIES = {"aten::copy_", "aten::_to_copy", "aten::_foreach_copy_"}
+INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
+# Beside all pointwise operations, these take a single number (a tensor without dimensions) from the CPU.
+TAKE_NUMBERS = {"aten::fill_", "aten::masked_fill", "aten::masked_fill_", "aten::index_put", "aten::index_put_"}
+
+REAL = torch._C.TensorBase  # the methods of torch.Tensor as PyTorch has them
+REAL_GROUPS = torch._C._group_tensors_by_device_and_dtype
+real_device = REAL.device.__get__
+
+
+def place_of(tensor: torch.Tensor) -> torch.device:
+    """Where a tensor is: as it is tagged, except on devices that no GPU's memory is behind (meta)."""
+    real = real_device(tensor)
+    return getattr(tensor.untyped_storage(), "place", CPU) if real.type == "cpu" else real
+
+
+def put(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+    """The tensor, tagged. The tag is on the storage, which views share and which lives as long as its memory."""
+    tensor.untyped_storage().place = place
+    return tensor
+
+
+def as_place(device: Any) -> torch.device:
+    """CUDA or another device, from what PyTorch accepts for one: 0, "cuda", "cuda:0", torch.device("cuda")."""
+    device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    if device.type == "cuda" and device.index not in (None, 0):
+        raise RuntimeError(f"CUDA error: invalid device ordinal: {device}, and this machine has one GPU")
+    return CUDA if device.type == "cuda" else device
+
+
+class Move(torch.autograd.Function):
+    """A copy elsewhere, whose gradient comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+        ctx.place = place_of(tensor)
+        return put(tensor.clone(), place)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return put(gradient.clone(), ctx.place), None
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
+
+
+@functools.cache
+def written_by(operation: Any) -> list[int]:
+    """Positions of the arguments that an operation writes into."""
+    arguments = operation._schema.arguments
+    return [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
+
+
+def common_place(operation: Any, args: tuple, kwargs: dict) -> torch.device:
+    """Where an operation runs.
+
+    Raises:
+        RuntimeError: its tensors are in different places, in the words of PyTorch.
+    """
+    name = operation._schema.name
+    if name in COPIES:
+        return place_of(next(tensors_in(args)))
+    met = list(tensors_in([*args[: 1 if name in INDEXED and place_of(args[0]) == CUDA else None], *kwargs.values()]))
+    if name in INDEXED:
+        met += tensors_in(args[2:])
+    numbers = torch.Tag.pointwise in operation.tags or name in TAKE_NUMBERS or name.startswith("aten::_foreach_")
+    places = [place_of(t) for t in met]
+    binding = {p for t, p in zip(met, places, strict=True) if not (numbers and t.dim() == 0 and p == CPU)}
+    binding |= {place_of(t) for t in tensors_in(args[i] for i in written_by(operation) if i < len(args))}
+    binding -= {torch.device("meta")}
+    if len(binding) > 1:
+        devices = " and ".join(sorted(map(str, binding), reverse=True))
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found {devices}! (in {name})")
+    place = binding.pop() if binding else CUDA if CUDA in places else CPU
+    if met:
+        check_generator(kwargs.get("generator"), place)
+    return place
+
+
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
+
+
+def product(operation: Any, args: tuple, kwargs: dict) -> torch.Tensor:
+    """A product of 16-bit matrices as a GPU computes it: summed in float32, then told in 16 bits or as `out_dtype`."""
+    *matrices, dtype = args if isinstance(args[-1], torch.dtype) else (*args, args[0].dtype)
+    out = kwargs.pop("out", None)
+    result = operation.overloadpacket(*(matrix.float() for matrix in matrices), **kwargs).type(dtype)
+    return result if out is None else out.copy_(result)
+
+
+class Places(TorchDispatchMode):
+    """Checks and tags each operation, those of the backward pass as well. `launches` counts what ran on the GPU."""
+
+    launches = 0
+
+    def __torch_dispatch__(self, operation: Any, _: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        place = common_place(operation, args, kwargs)
+        half = place == CUDA and operation._schema.name in PRODUCTS and args[1].dtype in (torch.float16, torch.bfloat16)
+        result = product(operation, args, kwargs) if half else operation(*args, **kwargs)
+        if place == CUDA:
+            self.launches += not operation.is_view
+            for tensor in tensors_in((result,)):
+                if real_device(tensor) == CPU:
+                    put(tensor, CUDA)
+        return result
+
+
+def moved(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+    return tensor if place_of(tensor) == place else Move.apply(tensor, place)
+
+
+def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Tensor.to: PyTorch converts the dtype, the move is ours."""
+    if args and isinstance(args[0], torch.Tensor):
+        args = (place_of(args[0]), args[0].dtype, *args[1:])
+    elif args and isinstance(args[0], torch.dtype):
+        args = (None, *args)
+    asked = dict(zip(("device", "dtype", "non_blocking", "copy"), args, strict=False)) | kwargs
+    asked = {name: value for name, value in asked.items() if value is not None}
+    place = as_place(asked.pop("device", place_of(tensor)))
+    if "meta" in (place.type, place_of(tensor).type):
+        return REAL.to(tensor, device=place, **asked)
+    return moved(REAL.to(tensor, **asked) if asked else tensor, place)
+
+
+def numpy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    if place_of(tensor) == CUDA:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor first.")
+    return REAL.numpy(tensor, *args, **kwargs)
+
+
+def check_generator(generator: torch.Generator | None, place: torch.device) -> None:
+    if generator is not None and (found := "cuda" if generator._cdata in Generator.on_gpu else "cpu") != place.type:
+        raise RuntimeError(f"Expected a '{place.type}' device type for generator but found '{found}'")
+
+
+class Generator(torch.Generator):
+    """A random generator that says it is where it was asked for."""
+
+    on_gpu: set[int] = set()  # by address: operations are given another Python object for the same generator
+
+    def __new__(cls, device: Any = CPU) -> Generator:
+        self = super().__new__(cls, CPU)
+        self.place = as_place(device)
+        if self.place == CUDA:
+            cls.on_gpu.add(self._cdata)
+            weakref.finalize(self, cls.on_gpu.discard, self._cdata)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.place
+
+
+def maker(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A function that makes tensors, which now takes "cuda" for a device."""
+    name = make.__name__
+    takes_after = name.startswith("new_") or name.endswith(("_like", "tensor", "asarray"))  # its first argument
+
+    @functools.wraps(make)
+    def wrapper(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        if device is not None:
+            place = as_place(device)
+            kwargs["device"] = CPU if place == CUDA else place
+        else:
+            place = place_of(args[0]) if takes_after and args and isinstance(args[0], torch.Tensor) else CPU
+        check_generator(kwargs.get("generator"), place)
+        kwargs.pop("pin_memory", None)
+        tensor = make(*args, **kwargs)
+        return moved(tensor, place) if name in ("as_tensor", "asarray") else put(tensor, place)
+
+    return wrapper
+
+
+MAKERS = {
+    torch: [name for name in (f.__name__ for f in _device_constructors()) if hasattr(torch, name)]
+    + [f"{kind}_like" for kind in ("empty", "full", "ones", "rand", "randint", "randn", "zeros")],
+    torch.Tensor: ["new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"],
+}
+
+
+def group_by_place(lists: list[list], with_indices: bool = False) -> dict:
+    """How optimisers group parameters, by device and dtype; PyTorch's own asks the storage."""
+    groups = REAL_GROUPS(lists, with_indices)
+    return {(place_of(next(tensors_in(found[0]))), dtype): found for (_, dtype), found in groups.items()}
+
+
+def cuda_answers(name: str, capability: tuple[int, int], total: int) -> dict[str, Any]:
+    """What torch.cuda tells. Setting the random generator's state is left to the CPU's, which both places draw from."""
+
+    def answer(value: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: value
+
+    facts = {"name": name, "major": capability[0], "minor": capability[1], "total_memory": total}
+    return {
+        **dict.fromkeys(("is_available", "is_initialized", "is_bf16_supported"), answer(True)),
+        **dict.fromkeys(("_is_in_bad_fork", "is_current_stream_capturing"), answer(False)),
+        **dict.fromkeys(("current_device", "_get_device_index"), answer(0)),
+        **dict.fromkeys(
+            ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"), answer(0)
+        ),
+        **dict.fromkeys(("init", "_lazy_init", "synchronize", "empty_cache", "set_device"), answer(None)),
+        **dict.fromkeys(("manual_seed", "manual_seed_all"), answer(None)),  # torch.manual_seed has seeded both
+        "_initialized": True,
+        "device_count": answer(1),
+        "device": lambda *args: contextlib.nullcontext(),
+        "get_device_name": answer(name),
+        "get_device_capability": answer(capability),
+        "get_device_properties": answer(types.SimpleNamespace(**facts, multi_processor_count=40)),
+        "get_arch_list": answer(["sm_75", "sm_86"]),
+        "mem_get_info": answer((total - GB // 2, total)),
+        "reset_peak_memory_stats": answer(None),
+    }
+
+
+RANDOM_STATES = {
+    "get_rng_state": lambda *args: torch.get_rng_state(),
+    "get_rng_state_all": lambda: [torch.get_rng_state()],
+    "set_rng_state": lambda state, *args: torch.set_rng_state(state),
+    "set_rng_state_all": lambda states: torch.set_rng_state(states[0]),
+}
+
+
+def on_cpu(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast's switches take "cuda", or nothing for it, and turn the CPU's, which does the work here."""
+    return lambda device="cuda", *args: ask("cpu" if str(device).startswith("cuda") else device, *args)
+
+
+@contextlib.contextmanager
+def pretended(
+    name: str = "Tesla T4", capability: tuple[int, int] = (7, 5), total: int = 15_828_320_256
+) -> Iterator[Places]:
+    """A machine with this GPU, inside a `with` block. Libraries remember what they find: better a process of its own."""
+    answers = cuda_answers(name, capability, total)
+    accelerator = {
+        "is_available": lambda: True,
+        "current_accelerator": lambda *args, **kwargs: torch.device("cuda"),
+        "device_count": lambda: 1,
+        "current_stream": lambda *args: types.SimpleNamespace(is_capturing=lambda: False, synchronize=lambda: None),
+    }
+    tensor = {
+        "device": property(place_of),
+        "is_cuda": property(lambda self: place_of(self) == CUDA),
+        "is_cpu": property(lambda self: place_of(self) == CPU),
+        "get_device": lambda self: 0 if place_of(self) == CUDA else -1,
+        "to": to,
+        "cuda": lambda self, device=CUDA, *args, **kwargs: to(self, device or CUDA),
+        "cpu": lambda self, *args, **kwargs: to(self, CPU),
+        "numpy": numpy,
+        "pin_memory": lambda self, *args: self,
+        "__deepcopy__": lambda self, memo: put(real_deepcopy(self, memo), place_of(self)),
+    }
+    switches = ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled", "set_autocast_dtype")
+    switches = {switch: on_cpu(getattr(torch, switch)) for switch in switches}
+    real_deepcopy = torch.Tensor.__deepcopy__
+    files = (0, lambda s: "cuda:0" if getattr(s, "place", CPU) == CUDA else None, loaded_on_gpu)
+    with contextlib.ExitStack() as stack:
+
+        def change(where: Any, new: dict[str, Any]) -> None:
+            for attribute, value in new.items():
+                stack.enter_context(mock.patch.object(where, attribute, value, create=True))
+
+        for where, names in MAKERS.items():
+            change(where, {attribute: maker(getattr(where, attribute)) for attribute in names})
+        change(torch.cuda, answers | RANDOM_STATES)
+        change(torch.cuda.random, RANDOM_STATES)
+        change(torch.accelerator, accelerator)
+        change(torch.Tensor, tensor)
+        change(torch, switches | {"Generator": Generator})
+        change(torch._C, {"_group_tensors_by_device_and_dtype": group_by_place})
+        change(torch.serialization, {"_package_registry": [files, *torch.serialization._package_registry]})
+        yield stack.enter_context(Places())
+
+
+def loaded_on_gpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+    """A storage read from a file, to where it was saved from or map_location says."""
+    if not location.startswith("cuda"):
+        return None
+    storage.place = CUDA
+    return storage

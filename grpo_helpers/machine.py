@@ -102,8 +102,8 @@ def resolve_dtype(profile: Profile) -> torch.dtype:
 def detect() -> Profile:
     """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
-    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small. Without one it is small, unless
-    its weights cannot be had or it would take over a quarter of an hour; then tiny.
+    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny. Without one it is small,
+    unless its weights cannot be had or it would take over a quarter of an hour; then tiny.
 
     Raises:
         RuntimeError: this torch has no kernels for the GPU.
@@ -129,11 +129,10 @@ def _for_gpu() -> tuple[Profile, str]:
             f"{oldest / 10:.1f}); choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
         )
     found = f"found {card} with {total:.1f} GB"
-    for profile in (T4, T4.with_(eval_batch=T4.eval_batch // 2), T4.with_(eval_batch=T4.eval_batch // 4)):
+    for profile in (T4, T4.with_(eval_batch=T4.eval_batch // 2), SMALL):
         if (needed := needed_gb(profile)) < SPARE * total:
-            smaller = f", with {profile.eval_batch} questions at a time in evaluation" if profile != T4 else ""
-            return profile, f"{found}, and it needs about {needed:.1f}{smaller}"
-    return SMALL, f"{found}; 't4' needs about {needed:.1f}"
+            return profile, f"{found}, and it needs about {needed:.1f} ({profile.eval_batch} questions at a time)"
+    return TINY, f"{found}; 'small' needs about {needed:.1f}"
 
 
 def _for_cpu() -> tuple[Profile, str]:

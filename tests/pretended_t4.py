@@ -153,10 +153,12 @@ def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         args = (None, *args)
     asked = dict(zip(("device", "dtype", "non_blocking", "copy"), args, strict=False)) | kwargs
     asked = {name: value for name, value in asked.items() if value is not None}
-    place = as_place(asked.pop("device", place_of(tensor)))
-    if "meta" in (place.type, place_of(tensor).type):
-        return REAL.to(tensor, device=place, **asked)
-    return moved(REAL.to(tensor, **asked) if asked else tensor, place)
+    device = asked.pop("device", None)
+    tensor = REAL.to(tensor, **asked) if asked else tensor
+    if device is None:
+        return tensor
+    place = as_place(device)
+    return REAL.to(tensor, device=place) if "meta" in (place.type, place_of(tensor).type) else moved(tensor, place)
 
 
 def numpy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -222,7 +224,7 @@ def group_by_place(lists: list[list], with_indices: bool = False) -> dict:
 
 
 def cuda_answers(name: str, capability: tuple[int, int], total: int) -> dict[str, Any]:
-    """What torch.cuda tells. Setting the random generator's state is left to the CPU's, which both places draw from."""
+    """What torch.cuda tells. Seeds are set by torch.manual_seed alone, since both places draw from one generator."""
 
     def answer(value: Any) -> Callable[..., Any]:
         return lambda *args, **kwargs: value
@@ -232,11 +234,9 @@ def cuda_answers(name: str, capability: tuple[int, int], total: int) -> dict[str
         **dict.fromkeys(("is_available", "is_initialized", "is_bf16_supported"), answer(True)),
         **dict.fromkeys(("_is_in_bad_fork", "is_current_stream_capturing"), answer(False)),
         **dict.fromkeys(("current_device", "_get_device_index"), answer(0)),
-        **dict.fromkeys(
-            ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"), answer(0)
-        ),
+        **{f"{most}memory_{how}": answer(GB // 2) for most in ("", "max_") for how in ("allocated", "reserved")},
         **dict.fromkeys(("init", "_lazy_init", "synchronize", "empty_cache", "set_device"), answer(None)),
-        **dict.fromkeys(("manual_seed", "manual_seed_all"), answer(None)),  # torch.manual_seed has seeded both
+        **dict.fromkeys(("reset_peak_memory_stats", "manual_seed", "manual_seed_all"), answer(None)),
         "_initialized": True,
         "device_count": answer(1),
         "device": lambda *args: contextlib.nullcontext(),
@@ -245,7 +245,6 @@ def cuda_answers(name: str, capability: tuple[int, int], total: int) -> dict[str
         "get_device_properties": answer(types.SimpleNamespace(**facts, multi_processor_count=40)),
         "get_arch_list": answer(["sm_75", "sm_86"]),
         "mem_get_info": answer((total - GB // 2, total)),
-        "reset_peak_memory_stats": answer(None),
     }
 
 
@@ -262,11 +261,19 @@ def on_cpu(ask: Callable[..., Any]) -> Callable[..., Any]:
     return lambda device="cuda", *args: ask("cpu" if str(device).startswith("cuda") else device, *args)
 
 
+def loaded_on_gpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+    """A storage read from a file, to where it was saved from or map_location says."""
+    if not location.startswith("cuda"):
+        return None
+    storage.place = CUDA
+    return storage
+
+
 @contextlib.contextmanager
 def pretended(
     name: str = "Tesla T4", capability: tuple[int, int] = (7, 5), total: int = 15_828_320_256
 ) -> Iterator[Places]:
-    """A machine with this GPU, inside a `with` block. Libraries remember what they find: better a process of its own."""
+    """A machine with this GPU, inside a `with` block. Libraries remember what they find: take a process of its own."""
     answers = cuda_answers(name, capability, total)
     accelerator = {
         "is_available": lambda: True,
@@ -306,11 +313,3 @@ def pretended(
         change(torch._C, {"_group_tensors_by_device_and_dtype": group_by_place})
         change(torch.serialization, {"_package_registry": [files, *torch.serialization._package_registry]})
         yield stack.enter_context(Places())
-
-
-def loaded_on_gpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
-    """A storage read from a file, to where it was saved from or map_location says."""
-    if not location.startswith("cuda"):
-        return None
-    storage.place = CUDA
-    return storage

@@ -75,7 +75,7 @@ def test_environment_overrides_the_machine_and_says_so(monkeypatch, capsys, name
         pytest.param({"card": "a card of 8 GB", "gb": 8.2, "capability": (8, 6)}, "t4", 50, id="8 GB"),
         pytest.param({"card": "a card of 6 GB", "gb": 6.2}, "t4", 25, id="6 GB"),
         pytest.param({"card": "a card of 4 GB", "gb": 4.1}, "small", 100, id="4 GB"),
-        pytest.param({"card": "a card of 2 GB", "gb": 2.1}, "small", 100, id="2 GB"),
+        pytest.param({"card": "a card of 2 GB", "gb": 2.1}, "tiny", 100, id="2 GB"),
         pytest.param({"minutes": 10}, "small", 100, id="fast CPU, Apple"),
         pytest.param({"minutes": 16}, "tiny", 100, id="slow CPU"),
         pytest.param({"minutes": 10, "weights": False}, "tiny", 100, id="offline"),

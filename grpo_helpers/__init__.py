@@ -6,23 +6,24 @@ profiles     Profile and the recipes: all that differs between machines
 prompts      SYSTEM_PROMPT, XML_COT_FORMAT, build_messages; answers and numbers read back
 data         word_problems, get_gsm8k_questions: the questions, in the trainer's columns
 pretrained   where a model's weights are: a folder, a package, the hub
+memory       plan(profile, shape): GB of each phase, part by part; needed_gb(profile)
 machine      what this machine is, its precision and speed, the profile that fits: detect()
 models       load_policy, lora_config
 rewards      the five reward functions and count_xml
-mistakes     what is wrong with a reply: layout, length, arithmetic, or what was calculated
+mistakes     the calculations that a reply states, and those of them that are false
 doctor       diagnose(history) → findings: what is wrong with a run, and what to do
 callbacks    progress, a clean stop, the same questions asked during training, a live figure, DoctorCallback
 training     grpo_config, make_trainer, train with safe resume
 records      history(): a training as a table; what is recorded in data/runs
 evaluation   predictions, strict and flexible accuracy, before beside after, what was learned
-statistics   intervals, the paired test, the questions it needs, pass@k
+statistics   intervals and the paired test
 plotting     the figures
 
 Beside it:
 
-lessons      what only some notebooks need: rewards attacked and validated, prompts and groups measured, memory planned,
-             whole runs tried and compared in grids, several processes, two replies side by side
-fast         the engine for CPUs: TRL's numbers without its repeated work
+lessons      what only some notebooks need: rewards attacked and validated, prompts and groups measured, whole runs
+             tried and compared in grids, several processes, two replies side by side
+fast         a faster engine: TRL's numbers without its repeated work
 
 Plumbing:
 

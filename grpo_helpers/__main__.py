@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import matplotlib
 
     matplotlib.use("Agg")
-    from .machine import detect
+    from .machine import UnusableGPU, detect
     from .pretrained import WeightsNotFound
     from .profiles import get_profile
     from .run import record, run
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = run(profile, args.seed, args.output, args.resume, args.gsm8k, not args.no_doctor)
         if args.record and result.outcome.finished:
             print(f"recorded in {record(result.output)}")
-    except (ValueError, OSError, WeightsNotFound) as error:
+    except (ValueError, OSError, WeightsNotFound, UnusableGPU) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return EXIT_CODES[result.outcome.how]

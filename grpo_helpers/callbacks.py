@@ -81,7 +81,7 @@ class StopAtStepEnd(TrainerCallback):
 
 
 class SampleReplies(TrainerCallback):
-    """Asks the policy the same questions before the first step and after every tenth of the steps, greedily.
+    """Asks the policy the same questions greedily: before the first step, and PARTS times or less along the run.
 
     The replies are kept as JSON lines with the columns SAMPLED, a row for each question and step. The file is always
     whole: what follows the checkpoint that a run resumes from is dropped there and asked again. Nothing random is

@@ -102,12 +102,14 @@ def resolve_dtype(profile: Profile) -> torch.dtype:
 def detect() -> Profile:
     """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
-    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny. Without one it is small,
+    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny; whether weights can be had
+    is not asked. Without one it is small,
     unless its weights cannot be had or it would take over a quarter of an hour; then tiny.
 
     Raises:
-        RuntimeError: this torch has no kernels for the GPU.
+        UnusableGPU: this torch has no kernels for the GPU.
     """
+    check_gpu()
     chosen = os.environ.get("GRPO_PROFILE")
     if chosen:
         profile, why = get_profile(chosen), "GRPO_PROFILE is set"
@@ -119,15 +121,26 @@ def detect() -> Profile:
     return profile
 
 
+class UnusableGPU(RuntimeError):
+    """This build of torch has no kernels for the GPU."""
+
+
+def check_gpu() -> None:
+    """Raise UnusableGPU, with the ways out, before CUDA says "no kernel image" in the middle of something."""
+    if not torch.cuda.is_available():
+        return
+    major, minor = torch.cuda.get_device_capability()
+    built = torch.cuda.get_arch_list()
+    oldest = min((int(re.sub(r"\D", "", name)) for name in built if name.startswith("sm_")), default=0)
+    if 10 * major + minor < oldest:
+        raise UnusableGPU(
+            f"this torch has no kernels for {torch.cuda.get_device_name()} (compute capability {major}.{minor}, it"
+            f" needs {oldest / 10:.1f}); choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
+        )
+
+
 def _for_gpu() -> tuple[Profile, str]:
     card, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
-    capability, built = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
-    oldest = min((int(re.sub(r"\D", "", name)) for name in built if name.startswith("sm_")), default=0)
-    if 10 * capability[0] + capability[1] < oldest:
-        raise RuntimeError(
-            f"this torch has no kernels for {card} (compute capability {capability[0]}.{capability[1]}, it needs "
-            f"{oldest / 10:.1f}); choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
-        )
     found = f"found {card} with {total:.1f} GB"
     for profile in (T4, T4.with_(eval_batch=T4.eval_batch // 2), SMALL):
         if (needed := needed_gb(profile)) < SPARE * total:

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .machine import resolve_dtype
+from .machine import check_gpu, resolve_dtype
 from .pretrained import find_weights, quiet
 from .profiles import Profile
 
@@ -28,7 +28,9 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     Raises:
         WeightsNotFound: the weights cannot be had.
         ValueError: the tokenizer has no chat template.
+        UnusableGPU: this torch has no kernels for the GPU.
     """
+    check_gpu()
     folder = find_weights(profile.model, profile.revision).folder
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

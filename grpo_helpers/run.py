@@ -49,13 +49,13 @@ def provenance(profile: Profile, seed: int) -> dict[str, Any]:
         "weights_sha256": pretrained.fingerprint(found.folder),
         "versions": machine.versions(),
         "hardware": machine.hardware(),
-        "commit": _commit(),
+        "commit": commit(),
         "command": " ".join(["python -m grpo_helpers", *map(shlex.quote, map(without_root, sys.argv[1:]))]),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the code, "-dirty" when something but recorded runs differs from it."""
 
     def git(*args: str) -> str:

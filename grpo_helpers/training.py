@@ -279,7 +279,7 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
         stop.restore()
         trainer.remove_callback(stop)
         trainer.model.eval()
-        if trainer.args.gradient_checkpointing:
+        if trainer.args.activation_checkpointing:
             trainer.model.activation_checkpointing_disable()
         trainer.model.config.use_cache = True
     doctors = [c for c in trainer.callback_handler.callbacks if isinstance(c, DoctorCallback)]

@@ -8,14 +8,16 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from grpo_helpers import models, pretrained
 from grpo_helpers.pretrained import WeightsNotFound, find_weights
 from grpo_helpers.profiles import SMALL, T4
 
+WHOLE = ("config.json", "tokenizer.json", "model.safetensors")
 
-def model_folder(folder, names=("config.json", "model.safetensors")):
+
+def model_folder(folder, names=WHOLE):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_text("{}")
@@ -109,7 +111,7 @@ def test_profiles_pin_what_they_take():
 
 
 def test_a_half_download_is_fetched_again_and_never_taken(cache, monkeypatch, tmp_path):
-    half, whole = model_folder(tmp_path / "half", ["config.json"]), model_folder(tmp_path / "whole")
+    half, whole = model_folder(tmp_path / "half", WHOLE[:2]), model_folder(tmp_path / "whole")
     hub(monkeypatch, half)
     with pytest.raises(WeightsNotFound, match="download without model.safetensors"):
         find_weights(T4.model)
@@ -121,12 +123,14 @@ def test_a_half_download_is_fetched_again_and_never_taken(cache, monkeypatch, tm
 
 def test_every_file_of_the_index_must_be_there(tmp_path):
     parts = ["model-1.safetensors", "model-2.safetensors"]
-    folder = model_folder(tmp_path, ["config.json", parts[0]])
+    folder = model_folder(tmp_path, [*WHOLE[:2], parts[0]])
     index = {"weight_map": {"a": parts[0], "b": parts[1]}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert pretrained.missing_files(folder) == [parts[1]]
     model_folder(tmp_path, parts)
     assert pretrained.missing_files(folder) == []
+    (folder / "tokenizer.json").unlink()
+    assert pretrained.missing_files(folder) == ["tokenizer.json"], "without one transformers makes up an empty one"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +186,7 @@ def test_small_out_of_reach(cache, monkeypatch, stderr):
         (T4.model, ConnectionError("x")),
         (T4.model, HfHubHTTPError("502", response=MagicMock())),
         ("some/typo", RepositoryNotFoundError("404", response=MagicMock())),
+        ("gated/model", GatedRepoError("403", response=MagicMock())),
     ],
 )
 def test_the_hub_out_of_reach(cache, monkeypatch, model, error):

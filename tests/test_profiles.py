@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import machine, memory, profiles
+from grpo_helpers import machine, memory, models, profiles
 from grpo_helpers.machine import detect
 from grpo_helpers.pretrained import WeightsNotFound
 from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, get_profile, output_root
@@ -90,10 +90,15 @@ def test_machine_gets_the_profile_that_fits_and_is_told_why(monkeypatch, capsys,
     assert (f"found {has['card']} with {has['gb']:.1f} GB" if "card" in has else "no GPU") in told
 
 
-def test_card_without_kernels_is_named_with_the_ways_out(monkeypatch):
+@pytest.mark.parametrize("chosen", [None, "tiny"])
+def test_card_without_kernels_is_named_with_the_ways_out(monkeypatch, chosen):
     have(monkeypatch, card="Tesla P100-PCIE-16GB", gb=17.1, capability=(6, 0))
-    with pytest.raises(RuntimeError, match="Tesla P100.*6.0, it needs 7.5.*another accelerator.*CUDA_VISIBLE_DEVICES"):
-        detect()
+    if chosen:
+        monkeypatch.setenv("GRPO_PROFILE", chosen)
+    ways_out = "Tesla P100.*6.0, it needs 7.5.*another accelerator.*CUDA_VISIBLE_DEVICES"
+    for refuses in (detect, lambda: models.load_policy(TINY)):
+        with pytest.raises(machine.UnusableGPU, match=ways_out):
+            refuses()
 
 
 # --- what a profile refuses -------------------------------------------------

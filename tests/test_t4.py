@@ -24,6 +24,7 @@ from grpo_helpers.fast import sampling
 from grpo_helpers.profiles import T4, TINY
 
 from .pretended_t4 import pretended
+from .tools import gpu_check
 
 # The profile's settings on the tiny policy and its task, with fewer and shorter completions.
 SMALLER = {name: getattr(TINY, name) for name in ("model", "revision", "task", "problem_steps", "shots")}
@@ -97,6 +98,11 @@ def on_an_l4(output):
         return main_job(output, REHEARSED.with_(steps=1, save_steps=1))
 
 
+def checked():
+    with pretended():
+        return gpu_check.check(REHEARSED.with_(eval_batch=2), random=False, steps=1, tokens=4)
+
+
 @pytest.fixture(scope="module")
 def t4(tmp_path_factory):
     """The folder of the resumed runs, beside that of the straight one, and what each did."""
@@ -112,6 +118,15 @@ def test_on_a_t4_weights_are_float16_adapters_float32_and_the_loss_is_scaled(t4)
         assert all(1 <= scale <= 2.0**16 for scale in job["scales"])
     assert [len(job["scales"]) for job in t4[1]] == [4, 2, 2]
     assert json.loads((t4[0] / "run.json").read_text())["hardware"].startswith("Tesla T4")
+
+
+@pytest.mark.trains
+def test_gpu_check_measures_every_phase_and_sets_the_plan_beside_it():
+    found = in_its_own_process(checked)
+    assert found["loss_scale"] >= 1 and 0 < found["largest_activation"] < 65504
+    table = gpu_check.shown(found)
+    assert set(table.index) == {"evaluation", "generation", "scoring", "backward", "optimizer step"}
+    assert (table[["seconds", "planned_gb"]] > 0).all(axis=None)
 
 
 @pytest.mark.trains

@@ -143,6 +143,34 @@ def test_quick_adapters_sample_alike_and_leave_no_trace():
     assert not any("forward" in m.__dict__ for m in adapted.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"target_modules": ["q_proj", "up_proj"]}, id="plain"),
+        pytest.param({"target_modules": ["q_proj"], "use_dora": True}, id="DoRA"),
+        pytest.param({"target_modules": ["q_proj"], "lora_bias": True}, id="bias"),
+        pytest.param({"target_modules": ["q_proj", "embed_tokens"]}, id="embedding"),
+    ],
+)
+def test_adapters_of_any_kind_sample_the_policy_that_peft_computes(dtype, options):
+    plain = random_model(lora=False)
+    if "lora_bias" in options:
+        for layer in plain.model.layers:
+            layer.self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(32))
+    config = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, task_type="CAUSAL_LM", **options)
+    torch.manual_seed(1)
+    adapted = get_peft_model(plain.to(dtype), config).eval()
+    ids, before = torch.tensor([[5, 6, 7, 8]]), {name: p.clone() for name, p in adapted.state_dict().items()}
+    with torch.no_grad():
+        expected = adapted(ids).logits.float()
+        with sampling.quick_adapters(adapted):
+            got = causal_lm(adapted)(ids).logits.float()
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(got, expected, atol=(1e-4 if dtype == torch.float32 else 0.05) * scale, rtol=0)
+    assert all(torch.equal(before[name], p) for name, p in adapted.state_dict().items())
+
+
 # --- completions of a batch -------------------------------------------------
 
 

@@ -1,1 +1,1 @@
-"""The engine for CPUs: the numbers of TRL's GRPOTrainer without its repeated work. `shared_prompts` switches it on."""
+"""A faster engine: the numbers of TRL's GRPOTrainer without its repeated work. `shared_prompts` switches it on."""

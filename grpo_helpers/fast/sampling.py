@@ -21,7 +21,7 @@ from os.path import commonprefix
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear
 from torch.nn.functional import linear
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -278,8 +278,10 @@ def quick_adapters(model: torch.nn.Module) -> Iterator[None]:
 
     In float32 they are folded into the weights. In 16 bits that would round most of a small update away, so they stay
     beside the weights as two small products in the weights' precision, which is what training under autocast computes.
+    Adapters of another kind (DoRA, with a bias, on an embedding or a head tied to one) are left to PEFT.
     """
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not (m.merged or m.disable_adapters)]
+    embedding = causal_lm(model).get_input_embeddings().weight
+    layers = [m for m in model.modules() if _is_plain(m) and m.get_base_layer().weight is not embedding]
     originals = [layer.get_base_layer().weight.data for layer in layers]
     try:
         for layer, weight in zip(layers, originals, strict=True):
@@ -296,7 +298,14 @@ def quick_adapters(model: torch.nn.Module) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def beside(layer: LoraLayer) -> Callable[[torch.Tensor], torch.Tensor]:
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Whether it is a linear layer with adapters in use that add scaling · B A x, and nothing else."""
+    if type(module) is not Linear or module.merged or module.disable_adapters:
+        return False
+    return not module.lora_variant and not any(module.lora_bias.values())
+
+
+def beside(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     """The layer as a function of its input: weight and adapters in the weight's precision, without PEFT's casts."""
     base = layer.get_base_layer()
     dtype = base.weight.dtype
@@ -306,6 +315,7 @@ def beside(layer: LoraLayer) -> Callable[[torch.Tensor], torch.Tensor]:
             (layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype),
         )
         for name in layer.active_adapters
+        if name in layer.lora_A
     ]
 
     def forward(x: torch.Tensor) -> torch.Tensor:

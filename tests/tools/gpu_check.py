@@ -1,8 +1,9 @@
 """A few steps of a profile on this machine's GPU: seconds and memory of each phase, planned beside measured.
 
-    python tests/tools/gpu_check.py                     about ten minutes on a T4; prints
+    python tests/tools/gpu_check.py                     about ten minutes on a T4 (an estimate); prints
     python tests/tools/gpu_check.py --record            also writes data/runs/gpu-<card>
     python tests/tools/gpu_check.py --cap 15 --as-t4    a larger card stands in for a T4: its memory, and float16
+    python tests/tools/gpu_check.py --only 0            the first of SETTINGS alone
 
 Any CUDA machine will do. Where the profile's weights cannot be had, random weights of the same shape take their place:
 what they write is noise that never ends, which is the longest and largest that a step can be. So seconds and memory
@@ -12,8 +13,10 @@ are measured; what is learned is not.
 from __future__ import annotations
 
 import argparse
-import json
+import gc
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -23,10 +26,21 @@ import pandas as pd
 import torch
 from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 
-from grpo_helpers import data, evaluation, machine, models, profiles, training
+from grpo_helpers import data, evaluation, machine, memory, models, profiles, run, training
 from grpo_helpers.fast import sampling
 from grpo_helpers.files import write_json
 from grpo_helpers.pretrained import WeightsNotFound
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "transformers' generate in place of fast.sampling": {"shared_prompts": False},
+    "no checkpointing, batch 2 x 16, 160 tokens": {
+        "checkpointing": False,
+        "batch": 2,
+        "accumulation": 16,
+        "max_completion_length": 160,
+    },
+}
 
 # As in the public config.json of Qwen/Qwen2.5-1.5B-Instruct.
 QWEN25_15B = {
@@ -122,7 +136,7 @@ def largest_activation(model: Any, ids: torch.Tensor) -> float:
     return max(seen)
 
 
-def decoding(model: Any, tokenizer: Any, prompts: list[list[int]], rows: int, tokens: int = 64) -> dict[str, float]:
+def decoding(model: Any, tokenizer: Any, prompts: list[list[int]], rows: int, tokens: int) -> dict[str, float]:
     """Milliseconds a token of `rows` completions: transformers' generate, as TRL calls it, and `fast.sampling`."""
     groups = prompts[: max(1, rows // 8)]
     ids, mask = sampling.pad_left([p for p in groups for _ in range(8)], tokenizer.pad_token_id, "cuda")
@@ -147,8 +161,8 @@ def decoding(model: Any, tokenizer: Any, prompts: list[list[int]], rows: int, to
     return found
 
 
-def check(profile: profiles.Profile, random: bool, steps: int) -> dict[str, Any]:
-    """Everything that is measured, as `run.json` has it."""
+def check(profile: profiles.Profile, random: bool, steps: int, tokens: int = 64) -> dict[str, Any]:
+    """Everything that is measured, as `run.json` has it; decoding is timed over so many tokens."""
     model, tokenizer, weights = policy(profile, random)
     # GSM8K's questions come from the hub; those of this repository are as long, for memory, once padded.
     questions = data.load_task(profile.with_(task="word_problems"), "train", 256)
@@ -159,8 +173,9 @@ def check(profile: profiles.Profile, random: bool, steps: int) -> dict[str, Any]
     result["largest_activation"] = largest_activation(model, torch.tensor([prompts[0]], device="cuda"))
 
     phases = Phases()
-    phases.watch(evaluation, "evaluate", "evaluation")
+    phases.begin()
     evaluation.evaluate(model, tokenizer, held_out, profile.max_completion_length, batch_size=profile.eval_batch)
+    phases.end("evaluation")
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.make_trainer(
             profile.with_(steps=steps), model, tokenizer, questions, folder, doctor=False, save_strategy="no"
@@ -174,7 +189,8 @@ def check(profile: profiles.Profile, random: bool, steps: int) -> dict[str, Any]
         result["seconds_per_step"] = round((time.perf_counter() - start) / steps, 2)
         scaler = trainer.accelerator.scaler
         result["loss_scale"] = float(scaler.get_scale()) if scaler is not None else None
-    result["decoding_ms_per_token"] = decoding(trainer.model, tokenizer, prompts, profile.batch * profile.accumulation)
+    rows = profile.batch * profile.accumulation
+    result["decoding_ms_per_token"] = decoding(trainer.model, tokenizer, prompts, rows, tokens)
     result["phases"] = {
         name: {
             "seconds": round(statistics.median(took), 3),
@@ -183,17 +199,26 @@ def check(profile: profiles.Profile, random: bool, steps: int) -> dict[str, Any]
         }
         for name, took in phases.seconds.items()
     }
+    plan = memory.plan(profile, memory.ModelShape.from_config(model.config), prompt_tokens=result["prompt_tokens"])
+    result["planned_gb"] = plan.table.drop(index="overhead").sum().round(3).to_dict()
     return result
+
+
+def shown(results: dict[str, Any]) -> pd.DataFrame:
+    """Seconds and memory of each phase, the plan beside it; an update is planned as a whole."""
+    table = pd.DataFrame(results["phases"]).T
+    names = {phase: "update" if phase in ("scoring", "backward") else phase for phase in table.index}
+    return table.assign(planned_gb=[results["planned_gb"][names[phase]] for phase in table.index])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--profile", default="t4", help="whose settings are run (default: t4)")
+    parser.add_argument("--profile", default="t4", choices=["t4", "t4_full", "article"], help="whose settings are run")
     parser.add_argument("--steps", type=int, default=3, help="training steps (default: 3)")
     parser.add_argument("--cap", type=float, metavar="GB", help="use no more of the card's memory")
     parser.add_argument("--as-t4", action="store_true", help="float16, as on a card without bfloat16")
     parser.add_argument("--random", action="store_true", help="random weights, even where the hub is reachable")
-    parser.add_argument("--change", default="{}", help="fields of the profile to change, as JSON")
+    parser.add_argument("--only", type=int, choices=range(len(SETTINGS)), help="one of SETTINGS, by its number")
     parser.add_argument("--record", action="store_true", help="write data/runs/gpu-<card>")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -202,27 +227,40 @@ def main() -> None:
     if args.cap:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap * 1e9 / total))
-    if args.as_t4:
-        torch.cuda.get_device_capability = lambda *device: (7, 5)
-    profile = profiles.get_profile(args.profile).with_(**json.loads(args.change))
-    facts = {
+    if args.as_t4:  # not by the card's capability, which Triton asks for as well
+        for module in (machine, models, training):
+            module.resolve_dtype = lambda profile: torch.float16
+    profile = profiles.get_profile(args.profile)
+    facts: dict[str, Any] = {
         "card": name,
         "capability": list(capability),
-        "driver_and_cuda": torch.version.cuda,
+        "cuda": torch.version.cuda,
+        "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1),
         "cap_gb": args.cap,
         "dtype": str(machine.resolve_dtype(profile)),
         "profile": profile.as_dict(),
+        "command": shlex.join(["python", "tests/tools/gpu_check.py", *sys.argv[1:]]),
         "hardware": machine.hardware(),
         "versions": machine.versions(),
+        "commit": run.commit(),
         "date": time.strftime("%Y-%m-%d"),
+        "runs": [],
     }
-    facts |= {"results": check(profile, args.random, args.steps)}
-    print(json.dumps(facts["results"], indent=1))
-    print(pd.DataFrame(facts["results"]["phases"]).T.to_string())
+    chosen = list(SETTINGS) if args.only is None else [list(SETTINGS)[args.only]]
+    for setting in chosen:
+        results = check(profile.with_(**SETTINGS[setting]), args.random, args.steps)
+        facts["runs"].append({"name": setting, "changes": SETTINGS[setting], "results": results})
+        print(
+            f"\n{args.profile}, {setting}: {results['seconds_per_step']} s a step, loss scale {results['loss_scale']}"
+        )
+        print(f"milliseconds a token {results['decoding_ms_per_token']}\n{shown(results).to_string()}", flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
     if args.record:
         folder = profiles.DATA / "runs" / f"gpu-{name.lower().replace(' ', '-')}"
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "run.json", facts)
+        print(f"recorded in {folder}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ RECORDERS: dict[str, Recorder] = {
 def record(name: str, profile: Profile, seed: int = 42, runs: Path = RUNS) -> Path:
     """Run an experiment and keep its tables; the provenance is written last, so that half a record is none."""
     start, target = time.perf_counter(), folder(name, profile.name, seed, runs)
+    if name == "ladder":
+        profile = ladder.here(profile)
     facts = provenance(profile, seed)
     facts["command"] = f"python data/runs/record {name} --profile {profile.name} --seed {seed}"
     tables = RECORDERS[name](profile, seed)

@@ -27,6 +27,7 @@ SETTINGS = {
     for rate in (2e-5, 5e-5, 1e-4, 3e-4, 1e-3)
 }
 SEEDS, STEPS, QUESTIONS = 3, 40, 100
+TAKEN = ("model", "revision", "task", "problem_steps", "shots", "max_completion_length")
 AT = (5, 10, 15, 25, 40)  # steps after which the held-out questions are asked
 KEPT = ("step", "reward", "reward_std", "grad_norm", "entropy", "frac_reward_zero_std", "completions/mean_length")
 
@@ -76,20 +77,24 @@ def climb(profile: Profile, seed: int) -> tuple[list[dict[str, Any]], pd.DataFra
     return rows, records.history(trainer).reindex(columns=KEPT)
 
 
+def here(profile: Profile) -> Profile:
+    """The profile's step on the policy and the problems of `small`, at a constant rate, without recomputing."""
+    changes: dict[str, Any] = {name: getattr(SMALL, name) for name in TAKEN}
+    changes |= {"batch": profile.batch * profile.accumulation, "accumulation": 1, "checkpointing": False}
+    changes |= {"steps": STEPS, "save_steps": STEPS, "lr_scheduler": "constant", "warmup_steps": 0}
+    return profile.with_(**changes, eval_questions=QUESTIONS, eval_batch=QUESTIONS)
+
+
 def ladder(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """Every setting from the seeds `seed`, `seed` + 1 …
 
     Returns:
         curves: setting, seed, step, moved (see `moved`), held-out rates (greedy) and tokens; history: the training log.
     """
-    here = {"model": SMALL.model, "revision": SMALL.revision, "task": SMALL.task, "problem_steps": SMALL.problem_steps}
-    here |= {"shots": SMALL.shots, "max_completion_length": SMALL.max_completion_length, "checkpointing": False}
-    here |= {"batch": profile.batch * profile.accumulation, "accumulation": 1, "steps": STEPS, "save_steps": STEPS}
-    here |= {"lr_scheduler": "constant", "warmup_steps": 0, "eval_questions": QUESTIONS, "eval_batch": QUESTIONS}
     curves, histories = [], []
     for number in range(seed, seed + SEEDS):
         for setting, changes in SETTINGS.items():
-            rows, history = climb(profile.with_(**here, **changes), number)
+            rows, history = climb(here(profile).with_(**changes), number)
             curves.append(pd.DataFrame(rows).assign(setting=setting, seed=number))
             histories.append(significant(history).assign(setting=setting, seed=number))
     return {

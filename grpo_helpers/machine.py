@@ -102,9 +102,9 @@ def resolve_dtype(profile: Profile) -> torch.dtype:
 def detect() -> Profile:
     """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
-    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny; whether weights can be had
-    is not asked. Without one it is small,
-    unless its weights cannot be had or it would take over a quarter of an hour; then tiny.
+    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny; whether weights can be
+    had is not asked. Without one it is small, unless its weights cannot be had or it would take over a quarter of an
+    hour; then tiny.
 
     Raises:
         UnusableGPU: this torch has no kernels for the GPU.

@@ -12,7 +12,7 @@ from grpo_helpers.profiles import ROOT
 from .tools.house import COMMANDS, PACKAGE, PLUMBING, House, lines
 
 # ceilings, in steps of 50; the aims are 2,000, 5,500 and 7,000
-LINES = {"core": 2550, "package": 5850, "tests": 8750}
+LINES = {"core": 2550, "package": 5900, "tests": 8800}
 FILES = {
     "core": [path for path in (ROOT / PACKAGE).glob("*.py") if path.stem not in PLUMBING],
     "package": (ROOT / PACKAGE).rglob("*.py"),

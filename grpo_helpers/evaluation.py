@@ -7,8 +7,7 @@ forgiving human would see. *Worked* means that the reply states a calculation.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .fast.sampling import pad_left, sample_policy, supports_sharing
 from .mistakes import has_calculation
-from .models import causal_lm
+from .models import causal_lm, eval_mode
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
 from .statistics import bootstrap_interval, gain_interval, paired_test, wilson_interval
@@ -34,17 +33,6 @@ RATES = {
 }
 
 
-@contextlib.contextmanager
-def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Afterwards the model is in the mode it was in: by it TRL tells what to log as training."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def generate_prediction(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -55,7 +43,7 @@ def generate_prediction(
     messages = build_messages(prompt) if isinstance(prompt, str) else list(prompt)
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
-    with _in_eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -81,7 +69,7 @@ def generate_predictions(
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     replies: list[list[tuple[str, bool]]] = [[] for _ in ids]
     step = max(1, batch_size // num_generations)
-    with _in_eval_mode(model), torch.random.fork_rng():
+    with eval_mode(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(order), step):
             batch = order[start : start + step]

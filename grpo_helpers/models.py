@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -62,3 +64,14 @@ def lora_config(profile: Profile) -> LoraConfig:
 def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
     """The causal LM inside a PEFT wrapper, adapters included."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@contextlib.contextmanager
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Afterwards the model is in the mode it was in: by it TRL tells what to log as training."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

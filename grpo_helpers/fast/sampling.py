@@ -26,7 +26,7 @@ from torch.nn.functional import linear
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from ..models import causal_lm
+from ..models import causal_lm, eval_mode
 
 TokenIds = Sequence[int]
 
@@ -336,18 +336,15 @@ def sample_policy(
     temperature: float,
 ) -> list[list[int]]:
     """`sampling.sample` from a policy that may carry LoRA adapters, and may be in training."""
-    lm, was_training = causal_lm(model), model.training
-    try:
-        model.eval()  # in training, layers with activation checkpointing would throw the cache away
-        with quick_adapters(model), packed_linears(lm, len(prompts) * num_generations):
-            return sample(
-                lm,
-                prompts,
-                max_new_tokens=max_new_tokens,
-                eos_id=tokenizer.eos_token_id,
-                pad_id=tokenizer.pad_token_id,
-                num_generations=num_generations,
-                temperature=temperature,
-            )
-    finally:
-        model.train(was_training)
+    lm = causal_lm(model)
+    # In training, layers with activation checkpointing would throw the cache away.
+    with eval_mode(model), quick_adapters(model), packed_linears(lm, len(prompts) * num_generations):
+        return sample(
+            lm,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            num_generations=num_generations,
+            temperature=temperature,
+        )

@@ -42,19 +42,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
-# As in the public config.json of Qwen/Qwen2.5-1.5B-Instruct.
-QWEN25_15B = {
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 32768,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": True,
-}
-
 
 def policy(profile: profiles.Profile, random: bool) -> tuple[Any, Any, str]:
     """The profile's policy, or random weights of Qwen2.5-1.5B's shape with the tiny policy's tokenizer."""
@@ -65,8 +52,15 @@ def policy(profile: profiles.Profile, random: bool) -> tuple[Any, Any, str]:
             print(f"{error}\nrandom weights take their place")
     tokenizer = AutoTokenizer.from_pretrained(profiles.TINY.model, padding_side="left")
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape = memory.QWEN25_15B
+    sizes = {"hidden_size": shape.hidden, "intermediate_size": shape.intermediate, "vocab_size": shape.vocab}
+    heads = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads}
     config = Qwen2Config(
-        **QWEN25_15B, **ends, pad_token_id=tokenizer.pad_token_id, dtype=machine.resolve_dtype(profile)
+        **sizes | heads | ends,
+        num_hidden_layers=shape.layers,
+        tie_word_embeddings=shape.tied,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype=machine.resolve_dtype(profile),
     )
     torch.manual_seed(0)
     with torch.device("cuda"):

@@ -12,10 +12,10 @@ models       load_policy, lora_config
 rewards      the five reward functions and count_xml
 mistakes     the calculations that a reply states, and those of them that are false
 doctor       diagnose(history) → findings: what is wrong with a run, and what to do
-callbacks    progress, a clean stop, the same questions asked during training, a live figure, DoctorCallback
+callbacks    progress, a clean stop, a live figure, DoctorCallback
 training     grpo_config, make_trainer, train with safe resume
 records      history(): a training as a table; what is recorded in data/runs
-evaluation   predictions, strict and flexible accuracy, before beside after, what was learned
+evaluation   predictions, strict and flexible accuracy, before beside after, what was learned; also during training
 statistics   intervals and the paired test
 plotting     the figures
 

@@ -1,29 +1,21 @@
-"""What looks on while a policy trains: progress, a clean stop, the same questions asked again, a live figure."""
+"""What looks on while a policy trains: progress, a clean stop, a live figure, the doctor."""
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from datasets import Dataset
 from tqdm import tqdm  # not tqdm.auto: its widget would be all that a saved notebook keeps
 from transformers import TrainerCallback
 
-from . import evaluation
 from .doctor import diagnose
-from .files import write_text
-from .profiles import Profile
 from .records import history
 
-SAMPLED = ("step", "question", "gold", "completion", "strict", "flexible")
-QUESTIONS, PARTS, APART = 6, 10, 5  # so many questions, asked after every tenth of the steps, five steps apart at least
 TIMED = 3  # after so many steps the time of a step is told; the first is left out, being slower
 TOLD = 10.0  # ... if as many seconds are left at least
 PAUSE = 3.0  # seconds between two drawings of the history
@@ -78,43 +70,6 @@ class StopAtStepEnd(TrainerCallback):
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
-
-
-class SampleReplies(TrainerCallback):
-    """Asks the policy the same questions greedily: before the first step, and PARTS times or less along the run.
-
-    The replies are kept as JSON lines with the columns SAMPLED, a row for each question and step. The file is always
-    whole: what follows the checkpoint that a run resumes from is dropped there and asked again. Nothing random is
-    drawn, so that the training is the same with and without it.
-
-    Args:
-        asked: rows with prompt, question and answer; the first QUESTIONS are taken.
-        path: the file; one left by the same run is carried on when it resumes.
-        show: called with None when training begins, then with the table of the latest replies.
-    """
-
-    def __init__(self, profile: Profile, tokenizer: Any, asked: Dataset, path: Path, show: Show | None = None) -> None:
-        self.questions = asked.select(range(min(QUESTIONS, len(asked))))
-        self.tokenizer, self.path, self.longest = tokenizer, path, profile.max_completion_length
-        self.rows, self.show = [], show or (lambda table: None)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        old = self.path.read_text(encoding="utf-8").splitlines() if state.global_step and self.path.exists() else []
-        self.rows = [row for row in map(json.loads, old) if row["step"] <= state.global_step]
-        self.show(None)
-        parts = min(PARTS, max(1, state.max_steps // APART))
-        self.due = {round(i * state.max_steps / parts) for i in range(parts + 1)}
-        self.on_step_end(args, state, control, model)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        step = state.global_step
-        if not state.is_world_process_zero or step not in self.due or any(r["step"] == step for r in self.rows):
-            return
-        table = evaluation.evaluate(model, self.tokenizer, self.questions, self.longest, batch_size=QUESTIONS)
-        table = table.assign(step=step)[list(SAMPLED)]
-        self.show(table)
-        self.rows += table.to_dict("records")
-        write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
 
 class LiveHistory(TrainerCallback):

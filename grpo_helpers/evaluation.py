@@ -1,4 +1,4 @@
-"""Evaluation on held-out questions: predictions, what they are worth, and before beside after.
+"""Evaluation on held-out questions: predictions, what they are worth, before beside after, and during training.
 
 *Strict* means right and in the requested format, what a program that reads the
 answer block would see. *Flexible* takes the last number anywhere, what a
@@ -7,22 +7,27 @@ forgiving human would see. *Worked* means that the reply states a calculation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from datasets import Dataset
 from scipy.stats import fisher_exact
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from .fast.sampling import pad_left, sample_policy, supports_sharing
+from .files import write_text
 from .mistakes import has_calculation
 from .models import causal_lm, eval_mode
+from .profiles import Profile
 from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
 from .rewards import has_strict_format, is_correct
 from .statistics import bootstrap_interval, gain_interval, paired_test, wilson_interval
 
+SAMPLED = ("step", "question", "gold", "completion", "strict", "flexible")
+QUESTIONS, PARTS, APART = 6, 10, 5  # so many questions, asked after every tenth of the steps, five steps apart at least
 FEW = 20  # replies from which a share says next to nothing
 RATES = {
     "strict": "strict accuracy (right, in format)",
@@ -90,10 +95,12 @@ def _generate(
     num_generations: int,
     temperature: float,
 ) -> list[list[int]]:
-    if supports_sharing(causal_lm(model)):
-        return sample_policy(model, tokenizer, prompts, max_new_tokens, num_generations, temperature)
+    from .fast import sampling as engine  # here, so that who only reads scores does not load it
+
+    if engine.supports_sharing(causal_lm(model)):
+        return engine.sample_policy(model, tokenizer, prompts, max_new_tokens, num_generations, temperature)
     eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    ids, mask = pad_left(prompts, pad_id, model.device)
+    ids, mask = engine.pad_left(prompts, pad_id, model.device)
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature:
         sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -149,6 +156,50 @@ def completion_tokens(tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, m
     ids = tokenizer(table["completion"].tolist(), add_special_tokens=False)["input_ids"]
     lengths = pd.Series([len(tokens) + 1 for tokens in ids], index=table.index)
     return lengths.where(~table["truncated"], max_new_tokens)
+
+
+class SampleReplies(TrainerCallback):
+    """Asks the policy the same questions greedily: before the first step, and PARTS times or less along the run.
+
+    The replies are kept as JSON lines with the columns SAMPLED, a row for each question and step. The file is always
+    whole: what follows the checkpoint that a run resumes from is dropped there and asked again. Nothing random is
+    drawn, so that the training is the same with and without it.
+
+    Args:
+        asked: rows with prompt, question and answer; the first QUESTIONS are taken.
+        path: the file; one left by the same run is carried on when it resumes.
+        show: called with None when training begins, then with the table of the latest replies.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        tokenizer: PreTrainedTokenizerBase,
+        asked: Dataset,
+        path: Path,
+        show: Callable[[pd.DataFrame | None], None] = lambda table: None,
+    ) -> None:
+        self.questions = asked.select(range(min(QUESTIONS, len(asked))))
+        self.tokenizer, self.path, self.longest = tokenizer, path, profile.max_completion_length
+        self.rows, self.show = [], show
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        old = self.path.read_text(encoding="utf-8").splitlines() if state.global_step and self.path.exists() else []
+        self.rows = [row for row in map(json.loads, old) if row["step"] <= state.global_step]
+        self.show(None)
+        parts = min(PARTS, max(1, state.max_steps // APART))
+        self.due = {round(i * state.max_steps / parts) for i in range(parts + 1)}
+        self.on_step_end(args, state, control, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        step = state.global_step
+        if not state.is_world_process_zero or step not in self.due or any(r["step"] == step for r in self.rows):
+            return
+        table = evaluate(model, self.tokenizer, self.questions, self.longest, batch_size=QUESTIONS)
+        table = table.assign(step=step)[list(SAMPLED)]
+        self.show(table)
+        self.rows += table.to_dict("records")
+        write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
 
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

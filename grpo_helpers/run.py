@@ -30,7 +30,6 @@ import pandas as pd
 from trl import GRPOTrainer
 
 from . import adapters, data, evaluation, machine, models, plotting, pretrained, records, training
-from .callbacks import SampleReplies
 from .files import read_json, write_bytes, write_json, write_text
 from .profiles import DATA, ROOT, Profile, output_root, without_root
 
@@ -212,7 +211,7 @@ def run(
 
     print("evaluating the untrained policy ...", flush=True)
     before = _evaluations(profile, model, tokenizer, held_out, output, "before")
-    samples = SampleReplies(profile, tokenizer, held_out, output / "samples.jsonl")
+    samples = evaluation.SampleReplies(profile, tokenizer, held_out, output / "samples.jsonl")
     trainer = training.make_trainer(
         profile, model, tokenizer, train_set, output / "checkpoints", seed=seed, callbacks=[samples], doctor=doctor
     )

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from grpo_helpers import data, evaluation, models, plotting, training
-from grpo_helpers.callbacks import QUESTIONS, SAMPLED, LiveHistory, SampleReplies
+from grpo_helpers.callbacks import LiveHistory
+from grpo_helpers.evaluation import QUESTIONS, SAMPLED, SampleReplies
 
 from .test_training import CLOCKS, QUICK, quick_trainer
 

@@ -8,19 +8,25 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from grpo_helpers import checks
+from grpo_helpers.profiles import ROOT
 from grpo_helpers.prompts import extract_xml_answer, last_number, same_number
 from grpo_helpers.rewards import completion_text
 from grpo_helpers.statistics import wilson_interval
 
 from .cells import definitions
 
+NAMES = sorted(path.stem for path in (ROOT / "grpo_helpers" / "checks").glob("notebook_*.py"))
+MODULES = [import_module(f"grpo_helpers.checks.{name}") for name in NAMES]
+EXERCISES = {n: f for m in MODULES for n, f in vars(m).items() if getattr(f, "__module__", "") == m.__name__}
+checks = SimpleNamespace(**EXERCISES)
 OF_VALUES = [checks.name_the_patients]  # these look at a value, the others at a function
-CHECKS = [check for check in vars(checks).values() if hasattr(check, "__wrapped__") and check not in OF_VALUES]
+CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
 Step = definitions("09_scaling_out", "Step").Step
 

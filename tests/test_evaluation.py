@@ -12,7 +12,6 @@ from peft import LoraConfig, get_peft_model
 from scipy.stats import binomtest
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from grpo_helpers import evaluation
 from grpo_helpers.data import word_problems
 from grpo_helpers.evaluation import (
     RATES,
@@ -26,6 +25,7 @@ from grpo_helpers.evaluation import (
     score,
     what_was_learned,
 )
+from grpo_helpers.fast import sampling
 from grpo_helpers.profiles import DATA
 from grpo_helpers.prompts import build_messages
 from grpo_helpers.statistics import bootstrap_interval, gain_interval, wilson_interval
@@ -96,7 +96,7 @@ def replies_of(model, tokenizer, prompts=PROMPTS, **kwargs):
 def either_way(request, monkeypatch):
     """Both ways that replies are sampled: this package's, and the one for architectures it does not know."""
     if not request.param:
-        monkeypatch.setattr(evaluation, "supports_sharing", lambda model: False)
+        monkeypatch.setattr(sampling, "supports_sharing", lambda model: False)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

@@ -19,6 +19,7 @@ FILES = {
     "tests": (ROOT / "tests").glob("*.py"),
 }
 STEP = 50
+FIRST = 2873  # lines, half of the core's 5,746 at the start
 
 HOUSE = House(ROOT)
 
@@ -37,9 +38,17 @@ def test_no_import_circle():
 
 
 def test_figures_exercises_and_tables_do_not_wait_for_trl():
-    code = "import sys\nfrom grpo_helpers import checks, evaluation, plotting, records\nprint('trl' in sys.modules)"
+    code = "import sys\nfrom grpo_helpers import evaluation, plotting, records\nprint('trl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.trains
+def test_the_first_cell_loads_what_it_needs():
+    loaded = {path.stem: lines(map(HOUSE.paths.get, names)) for path, names in HOUSE.loaded_first().items()}
+    assert loaded.keys() == {path.stem for path in HOUSE.notebooks()} and min(loaded.values()) > 100
+    heavy = {name: count for name, count in loaded.items() if count > FIRST}
+    assert not heavy, f"{heavy}: more than {FIRST} lines; import a thing in the cell that first needs it"
 
 
 @pytest.mark.parametrize("part", LINES)

@@ -175,7 +175,8 @@ def test_unsolved_exercises_say_so_and_solutions_pass(path, capsys):
     assert 2 <= len(found) <= 4 or (path.stem == FIRST_RUN and not found)
     assert len(EFFORT.findall(prose(path))) == len(found), "minutes and difficulty"
     imports = "import math\nimport pandas as pd\nimport torch\n"
-    imports += "from grpo_helpers import checks, data, evaluation, prompts, records, rewards\n"
+    imports += "from grpo_helpers import data, evaluation, prompts, records, rewards\n"
+    imports += f"from grpo_helpers.checks import notebook_{path.stem[:2]} as checks\n"
     for stub, solution in found:
         check = stub.strip().splitlines()[-1]
         assert check.startswith("checks.")

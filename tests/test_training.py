@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from grpo_helpers import data, models, records, training
-from grpo_helpers.callbacks import SampleReplies
+from grpo_helpers.evaluation import SampleReplies
 from grpo_helpers.files import write_json
 from grpo_helpers.profiles import PROFILES, TINY, get_profile
 

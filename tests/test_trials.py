@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from grpo_helpers import checks, prompts, rewards
+from grpo_helpers import prompts, rewards
+from grpo_helpers.checks import notebook_03 as checks
 from grpo_helpers.lessons.trials import rates, trial
 from grpo_helpers.profiles import TINY
 

@@ -27,8 +27,7 @@ from ..records import history
 from ..rewards import REWARD_FUNCS, RewardFunc
 from .probing import sample_replies
 
-# batches of completions in a cell, how often so many held-out questions are asked meanwhile
-STEPS, POINTS, QUESTIONS = 24, 6, 100
+POINTS = 6  # times that the held-out questions are asked along a cell
 MEASURED = ["strict", "flexible", "format", "worked", "tokens"]
 KEPT = ("step", "reward", "reward_std", "rewards/correctness_reward_func/mean", "frac_reward_zero_std", "entropy")
 KEPT += ("kl", "grad_norm", "completions/mean_length", training.WORKED, "clip_ratio/region_mean")

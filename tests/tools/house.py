@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import tokenize
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +19,26 @@ PACKAGE = "grpo_helpers"
 COMMANDS = {"__init__", "__main__"}
 PLUMBING = COMMANDS | {"run", "adapters", "hosted", "files"}
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENDMARKER}
+
+# Runs the cells of each notebook in turn, this package forgotten in between, the libraries not.
+LOADED = f"""
+import contextlib, json, os, sys
+found = {{}}
+for notebook, source in json.load(sys.stdin).items():
+    os.chdir(os.path.dirname(notebook))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "{PACKAGE}"]:
+        del sys.modules[name]
+    with contextlib.redirect_stdout(sys.stderr):
+        exec(source, {{}})
+    names = [name for name in sys.modules if name.partition(".")[0] == "{PACKAGE}"]
+    found[notebook] = [name.removeprefix("{PACKAGE}").removeprefix(".") or "__init__" for name in names]
+print(json.dumps(found))
+"""
+
+
+def code_cells(notebook: Path) -> list[str]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 class House:
@@ -51,25 +75,36 @@ class House:
                 found |= {name if name.removeprefix(f"{PACKAGE}.") in self.paths else base for name in names}
         return {name.removeprefix(f"{PACKAGE}.") for name in found} & self.paths.keys()
 
-    def reached(self, start: Iterable[str], without: Iterable[str] = ()) -> set[str]:
+    def reached(self, start: Iterable[str]) -> set[str]:
         """`start` and all that it imports, itself or through others."""
-        found, waiting = set(), set(start) - set(without)
+        found, waiting = set(), set(start)
         while waiting:
             found |= waiting
-            waiting = set().union(*(self.imports[name] for name in waiting)) - found - set(without)
+            waiting = set().union(*(self.imports[name] for name in waiting)) - found
         return found
 
     def notebooks(self) -> list[Path]:
         return sorted((self.root / "notebooks").glob("*.ipynb"))
 
     def needed_by(self, notebook: Path) -> set[str]:
-        """What a notebook imports, itself or through others, without the checks of other notebooks' exercises."""
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        direct = set().union(*(self.imported("".join(c["source"])) for c in cells if c["cell_type"] == "code"))
-        own = f"checks.notebook_{notebook.name[:2]}"
-        return self.reached(
-            direct, [name for name in self.paths if name.startswith("checks.notebook_") and name != own]
-        )
+        """What all cells of a notebook import, themselves or through others, in functions as well."""
+        return self.reached(set().union(*map(self.imported, code_cells(notebook))))
+
+    def loaded_first(self) -> dict[Path, set[str]]:
+        """For each notebook what is in memory once its set-up cell and its first cell of imports have been run."""
+        jobs = {}
+        for notebook in self.notebooks():
+            setup, *others = code_cells(notebook)
+            first = next(cell for cell in others if re.search("^(from|import) ", cell, re.MULTILINE))
+            jobs[str(notebook)] = "\n".join((setup, first))
+        with tempfile.TemporaryDirectory() as folder:
+            place = {"GRPO_PROFILE": "tiny", "GRPO_OUTPUT": folder, "PYTHONPATH": str(self.root)}
+            command = [sys.executable, "-c", LOADED]
+            done = subprocess.run(
+                command, input=json.dumps(jobs), text=True, capture_output=True, env=os.environ | place, check=True
+            )
+        loaded = json.loads(done.stdout)
+        return {Path(notebook): set(modules) & self.paths.keys() for notebook, modules in loaded.items()}
 
     def circles(self) -> list[list[str]]:
         """Groups of modules that import each other."""
@@ -127,10 +162,10 @@ def main(root: Path) -> None:
     longest = max(found, key=found.get)
     median = statistics.median(found.values())
     print(f"functions: {len(found)}, median {median:g} lines, longest {longest}: {found[longest]}")
-    print("lines that a notebook's imports pull:")
-    for notebook in house.notebooks():
-        needed = [house.paths[name] for name in house.needed_by(notebook)]
-        print(f"  {notebook.stem:26} {len(needed):3} files {lines(needed):6,} lines {code_lines(needed):6,} of code")
+    print("lines in memory after a notebook's first cell of imports, and that all its cells need:")
+    for notebook, loaded in house.loaded_first().items():
+        first, needed = ([house.paths[name] for name in names] for names in (loaded, house.needed_by(notebook)))
+        print(f"  {notebook.stem:26} {len(first):3} files {lines(first):6,} {len(needed):8} files {lines(needed):6,}")
 
 
 if __name__ == "__main__":

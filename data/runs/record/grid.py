@@ -9,24 +9,24 @@ import shutil
 
 import pandas as pd
 
-from grpo_helpers.lessons.grids import QUESTIONS, STEPS, USUAL, run_grid
+from grpo_helpers.lessons.grids import USUAL, run_grid
 from grpo_helpers.profiles import Profile, output_root
 from grpo_helpers.run import provenance
 from tests.cells import definitions
 
 SEEDS, USUAL_SEEDS = 3, 6
-GRIDS = definitions("08_experiments", "GRIDS").GRIDS
+LAB = definitions("08_experiments", "GRIDS", "STEPS", "QUESTIONS")
 
 
 def grid(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """The grid `name`: its settings but the usual one, from the seeds `seed`, `seed` + 1 … See `run_grid`."""
-    settings = {label: setting for label, setting in GRIDS[name].items() if setting != USUAL} or GRIDS[name]
+    settings = {label: setting for label, setting in LAB.GRIDS[name].items() if setting != USUAL} or LAB.GRIDS[name]
     seeds = range(seed, seed + (USUAL_SEEDS if name == "grid_usual" else SEEDS))
     commit = provenance(profile, seed)["commit"]
     keep = output_root() / "grids" / f"{name}-{profile.name}-{seed}-{commit}"
     if commit.endswith("-dirty"):  # the code may have changed since
         shutil.rmtree(keep, ignore_errors=True)
     keep.mkdir(parents=True, exist_ok=True)
-    found = run_grid(settings, profile.with_(steps=STEPS, eval_questions=QUESTIONS), seeds, keep=keep)
+    found = run_grid(settings, profile.with_(steps=LAB.STEPS, eval_questions=LAB.QUESTIONS), seeds, keep=keep)
     shutil.rmtree(keep)
     return found

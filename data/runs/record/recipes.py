@@ -21,11 +21,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grpo_helpers import data, models, training
 from grpo_helpers.lessons.flawed import PUBLISHED_REWARD_FUNCS
-from grpo_helpers.lessons.grids import QUESTIONS, STEPS, Watch
+from grpo_helpers.lessons.grids import Watch
 from grpo_helpers.profiles import ARTICLE, Profile
 from grpo_helpers.rewards import REWARD_FUNCS
 
-from .grid import SEEDS
+from .grid import LAB, SEEDS
 
 OURS, TRL, REPAIRED, PUBLISHED = "this series", "TRL's defaults", "the article, repaired", "the article, as published"
 # tried for each; the first is the recipe's own
@@ -118,7 +118,8 @@ def reward_per_minute(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     Returns:
         tried: `learning_curve` of each recipe at each rate, one seed; curves: those at the best rates, every seed.
     """
-    profile, seeds = profile.with_(steps=STEPS, eval_questions=QUESTIONS), range(seed, seed + SEEDS)
+    profile = profile.with_(steps=LAB.STEPS, eval_questions=LAB.QUESTIONS)
+    seeds = range(seed, seed + SEEDS)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
 

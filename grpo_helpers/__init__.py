@@ -28,6 +28,7 @@ fast         a faster engine: TRL's numbers without its repeated work
 Plumbing:
 
 run          the main job, `python -m grpo_helpers`
+ledger       what a training on a GPU takes: seconds and memory of each phase, steps lost to overflow
 adapters     a trained adapter found, loaded, described in a model card, pushed
 checks       checks for the exercises
 hosted       Colab and Kaggle made ready, one GPU of several

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import resource
+import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from .memory import GB, needed_gb
-from .pretrained import WeightsNotFound, find_weights
+from .pretrained import WeightsNotFound, find_weights, hub_reachable
 from .profiles import SMALL, T4, TINY, Profile, get_profile
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
@@ -58,14 +59,18 @@ def cpu_gflops(dtype: torch.dtype) -> float:
 
 
 def gpu_record() -> dict[str, Any]:
-    """What a run on a GPU adds to its record: the card, its capability, and the most memory that tensors have taken."""
-    if not torch.cuda.is_available():
-        return {}
+    """The card in a record: its name, memory, compute capability, driver ("unknown" where nvidia-smi is missing)."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        driver = "unknown"
     return {
         "card": torch.cuda.get_device_name(),
+        "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / GB, 1),
         "capability": list(torch.cuda.get_device_capability()),
+        "driver": driver,
         "cuda": torch.version.cuda,
-        "peak_gpu_memory_gb": round(torch.cuda.max_memory_allocated() / GB, 2),
     }
 
 
@@ -102,9 +107,9 @@ def resolve_dtype(profile: Profile) -> torch.dtype:
 def detect() -> Profile:
     """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
-    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny; whether weights can be
-    had is not asked. Without one it is small, unless its weights cannot be had or it would take over a quarter of an
-    hour; then tiny.
+    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny: the first whose weights
+    can be had. Without one it is small, unless its weights cannot be had or it would take over a quarter of an hour;
+    then tiny.
 
     Raises:
         UnusableGPU: this torch has no kernels for the GPU.
@@ -140,12 +145,16 @@ def check_gpu() -> None:
 
 
 def _for_gpu() -> tuple[Profile, str]:
-    card, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
-    found = f"found {card} with {total:.1f} GB"
-    for profile in (T4, T4.with_(eval_batch=T4.eval_batch // 2), SMALL):
-        if (needed := needed_gb(profile)) < SPARE * total:
-            return profile, f"{found}, and it needs about {needed:.1f} ({profile.eval_batch} questions at a time)"
-    return TINY, f"{found}; 'small' needs about {needed:.1f}"
+    card, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / GB
+    told, room = [f"found {card} with {total:.1f} GB"], SPARE * total
+    for profile in (T4 if needed_gb(T4) < room else T4.with_(eval_batch=T4.eval_batch // 2), SMALL):
+        needed = needed_gb(profile)
+        told.append(f"{profile.name!r} needs about {needed:.1f} ({profile.eval_batch} questions at a time)")
+        if needed < room:
+            if not (error := _weights_missing(profile)):
+                return profile, "; ".join(told)
+            told[-1] = f"the weights of {profile.name!r} cannot be had: {error}"
+    return TINY, "; ".join(told)
 
 
 def _for_cpu() -> tuple[Profile, str]:
@@ -156,11 +165,19 @@ def _for_cpu() -> tuple[Profile, str]:
             f"no GPU, and 'small' would take about {minutes:.0f} minutes on this CPU"
             " (GRPO_PROFILE=small if you do not mind)",
         )
-    try:
-        find_weights(SMALL.model, SMALL.revision)
-    except WeightsNotFound as error:
+    if error := _weights_missing(SMALL):
         return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
     return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"
+
+
+def _weights_missing(profile: Profile) -> str:
+    """Why the weights of `profile` cannot be had, or nothing. Small's are fetched here; the hub's, of 3 GB, are not."""
+    try:
+        if profile.model == SMALL.model or not hub_reachable():
+            find_weights(profile.model, profile.revision)
+    except WeightsNotFound as error:
+        return str(error)
+    return ""
 
 
 def time_in_words(profile: Profile) -> str:

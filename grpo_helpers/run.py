@@ -1,7 +1,7 @@
 """The main job: evaluate, train, evaluate again, and keep everything as files.
 
 outputs/<profile>-<seed>/
-    run.json           profile, seed, versions, hardware, commit, command, results
+    run.json           profile, seed, versions, hardware, commit, command, results; of a GPU, what training took of it
     before.jsonl       a reply to every held-out question, scored; also after.jsonl
     history.csv        the training log, a row a step; history.png shows it
     comparison.csv     rates before and after with intervals; comparison.png
@@ -31,6 +31,7 @@ from trl import GRPOTrainer
 
 from . import adapters, data, evaluation, machine, models, plotting, pretrained, records, training
 from .files import read_json, write_bytes, write_json, write_text
+from .ledger import Ledger
 from .profiles import DATA, ROOT, Profile, output_root, without_root
 
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
@@ -208,19 +209,23 @@ def run(
     if dropped:
         print(f"{dropped} training questions dropped: prompt over {profile.max_prompt_length} tokens")
     print(f"{len(train_set)} training questions, {len(held_out)} held-out ones; weights from {facts['weights']}")
+    if both := data.asked_in_both(train_set, held_out):
+        print(f"{both} of the held-out questions are training questions, too: right answers to these may be memory")
 
+    ledger = Ledger(model, tokenizer, train_set[0]["prompt"])
     print("evaluating the untrained policy ...", flush=True)
     before = _evaluations(profile, model, tokenizer, held_out, output, "before")
     samples = evaluation.SampleReplies(profile, tokenizer, held_out, output / "samples.jsonl")
     trainer = training.make_trainer(
         profile, model, tokenizer, train_set, output / "checkpoints", seed=seed, callbacks=[samples], doctor=doctor
     )
+    ledger.attach(trainer)
     try:
         outcome = training.train(trainer, resume)
     except KeyboardInterrupt:
         outcome = training.Outcome(training.INTERRUPTED, trainer.state.global_step)
     facts |= {"outcome": outcome.how} | ({"finding": outcome.finding._asdict()} if outcome.finding else {})
-    write_json(output / "run.json", facts)
+    write_json(output / "run.json", facts | ledger.facts())
     table = _keep_training(trainer, profile, output, f"Reward history, {profile.name}, seed {seed}")
     if not outcome.finished:
         against = ", with --no-doctor against the doctor's advice" if outcome.finding else ""
@@ -247,10 +252,8 @@ def run(
         "seconds_per_step": round(float(table["step_time"].median()), 3),
         "tokens": {str(t): [round(float(x[t]["tokens"].mean()), 2) for x in (before, after)] for t in after},
         "rates": {str(t): c.round(4).to_dict("index") for t, c in comparisons.items()},
-    } | machine.gpu_record()
-    if trainer.accelerator.scaler:  # float16 on a GPU: 65536 at first, halved by every step that overflowed
-        results["loss_scale"] = trainer.accelerator.scaler.get_scale()
-    write_json(output / "run.json", facts | {"results": results})
+    }
+    write_json(output / "run.json", facts | ledger.facts() | {"results": results})
     adapters.write_card(output)
     first, last = table["reward"].iloc[:5].mean(), table["reward"].iloc[-5:].mean()
     print(f"\nreward {first:.2f} → {last:.2f} (means of the first and last 5 steps)")

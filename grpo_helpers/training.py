@@ -58,7 +58,13 @@ def machine_options(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **overrides: Any) -> GRPOConfig:
-    """The profile as TRL's configuration; `overrides` are GRPOConfig fields."""
+    """The profile as TRL's configuration; `overrides` are GRPOConfig fields.
+
+    Raises:
+        ValueError: a field goes by an old name, which transformers would ignore beside the new one.
+    """
+    if old := [name for name in overrides if name.startswith("gradient_checkpointing")]:
+        raise ValueError(f"{old[0]}={overrides[old[0]]!r}: it is called {old[0].replace('gradient', 'activation')} now")
     fields: dict[str, Any] = {name: getattr(profile, name) for name in SAME} | {
         "per_device_train_batch_size": profile.batch,
         "gradient_accumulation_steps": profile.accumulation,

@@ -35,10 +35,11 @@ def test_unknown_profile_is_named_and_the_known_ones_listed(monkeypatch, name):
 
 
 def have(monkeypatch, card=None, gb=0.0, capability=(7, 5), minutes=10, weights=True):
-    """A machine with this card, or with a CPU on which `small` takes so many minutes."""
+    """A machine with this card, or a CPU on which `small` takes so many minutes; offline it has those weights alone."""
 
-    def find_weights(*args):
-        if not weights:
+    def find_weights(model, revision):
+        assert weights is not True or model == SMALL.model, "3 GB are not fetched to choose a profile"
+        if weights is not True and model not in weights:
             raise WeightsNotFound("not in the cache, not on the hub")
 
     monkeypatch.delenv("GRPO_PROFILE", raising=False)
@@ -53,6 +54,7 @@ def have(monkeypatch, card=None, gb=0.0, capability=(7, 5), minutes=10, weights=
         monkeypatch.setattr(torch.cuda, name, lambda *args, answer=answer: answer)
     monkeypatch.setattr(machine, "estimated_minutes", lambda profile: minutes)
     monkeypatch.setattr(machine, "find_weights", find_weights)
+    monkeypatch.setattr(machine, "hub_reachable", lambda: weights is True)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -65,11 +67,14 @@ def test_environment_overrides_the_machine_and_says_so(monkeypatch, capsys, name
     assert ("made for a GPU" in told) == (name not in ("tiny", "small"))
 
 
+A_T4 = {"card": "Tesla T4", "gb": 15.6}
+
+
 # What notebook 04 shows as a table.
 @pytest.mark.parametrize(
     ("has", "name", "eval_batch"),
     [
-        pytest.param({"card": "Tesla T4", "gb": 15.6}, "t4", 50, id="T4, or the first of two"),
+        pytest.param(A_T4, "t4", 50, id="T4, or the first of two"),
         pytest.param({"card": "NVIDIA L4", "gb": 23.7, "capability": (8, 9)}, "t4", 50, id="L4"),
         pytest.param({"card": "NVIDIA A100-SXM4-40GB", "gb": 42.4, "capability": (8, 0)}, "t4", 50, id="A100"),
         pytest.param({"card": "a card of 8 GB", "gb": 8.2, "capability": (8, 6)}, "t4", 50, id="8 GB"),
@@ -78,7 +83,10 @@ def test_environment_overrides_the_machine_and_says_so(monkeypatch, capsys, name
         pytest.param({"card": "a card of 2 GB", "gb": 2.1}, "tiny", 100, id="2 GB"),
         pytest.param({"minutes": 10}, "small", 100, id="fast CPU, Apple"),
         pytest.param({"minutes": 16}, "tiny", 100, id="slow CPU"),
-        pytest.param({"minutes": 10, "weights": False}, "tiny", 100, id="offline"),
+        pytest.param({"minutes": 10, "weights": []}, "tiny", 100, id="offline"),
+        pytest.param(A_T4 | {"weights": []}, "tiny", 100, id="T4, offline"),
+        pytest.param(A_T4 | {"weights": [SMALL.model]}, "small", 100, id="T4, offline, with small's weights"),
+        pytest.param(A_T4 | {"weights": [T4.model]}, "t4", 50, id="T4, offline, with t4's weights"),
     ],
 )
 def test_machine_gets_the_profile_that_fits_and_is_told_why(monkeypatch, capsys, has, name, eval_batch):

@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from grpo_helpers import models, profiles, run, training
 from grpo_helpers.fast import sampling
+from grpo_helpers.ledger import Ledger
 from grpo_helpers.profiles import T4, TINY
 
 from .pretended_t4 import pretended
@@ -98,8 +99,23 @@ def on_an_l4(output):
         return main_job(output, REHEARSED.with_(steps=1, save_steps=1))
 
 
+class Overflow(TrainerCallback):
+    """Before the first step the loss is scaled by more than float16 can bear."""
+
+    def on_train_begin(self, *args, **kwargs):
+        self.trainer.accelerator.scaler._init_scale = 2.0**40
+
+
 def checked():
-    with pretended():
+    """gpu-check's steps, the first of them lost to overflow."""
+    attach = Ledger.attach
+
+    def attach_both(ledger, trainer):
+        attach(ledger, trainer)
+        trainer.add_callback(overflow := Overflow())
+        overflow.trainer = trainer
+
+    with pretended(), mock.patch.object(Ledger, "attach", attach_both):
         return gpu_check.check(REHEARSED.with_(eval_batch=2), random=False, steps=1, tokens=4)
 
 
@@ -117,13 +133,31 @@ def test_on_a_t4_weights_are_float16_adapters_float32_and_the_loss_is_scaled(t4)
         assert job["checkpointing"] and job["weights as before"]
         assert all(1 <= scale <= 2.0**16 for scale in job["scales"])
     assert [len(job["scales"]) for job in t4[1]] == [4, 2, 2]
-    assert json.loads((t4[0] / "run.json").read_text())["hardware"].startswith("Tesla T4")
+
+
+@pytest.mark.trains
+def test_a_run_records_what_it_took_of_the_gpu_for_the_steps_that_it_took_itself(t4):
+    for folder, steps, scales in ((t4[0].with_name("straight"), 4, t4[1][0]["scales"]), (t4[0], 2, t4[1][2]["scales"])):
+        facts = json.loads((folder / "run.json").read_text())
+        gpu = facts["gpu"]
+        assert facts["hardware"].startswith("Tesla T4") and gpu["card"] == "Tesla T4" and gpu["memory_gb"] == 15.8
+        assert gpu["capability"] == [7, 5] and gpu["driver"] and 0 < gpu["largest_activation"] < 65504
+        assert (gpu["steps"], gpu["loss_scale"], gpu["steps_lost_to_overflow"]) == (steps, scales[-1], 0)
+        batches = steps * REHEARSED.accumulation
+        calls = {"generation": steps, "scoring": batches, "backward": batches, "optimizer step": steps}
+        assert {name: phase["calls"] for name, phase in gpu["phases"].items()} == calls
+        assert all(phase["peak_gb"] <= gpu["peak_gb"] for phase in gpu["phases"].values())
+        assert gpu["seconds_a_step"].keys() == calls.keys() and all(s > 0 for s in gpu["seconds_a_step"].values())
+        parts = sum(gpu["seconds_a_step"][name] for name in ("generation", "scoring", "backward"))
+        whole = pd.read_csv(folder / "history.csv")["step_time"].tail(steps - 1).mean()  # TRL's, the first left out
+        assert 0.5 * whole < parts < whole + 0.01
 
 
 @pytest.mark.trains
 def test_gpu_check_measures_every_phase_and_sets_the_plan_beside_it():
     found = in_its_own_process(checked)
-    assert found["loss_scale"] >= 1 and 0 < found["largest_activation"] < 65504
+    assert found["loss_scale"] == 2.0**39 and found["steps"] == found["steps_lost_to_overflow"] == 1
+    assert 0 < found["largest_activation"] < 65504
     table = gpu_check.shown(found)
     assert set(table.index) == {"evaluation", "generation", "scoring", "backward", "optimizer step"}
     assert (table[["seconds", "planned_gb"]] > 0).all(axis=None)

@@ -327,6 +327,13 @@ def test_precision_is_explicit_on_a_cpu(name):
     assert config.use_cpu and not config.fp16
 
 
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "gradient_checkpointing_kwargs"])
+def test_an_old_name_that_would_be_ignored_is_refused_with_the_new_one(name):
+    with pytest.raises(ValueError, match=f"{name}=True.*{name.replace('gradient', 'activation')}"):
+        training.grpo_config(TINY, "unused", **{name: True})
+    assert training.grpo_config(TINY, "unused", activation_checkpointing=True).activation_checkpointing
+
+
 def test_the_article_profile_is_the_articles_configuration():
     config = training.grpo_config(get_profile("article"), "unused")
     assert (config.learning_rate, config.adam_beta2, config.weight_decay) == (5e-6, 0.99, 0.1)

@@ -15,20 +15,19 @@ from __future__ import annotations
 import argparse
 import gc
 import shlex
-import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from grpo_helpers import data, evaluation, machine, memory, models, profiles, run, training
 from grpo_helpers.fast import sampling
 from grpo_helpers.files import write_json
+from grpo_helpers.ledger import Ledger
 from grpo_helpers.pretrained import WeightsNotFound
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -69,67 +68,6 @@ def policy(profile: profiles.Profile, random: bool) -> tuple[Any, Any, str]:
     return model, tokenizer, "random weights of Qwen2.5-1.5B's shape"
 
 
-class Phases:
-    """Seconds and peak memory of functions, by the name of their phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.peak_gb: dict[str, float] = defaultdict(float)
-
-    def begin(self) -> None:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        self.start = time.perf_counter()
-
-    def end(self, phase: str) -> None:
-        torch.cuda.synchronize()
-        self.seconds[phase].append(time.perf_counter() - self.start)
-        self.peak_gb[phase] = max(self.peak_gb[phase], torch.cuda.max_memory_allocated() / 1e9)
-
-    def watch(self, owner: Any, function: str, phase: str) -> None:
-        """Replace `owner.function` by itself, watched; of functions that call each other only one can be."""
-        inner = getattr(owner, function)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.begin()
-            result = inner(*args, **kwargs)
-            self.end(phase)
-            return result
-
-        setattr(owner, function, watched)
-
-
-class OptimizerStep(TrainerCallback):
-    """Watches the optimizer's step, which TRL hands to accelerate."""
-
-    def __init__(self, phases: Phases) -> None:
-        self.phases = phases
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.phases.begin()
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.phases.end("optimizer step")
-
-
-def largest_activation(model: Any, ids: torch.Tensor) -> float:
-    """The largest magnitude that any layer puts out; float16 ends at 65,504."""
-    seen, handles = [], []
-
-    def note(module: Any, args: Any, output: Any) -> None:
-        seen.append(float((output[0] if isinstance(output, tuple) else output).abs().max()))
-
-    for layer in models.causal_lm(model).model.layers:
-        handles.append(layer.register_forward_hook(note))
-    with torch.no_grad():
-        logits = model(ids).logits
-    for handle in handles:
-        handle.remove()
-    if not torch.isfinite(logits).all():
-        raise RuntimeError("the model's logits are not finite in this precision; take bfloat16 or float32")
-    return max(seen)
-
-
 def decoding(model: Any, tokenizer: Any, prompts: list[list[int]], rows: int, tokens: int) -> dict[str, float]:
     """Milliseconds a token of `rows` completions: transformers' generate, as TRL calls it, and `fast.sampling`."""
     groups = prompts[: max(1, rows // 8)]
@@ -164,35 +102,22 @@ def check(profile: profiles.Profile, random: bool, steps: int, tokens: int = 64)
     texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in questions["prompt"]]
     prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
     result: dict[str, Any] = {"weights": weights, "prompt_tokens": max(map(len, prompts))}
-    result["largest_activation"] = largest_activation(model, torch.tensor([prompts[0]], device="cuda"))
 
-    phases = Phases()
-    phases.begin()
+    took = Ledger(model, tokenizer, questions[0]["prompt"])
+    took.begin()
     evaluation.evaluate(model, tokenizer, held_out, profile.max_completion_length, batch_size=profile.eval_batch)
-    phases.end("evaluation")
+    took.end("evaluation")
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.make_trainer(
             profile.with_(steps=steps), model, tokenizer, questions, folder, doctor=False, save_strategy="no"
         )
-        phases.watch(trainer, "_generate_single_turn", "generation")
-        phases.watch(trainer, "compute_loss", "scoring")
-        phases.watch(trainer.accelerator, "backward", "backward")
-        trainer.add_callback(OptimizerStep(phases))
+        took.attach(trainer)
         start = time.perf_counter()
         training.train(trainer)
         result["seconds_per_step"] = round((time.perf_counter() - start) / steps, 2)
-        scaler = trainer.accelerator.scaler
-        result["loss_scale"] = float(scaler.get_scale()) if scaler is not None else None
+    result |= took.results()
     rows = profile.batch * profile.accumulation
     result["decoding_ms_per_token"] = decoding(trainer.model, tokenizer, prompts, rows, tokens)
-    result["phases"] = {
-        name: {
-            "seconds": round(statistics.median(took), 3),
-            "calls": len(took),
-            "peak_gb": round(phases.peak_gb[name], 3),
-        }
-        for name, took in phases.seconds.items()
-    }
     plan = memory.plan(profile, memory.ModelShape.from_config(model.config), prompt_tokens=result["prompt_tokens"])
     result["planned_gb"] = plan.table.drop(index="overhead").sum().round(3).to_dict()
     return result
@@ -217,7 +142,6 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device here; the rehearsal without one is tests/test_t4.py")
-    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     if args.cap:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap * 1e9 / total))
@@ -225,11 +149,7 @@ def main() -> None:
         for module in (machine, models, training):
             module.resolve_dtype = lambda profile: torch.float16
     profile = profiles.get_profile(args.profile)
-    facts: dict[str, Any] = {
-        "card": name,
-        "capability": list(capability),
-        "cuda": torch.version.cuda,
-        "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1),
+    facts: dict[str, Any] = machine.gpu_record() | {
         "cap_gb": args.cap,
         "dtype": str(machine.resolve_dtype(profile)),
         "profile": profile.as_dict(),
@@ -244,14 +164,14 @@ def main() -> None:
     for setting in chosen:
         results = check(profile.with_(**SETTINGS[setting]), args.random, args.steps)
         facts["runs"].append({"name": setting, "changes": SETTINGS[setting], "results": results})
-        print(
-            f"\n{args.profile}, {setting}: {results['seconds_per_step']} s a step, loss scale {results['loss_scale']}"
-        )
-        print(f"milliseconds a token {results['decoding_ms_per_token']}\n{shown(results).to_string()}", flush=True)
+        print(f"\n{args.profile}, {setting}: {results['seconds_per_step']} s a step, {results['seconds_a_step']}")
+        lost = {name: results.get(name) for name in ("loss_scale", "steps_lost_to_overflow", "largest_activation")}
+        print(f"{lost}\nmilliseconds a token {results['decoding_ms_per_token']}")
+        print(shown(results).to_string(), flush=True)
         gc.collect()
         torch.cuda.empty_cache()
     if args.record:
-        folder = profiles.DATA / "runs" / f"gpu-{name.lower().replace(' ', '-')}"
+        folder = profiles.DATA / "runs" / f"gpu-{facts['card'].lower().replace(' ', '-')}"
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "run.json", facts)
         print(f"recorded in {folder}")

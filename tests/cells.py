@@ -10,7 +10,7 @@ from grpo_helpers.profiles import ROOT
 
 def defined_by(node: ast.stmt) -> dict[str, ast.stmt]:
     """name → what defines it, for imports, functions, classes and constants: names in CAPITALS."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name: node}
     if isinstance(node, ast.Import):
         return {(a.asname or a.name).partition(".")[0]: ast.Import([a]) for a in node.names}

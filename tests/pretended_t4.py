@@ -3,7 +3,8 @@
 Every tensor's storage carries a tag, "cuda" or none. `Tensor.device` tells it, `.to("cuda")` copies and tags, results
 of an operation are where its inputs were, and an operation on tensors of both places raises as CUDA would. What
 `torch.cuda` tells is a T4's. Numbers are those of the CPU in the same number formats, so that float16 overflows and
-rounds as it does; time, memory and the order of sums are not a GPU's.
+rounds as it does; time, memory and the order of sums are not a GPU's. For TRL's Triton kernels its own code in PyTorch
+stands in, on the path that a GPU takes, whether Triton is installed or not.
 
 Not seen: kernels that a GPU lacks, streams, a second GPU, and what differs between the lists of operations that CUDA's
 autocast and the CPU's bring to 16 bits. Both places draw from one random generator.
@@ -15,6 +16,7 @@ import contextlib
 import functools
 import types
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
@@ -23,6 +25,8 @@ import torch
 import torch._dynamo  # looks through torch when it is first imported, and is to find what is there
 from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
+from trl.kernels import chunked_logprob
+from trl.trainer import utils as trl_utils
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 GB = 10**9
@@ -256,6 +260,15 @@ RANDOM_STATES = {
 }
 
 
+# `kernel[grid](...)` runs the tile
+TRL_KERNELS = {
+    "_TRITON_AVAILABLE": True,
+    "triton": types.SimpleNamespace(cdiv=lambda a, b: -(-a // b)),
+    "_forward_kernel": defaultdict(lambda: chunked_logprob._forward_tile),
+    "_backward_kernel": defaultdict(lambda: chunked_logprob._backward_tile),
+}
+
+
 def on_cpu(ask: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast's switches take "cuda", or nothing for it, and turn the CPU's, which does the work here."""
     return lambda device="cuda", *args: ask("cpu" if str(device).startswith("cuda") else device, *args)
@@ -312,4 +325,6 @@ def pretended(
         change(torch, switches | {"Generator": Generator})
         change(torch._C, {"_group_tensors_by_device_and_dtype": group_by_place})
         change(torch.serialization, {"_package_registry": [files, *torch.serialization._package_registry]})
+        change(chunked_logprob, TRL_KERNELS)
+        change(trl_utils, {"is_triton_available": lambda: False})
         yield stack.enter_context(Places())

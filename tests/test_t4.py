@@ -1,6 +1,7 @@
 """The T4 path, rehearsed without a T4: the main job with the profile's own settings, notebooks, planted mistakes."""
 
 import contextlib
+import importlib
 import io
 import json
 import multiprocessing
@@ -22,6 +23,7 @@ from transformers import TrainerCallback
 from grpo_helpers import models, profiles, run, training
 from grpo_helpers.fast import sampling
 from grpo_helpers.ledger import Ledger
+from grpo_helpers.memory import QWEN25_15B
 from grpo_helpers.profiles import T4, TINY
 
 from .pretended_t4 import pretended
@@ -295,6 +297,47 @@ def test_what_cuda_allows_is_allowed():
         assert numbers.grad.is_cuda and numbers.grad.tolist() == [0.5] * 4
         assert torch.zeros(4).copy_(halves).device.type == "cpu"
     assert torch.zeros(1).device.type == "cpu" and torch.cuda.is_available() == real_gpu
+
+
+def test_a_ledger_refuses_a_policy_that_overflows_and_claims_nothing_of_steps_it_did_not_see():
+    with pretended():
+        model, tokenizer = models.load_policy(REHEARSED)
+        prompt = [{"role": "user", "content": "At the market hats cost $12 a piece."}]
+        seen = Ledger(model, tokenizer, prompt).facts()["gpu"]
+        assert seen["steps"] == 0 and not {"loss_scale", "steps_lost_to_overflow", "seconds_a_step"} & seen.keys()
+        model.model.layers[1].mlp.down_proj.weight.data.mul_(1e5)
+        with pytest.raises(ValueError, match="not finite in float16.*bfloat16"):
+            Ledger(model, tokenizer, prompt)
+    assert Ledger(model, tokenizer, prompt).facts() == {}
+
+
+# TRL's Triton kernels: `pretended` stands in for them, so they are compiled for a T4 here, which needs no GPU.
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
+@pytest.mark.parametrize("module", ["chunked_logprob", "logprob_entropy"])
+def test_trls_kernels_compile_for_a_t4(module, kernel, tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA on Linux, and is not here")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    module = importlib.import_module(f"trl.kernels.{module}")
+    pointers = {"targets_ptr": "*i64", "index_ptr": "*i64", "row_mask_ptr": "*i1"}
+    pointers |= dict.fromkeys(("mm_ptr", "logits_ptr", "grad_logits_ptr"), "*fp16")
+    floats, sizes = ("logit_scale", "softcap", "inv_t"), {"BLOCK_SIZE": module._BLOCK_SIZE, "n_cols": QWEN25_15B.vocab}
+    signature, constants = {}, {}
+    for parameter in getattr(module, kernel).params:
+        name = parameter.name
+        if parameter.is_constexpr:
+            signature[name], constants[name] = "constexpr", sizes.get(name, True)  # all that it can be asked for
+        else:
+            number = "fp32" if name in floats else "i32"
+            signature[name] = pointers.get(name, "*fp32") if name.endswith("_ptr") else number
+    source = ASTSource(getattr(module, kernel), signature, constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 75, 32))
+    assert ".target sm_75" in compiled.asm["ptx"] and compiled.asm["cubin"]
 
 
 # Notebooks as code, in one process with one output folder: 06 takes the adapter that 05 leaves.

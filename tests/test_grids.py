@@ -18,7 +18,7 @@ from record import grid
 
 from .cells import definitions
 
-GRIDS, tables = grid.GRIDS, definitions("08_experiments", "tables").tables
+GRIDS, tables = grid.LAB.GRIDS, definitions("08_experiments", "tables").tables
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=4, eval_questions=6, max_samples=12)
 ALL = [(name, label, setting) for name, varied in GRIDS.items() for label, setting in varied.items()]
 

@@ -28,7 +28,6 @@ from ..rewards import REWARD_FUNCS, RewardFunc
 from .probing import sample_replies
 
 POINTS = 6  # times that the held-out questions are asked along a cell
-MEASURED = ["strict", "flexible", "format", "worked", "tokens"]
 KEPT = ("step", "reward", "reward_std", "rewards/correctness_reward_func/mean", "frac_reward_zero_std", "entropy")
 KEPT += ("kl", "grad_norm", "completions/mean_length", training.WORKED, "clip_ratio/region_mean")
 
@@ -51,11 +50,13 @@ USUAL = Setting()
 
 
 class Watch(TrainerCallback):
-    """Asks the held-out questions after every so many batches, greedily: `rows` are MEASURED and when.
+    """Asks the held-out questions after every so many batches, greedily: `rows` are what is `measured`, and when.
 
     Its seconds are the processor's, which others do not stretch, and those of training alone: asking does not count.
     The first row is to be noted before training.
     """
+
+    measured = ("strict", "flexible", "format", "worked", "tokens")
 
     def __init__(self, profile: Profile, tokenizer: PreTrainedTokenizerBase, every: int) -> None:
         self.profile, self.tokenizer, self.every, self.rows = profile, tokenizer, every, []
@@ -64,7 +65,7 @@ class Watch(TrainerCallback):
     def measure(self, model: Any) -> dict[str, float]:
         length, batch = self.profile.max_completion_length, self.profile.eval_batch
         table = evaluation.evaluate(model, self.tokenizer, self.held_out, length, batch_size=batch)
-        return table[MEASURED].mean().round(4).to_dict()
+        return table[[*self.measured]].mean().round(4).to_dict()
 
     def note(self, model: Any, seconds: float = 0.0, **at: int) -> None:
         """A row: `at`, seconds, and what is measured."""
@@ -135,7 +136,7 @@ def run_grid(
         keep: a folder for finished cells; those that are there already are not run again.
 
     Returns:
-        curves (completions, seconds, MEASURED), history (columns KEPT), cells (completions of its probe, training
+        curves (completions, seconds, `Watch.measured`), history (KEPT), cells (completions of its probe, training
         questions, threads, workers), each with the columns setting and seed.
     """
     cores = os.cpu_count() or 1

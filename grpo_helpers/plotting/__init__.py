@@ -4,6 +4,8 @@ A figure that one notebook needs is drawn in its cell, by pandas' `.plot` or on 
 the style that it follows.
 """
 
+# ruff: noqa: F401
+
 import pandas as pd
 
 from ._alt import describe, register
@@ -13,27 +15,3 @@ from .rates import plot_before_after, plot_intervals, plot_kinds, plot_rates, pl
 
 register()  # in a notebook, figures say what they show
 pd.set_option("display.html.use_mathjax", False)  # and a dollar in a table is money, not the beginning of a formula
-
-__all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "LOOKS",
-    "ORANGE",
-    "PURPLE",
-    "describe",
-    "hatch",
-    "live",
-    "live_history",
-    "panels",
-    "plot_before_after",
-    "plot_history",
-    "plot_intervals",
-    "plot_kinds",
-    "plot_rates",
-    "plot_reward_matrix",
-    "plot_rewards",
-    "plot_signals",
-    "reward_columns",
-    "smooth",
-]

@@ -44,7 +44,7 @@ RECORDERS: dict[str, Recorder] = {
     "countdown": countdown.countdown,
     "ladder": ladder.ladder,
     **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},
-    **{name: partial(grid.grid, name) for name in grid.GRIDS},
+    **{name: partial(grid.grid, name) for name in grid.LAB.GRIDS},
 }
 
 

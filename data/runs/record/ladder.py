@@ -14,11 +14,9 @@ from typing import Any
 import pandas as pd
 import torch
 from peft.tuners.lora import LoraLayer
-from transformers import TrainerCallback
 
 from grpo_helpers import data, models, records, training
-from grpo_helpers.evaluation import evaluate
-from grpo_helpers.lessons.grids import significant
+from grpo_helpers.lessons.grids import Watch, significant
 from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, SMALL, Profile
 
 SETTINGS = {
@@ -43,38 +41,30 @@ def moved(model: torch.nn.Module) -> float:
     return (change / weight) ** 0.5 if weight else 0.0
 
 
-def climb(profile: Profile, seed: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+class Rungs(Watch):
+    """Asks after the steps AT; beside what is measured, how far the policy has moved."""
+
+    measured = ("strict", "flexible", "format", "worked", "truncated", "tokens")
+
+    def measure(self, model: Any) -> dict[str, float]:
+        return {"moved": moved(model)} | super().measure(model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step in AT:
+            self.note(model, step=state.global_step)
+
+
+def climb(profile: Profile, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One run: what is measured along it, and its history."""
     model, tokenizer = models.load_policy(profile)
-    held_out = data.load_task(profile, "test", profile.eval_questions)
     questions, _ = data.drop_long_prompts(data.load_task(profile, "train"), tokenizer, profile.max_prompt_length)
-    rows: list[dict[str, Any]] = []
-
-    def note(policy: Any, step: int) -> None:
-        found = evaluate(policy, tokenizer, held_out, profile.max_completion_length, batch_size=profile.eval_batch)
-        rates = found[["strict", "flexible", "format", "worked", "truncated", "tokens"]].mean()
-        rows.append({"step": step, "moved": moved(policy)} | rates.to_dict())
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            if state.global_step in AT:
-                note(model, state.global_step)
-
-    note(model, 0)
+    rungs = Rungs(profile, tokenizer, every=1)
+    rungs.note(model, step=0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training.make_trainer(
-            profile,
-            model,
-            tokenizer,
-            questions,
-            folder,
-            seed=seed,
-            callbacks=[Watch()],
-            doctor=False,
-            save_strategy="no",
-        )
+        settings = {"seed": seed, "callbacks": [rungs], "doctor": False, "save_strategy": "no"}
+        trainer = training.make_trainer(profile, model, tokenizer, questions, folder, **settings)
         training.train_to_end(trainer)
-    return rows, records.history(trainer).reindex(columns=KEPT)
+    return pd.DataFrame(rungs.rows).drop(columns="seconds"), records.history(trainer).reindex(columns=KEPT)
 
 
 def here(profile: Profile) -> Profile:
@@ -95,7 +85,7 @@ def ladder(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     for number in range(seed, seed + SEEDS):
         for setting, changes in SETTINGS.items():
             rows, history = climb(here(profile).with_(**changes), number)
-            curves.append(pd.DataFrame(rows).assign(setting=setting, seed=number))
+            curves.append(rows.assign(setting=setting, seed=number))
             histories.append(significant(history).assign(setting=setting, seed=number))
     return {
         "curves": significant(pd.concat(curves).set_index(["setting", "seed"]), 4).reset_index(),

@@ -8,7 +8,7 @@ from grpo_helpers.lessons.grids import significant
 from grpo_helpers.lessons.trials import rates, trial
 from grpo_helpers.profiles import Profile
 
-from .grid import GRIDS
+from .grid import LAB
 
 PLACEBOS = ("layout only", "random", "constant")
 
@@ -22,7 +22,7 @@ def placebos(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """
     runs = {}
     for name in PLACEBOS:
-        paid = GRIDS["grid_placebo"][name]
+        paid = LAB.GRIDS["grid_placebo"][name]
         runs[name] = trial(profile, paid.rewards, seed, evaluate_before=not runs, **paid.changes)
     outcomes = {"before": runs[PLACEBOS[0]].before} | {name: run.after for name, run in runs.items()}
     history = {name: significant(run.history) for name, run in runs.items()}

@@ -270,3 +270,4 @@ def test_every_dependency_has_a_pin_that_it_admits():
     assert set(PINS) >= {"torch", "trl", "transformers", "peft", "datasets", "gguf"}
     assert "jupyterlab" not in PINS, "what runs the notebooks is the runtime's own"
     assert all(pin in admitted for admitted, pin in hosted.requirements().values())
+    assert "5.22.0" not in hosted.requirements()["transformers"][0], "activation_checkpointing came with 5.23"

@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from grpo_helpers import models, profiles, run, training
+from grpo_helpers import models, profiles, records, run, training
 from grpo_helpers.fast import sampling
 from grpo_helpers.ledger import Ledger
 from grpo_helpers.memory import QWEN25_15B
-from grpo_helpers.profiles import T4, TINY
+from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, T4, T4_FULL, TINY
 
 from .pretended_t4 import pretended
 from .tools import gpu_check
@@ -169,6 +169,7 @@ def test_gpu_check_measures_every_phase_and_sets_the_plan_beside_it():
 def test_the_adapter_moves_in_every_step_that_is_not_tied(t4):
     history = pd.read_csv(t4[0] / "history.csv")
     assert list(history["step"]) == [1, 2, 3, 4, 5, 6]
+    assert (history["learning_rate"] == T4.learning_rate).all()  # no step is spent on a warm-up
     assert (history["grad_norm"] > 0).equals(history["frac_reward_zero_std"] < 1) and (history["grad_norm"] > 0).any()
     adapter = load_file(t4[0] / "adapter" / "adapter_model.safetensors")
     assert all(value.isfinite().all() for value in adapter.values())
@@ -200,6 +201,16 @@ def test_on_an_l4_it_is_bfloat16_and_nothing_is_scaled(tmp_path):
     job = in_its_own_process(on_an_l4, tmp_path / "run")
     assert job["numbers"] == {(False, "torch.bfloat16", "cuda:0"), (True, "torch.float32", "cuda:0")}
     assert job["scales"] == [None] and job["weights as before"]
+
+
+@pytest.mark.parametrize("profile", [T4, T4_FULL])
+def test_the_rate_of_t4_learned_the_layout_in_half_of_its_steps_on_the_ladder(profile):
+    targets = {ALL_LINEAR: "all linear", ATTENTION: "attention"}[profile.lora_targets]
+    climb = records.load("ladder", "t4", 1)["curves"].groupby(["setting", "step"])["format"].mean()
+    learned = climb[f"{targets}, {profile.learning_rate}"] > 0.95
+    assert learned[learned].index[0] <= profile.steps / 2
+    slow = climb["attention, 2e-05"] > 0.95  # as t4 had it
+    assert not slow[slow.index <= T4.steps].any()
 
 
 # Mistakes that a GPU would refuse, planted into this package's and the libraries' code as it runs on the GPU.
@@ -355,6 +366,20 @@ def notebook_machine(tiny=True):
         yield
 
 
+def code_cells(number):
+    (file,) = (profiles.ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    return [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_06_without_a_run_of_t4_names_the_folder_of_05_or_the_way_to_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path))
+    on_drive = '# os.environ["GRPO_OUTPUT"] = "/content/drive/MyDrive/grpo"\n'
+    assert any(on_drive in cell.source for cell in code_cells("05"))
+    (cell,) = (cell.source for cell in code_cells("06") if on_drive in cell.source)
+    with pytest.raises(FileNotFoundError, match="'t4'.*run notebook 05"):
+        exec(cell, {"profile": T4, "models": models})
+
+
 def run_notebooks(output, names):
     os.environ |= {"GRPO_PROFILE": "t4", "GRPO_OUTPUT": str(output), "MPLBACKEND": "Agg"}
     start = subprocess.run
@@ -366,10 +391,8 @@ def run_notebooks(output, names):
     for name in names:
         with notebook_machine(tiny=name != "04"), mock.patch("subprocess.run", start_on_a_t4):
             space = {"__name__": "__main__"}
-            (file,) = (profiles.ROOT / "notebooks").glob(f"{name}_*.ipynb")
-            for cell in nbformat.read(file, as_version=4).cells:
-                if cell.cell_type == "code":
-                    exec(compile(cell.source, f"{file.name}, cell {cell.id}", "exec"), space)
+            for cell in code_cells(name):
+                exec(compile(cell.source, f"notebook {name}, cell {cell.id}", "exec"), space)
 
 
 @pytest.mark.trains

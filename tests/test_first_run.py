@@ -78,7 +78,7 @@ def test_as_a_file_it_trains_without_this_repository(tmp_path):
         shutil.copytree(DATA / folder, tmp_path / "data" / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     no_helpers = 'import sys\nsys.modules["grpo_helpers"] = None  # an error to whoever imports it'
     script = "\n\n".join([no_helpers, 'root = "."', *SCRIPT])
-    (tmp_path / "first_run.py").write_text(script.replace("2e-3, 60)", "2e-3, 2)"), encoding="utf-8")
+    (tmp_path / "first_run.py").write_text(script.replace("2e-3, 30)", "2e-3, 2)"), encoding="utf-8")
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "first_run.py"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | offline, capture_output=True, text=True, timeout=300)
@@ -170,7 +170,7 @@ def test_a_batch_that_does_not_divide_fails_in_the_words_quoted():
 
 def shortened(tmp_path, *changes: tuple[str, str]) -> str:
     """The script with four tokens, one step and some other changes."""
-    changes = [(" 80, 2e-3, 60)", " 4, 2e-3, 1)"), ('f"{root}/outputs/first_run"', repr(str(tmp_path))), *changes]
+    changes = [(" 80, 2e-3, 30)", " 4, 2e-3, 1)"), ('f"{root}/outputs/first_run"', repr(str(tmp_path))), *changes]
     script = "\n".join(SCRIPT)
     for old, new in changes:
         assert old in script

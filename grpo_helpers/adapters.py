@@ -22,6 +22,7 @@ from .profiles import DATA, Profile, output_root, without_root
 
 CARD = Path(__file__).with_name("model_card.md")
 FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
+TEXTS = ("outcome", "weights", "weights_sha256", "date")  # of run.json
 SAME = ("task", "system_prompt", "shots")  # what an adapter learned to answer; other questions would be unfair to it
 
 
@@ -54,7 +55,7 @@ def _facts(folder: Path, profile: Profile) -> dict[str, Any] | None:
     """run.json beside a whole adapter of a finished run of this profile, else None."""
     try:
         check(folder)
-        facts = read_json(folder.parent / "run.json")
+        facts = read_json(folder.parent / "run.json", profile=dict, seed=int, **dict.fromkeys(TEXTS, str))
     except (OSError, ValueError):
         return None
     old, new = facts["profile"], json.loads(json.dumps(profile.as_dict()))
@@ -164,8 +165,9 @@ def model_card(run: Path) -> str:
     """A model card from what a run recorded in its folder, run.json and comparison.csv, and nothing else."""
     facts = read_json(run / "run.json")
     p = facts["profile"]
-    base = _base_model(p["model"], facts["weights"])
+    base, taken = _base_model(p["model"], facts["weights"]), facts.get("steps_taken", p["steps"])
     more = {
+        "steps": taken if taken == p["steps"] else f"{taken} of {p['steps']}",
         "short": base["base"].rpartition("/")[2],
         "sha": facts["weights_sha256"][:16],
         "data": DATASETS[p["task"]],

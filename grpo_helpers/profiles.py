@@ -62,6 +62,7 @@ class Profile:
     problem_steps: tuple[int, ...] = (1, 2, 3)
     system_prompt: str | None = SYSTEM_PROMPT
     shots: tuple[str, ...] = ()
+    chat_template_kwargs: dict[str, Any] | None = None  # the template's own, as {"enable_thinking": False}
     # sampling
     num_generations: int = 8
     temperature: float = 1.0
@@ -97,7 +98,7 @@ class Profile:
     eval_temperatures: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
-        for field in ("batch", "accumulation", "steps"):
+        for field in ("batch", "accumulation", "steps", "max_completion_length", "eval_questions", "eval_batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1 is needed")
         completions, group = self.batch * self.accumulation, self.num_generations

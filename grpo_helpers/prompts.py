@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from typing import Any
 
 SYSTEM_PROMPT = """\
 Work the problem out, then answer, in exactly this layout:
@@ -29,10 +30,20 @@ XML_COT_FORMAT = """\
 Message = dict[str, str]
 
 # ASCII digits only: str.isdigit also accepts "²" and "٣", and \d the latter.
-# A comma must stand before groups of three digits, as in 1,234,567.
-_UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|(?<!\.)\.[0-9]+"
-_WHOLE_NUMBER = re.compile(rf"([-+\u2212]?)\s?([$€£]?)([-+\u2212]?)\s?({_UNSIGNED})\s?%?\.?")
-_NUMBER_IN_TEXT = re.compile(rf"(?<![0-9A-Za-z])(?<![0-9]\.)(?:[-\u2212](?=[$€£]?[0-9.]))?[$€£]?(?:{_UNSIGNED})")
+# A comma must stand before groups of three digits, as in 1,234,567; and 0,125 is no group.
+_UNSIGNED = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|(?<!\.)\.[0-9]+"
+_WHOLE_NUMBER = re.compile(rf"([-+\u2212]?)\s?([$€£¥₹]?)([-+\u2212]?)\s?({_UNSIGNED})\s?([$€£¥₹%]?)\.?")
+# In a text a number is all that hangs together, 1 000.50 as well as 2,74 or 1e3, whether it can be read or not.
+_SPACE, _MARK = " \u00a0\u2009\u202f", ".,'’_"
+_NUMBER_IN_TEXT = re.compile(
+    rf"(?<![0-9A-Za-z])(?<![0-9][{_MARK}])([-\u2212](?=[$€£¥₹]?[0-9.]))?[$€£¥₹]?"
+    rf"([0-9]+(?:[{_MARK}][0-9]+|[{_SPACE}][0-9]{{3}}(?![0-9]))*(?:[eE][-+]?[0-9]+)?|(?<!\.)\.[0-9]+)"
+)
+# Read are groups of three (1,000 1 000 1'000 1_000), India's (1,23,456), and plain digits.
+_READABLE = re.compile(
+    rf"(?:[1-9][0-9]{{0,2}}([,'’_{_SPACE}])[0-9]{{3}}(?:\1[0-9]{{3}})*|[1-9][0-9]?(?:,[0-9]{{2}})+,[0-9]{{3}}|[0-9]+)"
+    r"(?:\.[0-9]+)?|\.[0-9]+"
+)
 
 
 def build_messages(
@@ -81,30 +92,59 @@ def extract_hash_answer(text: str) -> str:
 def parse_number(text: str) -> Decimal | None:
     """The number that `text` is, or None when it is anything else.
 
-    Read as numbers: 72, -5, +5, 3.50, .5, 1,000, $1,000, -$20, $-20, 42., 20 %.
+    Read as numbers: 72, -5, +5, 3.50, .5, 1,000, $1,000, -$20, $-20, 20 €, 42., 20 %.
     Not read: words, two numbers, 1,00, 1e3, 1/2, "²", "٣", an empty text.
 
     >>> parse_number(" $1,000.00 ") == 1000
     True
     """
     match = _WHOLE_NUMBER.fullmatch(text.strip())
-    if match is None or (match[1] and match[3]):
+    if match is None or (match[1] and match[3]) or (match[2] and match[5] not in ("", "%")):
         return None
     value = Decimal(match[4].replace(",", ""))
     return value.copy_negate() if (match[1] or match[3]) in ("-", "\u2212") else value
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number anywhere in `text` (the *flexible* reading), or None.
+    """The last number anywhere in `text` (the *flexible* reading); None without one, or when it can be read two ways.
 
-    >>> last_number("That makes 3 + 4 = 7 apples.")
-    Decimal('7')
+    >>> last_number("That makes 3 + 4 = 7 apples."), last_number("1 000 €"), last_number("2,74")
+    (Decimal('7'), Decimal('1000'), None)
     """
-    found = _NUMBER_IN_TEXT.findall(text)
-    return parse_number(found[-1]) if found else None
+    sign, digits = (_NUMBER_IN_TEXT.findall(text) or [("", "")])[-1]
+    if not _READABLE.fullmatch(digits):
+        return None
+    value = Decimal(re.sub("[^0-9.]", "", digits))
+    return value.copy_negate() if sign else value
 
 
-def same_number(a: str | Decimal | None, b: str | Decimal | None) -> bool:
-    """Whether two texts or values are the same number: "1,000" and "$1000.0" are."""
-    left, right = (parse_number(x) if isinstance(x, str) else x for x in (a, b))
+def written_out(value: Any) -> str:
+    """A text as it is, a number of any library as text, without an exponent: 0.1 → "0.1"."""
+    try:
+        return value if isinstance(value, str) else f"{Decimal(str(value)):f}"
+    except InvalidOperation:  # no number
+        return str(value)
+
+
+def gold_text(answer: Any) -> str:
+    """A gold answer as text, whatever the column holds; what is no number, and can never be earned, is a ValueError."""
+    if parse_number(written_out(answer)) is None:
+        raise ValueError(
+            f"the gold answer {answer!r} is not a number, so no completion can ever match it; "
+            "give the bare number in the column 'answer' (extract_hash_answer reads it from GSM8K's text)"
+        )
+    return written_out(answer)
+
+
+def same_number(a: Any, b: Any) -> bool:
+    """Whether two texts or values are the same number: "1,000", "$1000.0" and 1000 are."""
+    left, right = (x if x is None or isinstance(x, Decimal) else parse_number(written_out(x)) for x in (a, b))
     return left is not None and left == right
+
+
+def prompt_ids(tokenizer: Any, prompts: Sequence[str | Sequence[Message]]) -> list[list[int]]:
+    """The tokens of each prompt as the policy reads it; a plain string, as in TRL's training, gets no template."""
+    if prompts and isinstance(prompts[0], str):
+        return tokenizer(list(prompts))["input_ids"]
+    texts = [tokenizer.apply_chat_template(list(p), tokenize=False, add_generation_prompt=True) for p in prompts]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -9,14 +9,22 @@ float per completion back. `completions` may be plain strings or conversations
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
+import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any, SupportsFloat
 
-from .prompts import extract_xml_answer, parse_number, same_number
+from .prompts import extract_xml_answer, gold_text, parse_number, same_number
 
-Completion = str | Sequence[dict[str, str]]
+Completion = str | Sequence[dict[str, Any]]
 RewardFunc = Callable[..., list[float]]
+# keywords that TRL itself passes to a reward, and columns that it takes for pictures
+TAKEN = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "image", "images"}
+LARGEST = 3e38  # a reward is kept as float32
+REMEDY = "accept **kwargs, read completions with rewards.completion_text, return one finite float (or None) for each"
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
@@ -27,8 +35,66 @@ _SOFT = re.compile(r"\s*<reasoning>.*</reasoning>\s*<answer>.*</answer>\s*", re.
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of a completion: itself, or the content of its last message."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+    """The text of a completion: itself, or what the assistant (not a user, not a tool) said last, its parts joined."""
+    if isinstance(completion, str):
+        return completion
+    said = [turn.get("content") for turn in completion or () if turn.get("role", "assistant") == "assistant"]
+    content = (said[-1] if said else "") or ""
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+
+
+def _unwrapped(reward_func: RewardFunc) -> Any:
+    while isinstance(reward_func, functools.partial):
+        reward_func = reward_func.func
+    return reward_func
+
+
+def reward_names(reward_funcs: Iterable[RewardFunc]) -> list[str]:
+    """The name that TRL gives each: a function's own, that of the function in a partial, a callable object's class.
+
+    TRL logs what has the same name as one, averaged; so here the second is called name_2.
+    """
+    names = [getattr(f, "__name__", type(f).__name__) for f in map(_unwrapped, reward_funcs)]
+    return [f"{name}_{k + 1}" if (k := names[:i].count(name)) else name for i, name in enumerate(names)]
+
+
+def is_model(reward_func: Any) -> bool:
+    """Whether it is a reward model, or the name of one: TRL loads and asks these itself."""
+    return isinstance(reward_func, str) or hasattr(reward_func, "state_dict")
+
+
+def is_async(reward_func: RewardFunc) -> bool:
+    """Whether a call returns a coroutine, as TRL decides it."""
+    inner = _unwrapped(reward_func)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(inner.__call__)
+
+
+def usable(got: Any, name: str, completions: Sequence[Completion]) -> list[float | None]:
+    """What the reward function `name` returned for `completions`: a finite number or None for each, else a ValueError.
+
+    TRL takes NaN for "no opinion", and the keys of a dict for rewards, and trains on.
+    """
+    rewards, numbers = None, []
+    with contextlib.suppress(TypeError):  # no list at all
+        rewards = None if isinstance(got, (str, bytes, Mapping, Set)) or hasattr(got, "columns") else list(iter(got))
+    if rewards is None:
+        raise ValueError(f"{name} returned {got!r:.200}; {REMEDY}")
+    if len(rewards) != len(completions):
+        raise ValueError(f"{name} returned {len(rewards)} rewards for {len(completions)} completions; {REMEDY}")
+    for reward, completion in zip(rewards, completions, strict=True):
+        number = None if reward is None else math.nan
+        with contextlib.suppress(TypeError, ValueError, ArithmeticError, RuntimeError):
+            number = float(reward) if isinstance(reward, SupportsFloat) else number
+        if number is not None and not abs(number) < LARGEST:
+            raise ValueError(f"{name} returned {reward!r} for {str(completion)[:200]!r}; {REMEDY}")
+        numbers.append(number)
+    return numbers
+
+
+def check_columns(columns: Iterable[str]) -> None:
+    """Refuse a dataset (ValueError) with columns whose names TRL takes for itself."""
+    for name in sorted(TAKEN & set(columns)):
+        raise ValueError(f"the dataset has a column {name!r}, a name that TRL takes for itself: rename that column")
 
 
 def short_name(name: str) -> str:
@@ -64,16 +130,9 @@ def is_correct(text: str, answer: str) -> bool:
     """Whether the final answer of `text` is the number `answer`: 1,000 = 1000 = 1000.0 = $1,000.
 
     Raises:
-        ValueError: `answer`, the gold answer, is not a number, so that no
-            completion could ever be rewarded.
+        ValueError: `answer`, the gold answer, is not a number.
     """
-    answer = str(answer)
-    if parse_number(answer) is None:
-        raise ValueError(
-            f"the gold answer {answer!r} is not a number, so no completion can ever match it; "
-            "give the bare number in the column 'answer' (extract_hash_answer reads it from GSM8K's text)"
-        )
-    return same_number(final_answer(text), answer)
+    return same_number(final_answer(text), gold_text(answer))
 
 
 def correctness_reward_func(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:

@@ -24,9 +24,16 @@ def paired_test(before: Sequence[bool], after: Sequence[bool]) -> dict[str, floa
 
     Returns:
         gained and lost (counts of questions) and p_value, two-sided; 1.0 when nothing changed.
+
+    Raises:
+        ValueError: a verdict is missing, or text; not as many before as after.
     """
-    gained = sum(not b and a for b, a in zip(before, after, strict=True))
-    lost = sum(b and not a for b, a in zip(before, after, strict=True))
+    sides = [np.asarray(list(verdicts)) for verdicts in (before, after)]
+    for side in sides:
+        if side.ndim != 1 or side.dtype.kind not in "biuf" or not np.isin(side, (0, 1)).all():
+            raise ValueError(f"{side[:5].tolist()} ...: verdicts are True or False, one for each question")
+    gained = sum(int(not b and a) for b, a in zip(*sides, strict=True))
+    lost = sum(int(b and not a) for b, a in zip(*sides, strict=True))
     p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
     return {"gained": gained, "lost": lost, "p_value": p_value}
 

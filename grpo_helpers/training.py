@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import math
 import os
@@ -21,15 +20,17 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from . import rewards
 from .callbacks import DoctorCallback, RewardProgress, StopAtStepEnd
 from .doctor import Finding
 from .fast.sampling import supports_sharing
 from .fast.trainer import SharedPromptTrainer
 from .machine import resolve_dtype
 from .mistakes import has_calculation
-from .models import lora_config
+from .models import check_targets, lora_config
 from .profiles import Profile, without_root
-from .rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
+from .prompts import gold_text
+from .rewards import REWARD_FUNCS, Completion, RewardFunc
 
 # Fields that have the same name in a profile and in TRL: sampling, optimisation, objective, checkpoints.
 SAME = (
@@ -61,8 +62,12 @@ def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **over
     """The profile as TRL's configuration; `overrides` are GRPOConfig fields.
 
     Raises:
-        ValueError: a field goes by an old name, which transformers would ignore beside the new one.
+        ValueError: an override would not do what it says, as one by an old name, which transformers ignores.
     """
+    if "chat_template_kwargs" in overrides:
+        raise ValueError("chat_template_kwargs are for training alone here; give them to the profile and load it anew")
+    if not 0 < (temperature := overrides.get("temperature", profile.temperature)) < math.inf:
+        raise ValueError(f"temperature={temperature}: logits are divided by it, so it must be above 0")
     if old := [name for name in overrides if name.startswith("gradient_checkpointing")]:
         raise ValueError(f"{old[0]}={overrides[old[0]]!r}: it is called {old[0].replace('gradient', 'activation')} now")
     fields: dict[str, Any] = {name: getattr(profile, name) for name in SAME} | {
@@ -77,49 +82,42 @@ def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **over
     return GRPOConfig(output_dir=str(output_dir), **(fields | machine_options(resolve_dtype(profile)) | overrides))
 
 
-def checked(reward_func: RewardFunc) -> RewardFunc:
-    """The same reward function, refusing to return nonsense: a wrong count, NaN or infinity.
+def checked(reward_func: RewardFunc, name: str | None = None, watch: bool = False) -> RewardFunc:
+    """The same reward function, async if it is, under the name that TRL gives it; it refuses to return nonsense.
 
-    TRL takes NaN for "no opinion" and trains on; a reward that is NaN by
-    mistake then silently stops counting.
+    With `watch` the share of completions that state a calculation is logged beside it, as WORKED.
     """
+    name = name or rewards.reward_names([reward_func])[0]
 
-    @functools.wraps(reward_func)
+    def judged(got: Any, /, completions: Sequence[Completion], log_metric: Any = None, **_: Any) -> list[float | None]:
+        if watch and log_metric is not None:
+            log_metric(WORKED, sum(has_calculation(rewards.completion_text(c)) for c in completions) / len(completions))
+        return rewards.usable(got, name, completions)
+
     def wrapper(**kwargs: Any) -> list[float | None]:
-        rewards = list(reward_func(**kwargs))
-        completions = kwargs["completions"]
-        if len(rewards) != len(completions):
-            raise ValueError(
-                f"reward function {reward_func.__name__} returned {len(rewards)} rewards for {len(completions)} "
-                "completions; return one float (or None) for each"
-            )
-        for i, reward in enumerate(rewards):
-            if reward is not None and not math.isfinite(reward):
-                raise ValueError(
-                    f"reward function {reward_func.__name__} returned {reward} for completion {i}, "
-                    f"{str(completions[i])[:200]!r}; return a finite float, or None for no opinion"
-                )
-        return rewards
+        return judged(reward_func(**kwargs), **kwargs)
 
-    return wrapper
+    async def awaiting(**kwargs: Any) -> list[float | None]:
+        return judged(await reward_func(**kwargs), **kwargs)
 
-
-def watched(reward_func: RewardFunc) -> RewardFunc:
-    """The same reward function; beside it the share of completions that state a calculation is logged, as WORKED."""
-
-    @functools.wraps(reward_func)
-    def wrapper(completions: Sequence[Completion], log_metric: Any = None, **kwargs: Any) -> list[float | None]:
-        if log_metric is not None:
-            log_metric(WORKED, sum(has_calculation(completion_text(c)) for c in completions) / len(completions))
-        return reward_func(completions=completions, log_metric=log_metric, **kwargs)
-
-    return wrapper
+    safe = awaiting if rewards.is_async(reward_func) else wrapper
+    safe.__name__ = name
+    return safe
 
 
 def watched_and_checked(reward_funcs: Sequence[RewardFunc]) -> list[RewardFunc]:
-    """Each function `checked`, the first of them `watched` as well."""
-    safe = [checked(f) for f in reward_funcs]
-    return [*map(watched, safe[:1]), *safe[1:]]
+    """Each function `checked`, the first of them watched as well; reward models are left to TRL."""
+    names, own = rewards.reward_names(reward_funcs), [i for i, f in enumerate(reward_funcs) if not rewards.is_model(f)]
+    return [checked(f, names[i], watch=i == own[0]) if i in own else f for i, f in enumerate(reward_funcs)]
+
+
+def check_questions(profile: Profile, dataset: Dataset) -> None:
+    """A ValueError if they do not fill one step."""
+    if len(dataset) < profile.prompts_per_step:
+        raise ValueError(
+            f"{len(dataset)} questions are fewer than the {profile.prompts_per_step} that one step asks; "
+            f"take more questions, or a smaller batch (now {profile.batch} × {profile.accumulation} completions)"
+        )
 
 
 def make_trainer(
@@ -137,23 +135,30 @@ def make_trainer(
     """A GRPO trainer for the profile, ready for `train`.
 
     Args:
-        reward_funcs: their rewards are added up.
+        reward_funcs: one, or several whose rewards are added up; whatever TRL takes.
         callbacks: further ones, beside the progress bar.
         doctor: whether a run that cannot learn is stopped.
         overrides: GRPOConfig fields.
 
     Raises:
-        ValueError: the dataset lacks a column, is too small for one step, or
-            the batch does not divide into groups.
+        ValueError: the dataset lacks a column, has one of TRL's names or a gold answer that cannot be earned, or is too
+            small for one step; there is no reward; a LoRA target matches no layer.
     """
-    for column in ("prompt", "answer"):
+    reward_funcs = [reward_funcs] if callable(reward_funcs) or rewards.is_model(reward_funcs) else list(reward_funcs)
+    if not reward_funcs:
+        raise ValueError("no reward function: give at least one")
+    gold = ["answer"] if rewards.correctness_reward_func in reward_funcs else []
+    for column in ("prompt", *gold):
         if column not in dataset.column_names:
             raise ValueError(f"the dataset has no column {column!r} (it has {dataset.column_names})")
-    if len(dataset) < profile.prompts_per_step:
-        raise ValueError(
-            f"{len(dataset)} questions are fewer than the {profile.prompts_per_step} that one step asks; "
-            f"take more questions, or a smaller batch (now {profile.batch} × {profile.accumulation} completions)"
-        )
+    rewards.check_columns(dataset.column_names)
+    check_targets(model, profile.lora_targets)
+    list(map(gold_text, dataset["answer"] if gold else []))
+    check_questions(profile, dataset)
+    prompt = dataset[0]["prompt"]
+    if isinstance(prompt, str) and not any(token in prompt for token in tokenizer.all_special_tokens):
+        print("the prompts are plain strings, which TRL puts into no chat template: a chat model goes on writing and")
+        print("never ends its turn; give messages instead, [{'role': 'user', 'content': ...}]")
     one_process = int(os.environ.get("WORLD_SIZE", "1")) == 1
     share = profile.shared_prompts and one_process and supports_sharing(model)
     trainer_class = SharedPromptTrainer if share else GRPOTrainer
@@ -202,7 +207,7 @@ def damage(checkpoint: str | Path) -> str | None:
     checkpoint, name = Path(checkpoint), "trainer_state.json"
     try:
         state = json.loads((checkpoint / name).read_text(encoding="utf-8"))
-        state["global_step"], state["log_history"]
+        state["global_step"] + 0, [row["step"] for row in state["log_history"]]
         name = "adapter_model.safetensors"
         with safe_open(checkpoint / name, framework="pt") as weights:
             weights.keys()
@@ -218,10 +223,15 @@ def damage(checkpoint: str | Path) -> str | None:
     return None
 
 
+def checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
+    """(steps taken, folder) of what was saved under `output_dir`, whole or not."""
+    named = [(p.name.removeprefix("checkpoint-"), p) for p in Path(output_dir).glob("checkpoint-*")]
+    return [(int(steps), p) for steps, p in named if steps.isdecimal()]
+
+
 def latest_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest whole checkpoint under `output_dir`, or None; says which damaged ones it passes over."""
-    folders = [p for p in Path(output_dir).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal()]
-    for folder in sorted(folders, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
+    for _, folder in sorted(checkpoints(output_dir), reverse=True):
         problem = damage(folder)
         if problem is None:
             return folder
@@ -253,6 +263,18 @@ def repeatable() -> Iterator[None]:
         memory.fill_uninitialized_memory = fill
 
 
+class FitsCheckpoint(TrainerCallback):
+    """Before the first step after a resume: a fused optimizer given moments of another shape reads past their end."""
+
+    begun = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        kept = [] if self.begun else optimizer.state.items()
+        if wrong := [p.shape for p, moments in kept if moments.get("exp_avg", p).shape != p.shape]:
+            raise ValueError(f"optimizer.pt is of another adapter than this one, whose weights are {wrong[0]}")
+        self.begun = True
+
+
 def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
     """Train, from the newest whole checkpoint if `resume`, until the end, Ctrl-C or the doctor stops it.
 
@@ -262,9 +284,11 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
 
     Raises:
         OSError: the disk is full; the run can be resumed once there is room.
+        ValueError: the checkpoint is of another run.
     """
-    stop = StopAtStepEnd()
+    stop, fits = StopAtStepEnd(), FitsCheckpoint()
     trainer.add_callback(stop)
+    trainer.add_callback(fits)
     checkpoint = latest_checkpoint(trainer.args.output_dir) if resume else None
     if resume:
         print(f"resuming from {checkpoint.name}" if checkpoint else "no whole checkpoint found: starting at step 0")
@@ -278,12 +302,18 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Exception as error:
         if not disk_is_full(error):
-            raise
+            if fits.begun or not checkpoint:
+                raise
+            what = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ValueError(
+                f"{checkpoint} does not fit this run ({what}); delete it to go on from an older"
+            ) from error
         what = f"step {trainer.state.global_step} could not be saved ({error}); make room, then resume"
         raise OSError(errno.ENOSPC, what, without_root(trainer.args.output_dir)) from error
     finally:
         stop.restore()
         trainer.remove_callback(stop)
+        trainer.remove_callback(fits)
         trainer.model.eval()
         if trainer.args.activation_checkpointing:
             trainer.model.activation_checkpointing_disable()

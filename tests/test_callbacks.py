@@ -84,7 +84,8 @@ def test_replies_are_the_policys_greedy_ones_with_their_verdicts(tmp_path):
     row = json.loads((tmp_path / "samples.jsonl").read_text().splitlines()[0])
     question = data.load_task(QUICK, "test", 1)[0]
     assert (row["question"], row["gold"]) == (question["question"], question["answer"])
-    reply = evaluation.generate_prediction(model, tokenizer, question["prompt"], QUICK.max_completion_length)
+    limit = QUICK.max_completion_length
+    (((reply, _),),) = evaluation.generate_predictions(model, tokenizer, [question["prompt"]], limit)
     assert row["completion"] == reply
     assert row["strict"] in (True, False) and row["flexible"] in (True, False)
 

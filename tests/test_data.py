@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from grpo_helpers import data
 from grpo_helpers.data import (
+    asked_in_both,
     drop_long_prompts,
     example_shots,
     get_gsm8k_questions,
@@ -169,6 +170,23 @@ def test_max_samples_takes_the_first_and_none_takes_all(tmp_path):
     assert word_problems("test", 5)["question"] == word_problems("test")["question"][:5]
 
 
+@pytest.mark.parametrize("count", [0, -1, -5])
+@pytest.mark.parametrize("load", [word_problems, get_gsm8k_questions])
+def test_no_questions_are_refused_and_not_all_but_a_few_taken(tmp_path, load, count):
+    source = {"source": gsm8k_like(tmp_path, *["#### 1"] * 9)} if load is get_gsm8k_questions else {}
+    with pytest.raises(ValueError, match=f"max_samples={count}: at least 1"):
+        load("train", count, **source)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "both"),
+    [("abc", "def", 0), ("abc", "cab", 3), ("abc", "aad", 2), ("", "a", 0), (["a  b\n"], [" a b", "ab"], 1)],
+)  # fmt: skip
+def test_questions_that_are_in_both_sets_are_counted(train, test, both):
+    sets = [Dataset.from_dict({"question": list(questions)}) for questions in (train, test)]
+    assert asked_in_both(*sets) == both
+
+
 def test_word_problems_of_given_steps_only():
     rows = word_problem_rows("train", steps=(1, 2))
     assert {row["steps"] for row in rows} == {1, 2}
@@ -204,7 +222,8 @@ def test_hub_is_asked_for_gsm8k_at_a_pinned_commit(monkeypatch):
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_loads_its_task(monkeypatch, tmp_path, name):
     profile = PROFILES[name]
-    dataset = load_task(profile, "train", 2, gsm8k_like(tmp_path, "#### 1", "#### 2"))
+    source = gsm8k_like(tmp_path, "#### 1", "#### 2") if profile.task == "gsm8k" else None
+    dataset = load_task(profile, "train", 2, source)
     assert dataset.column_names == COLUMNS
     assert {len(p) for p in dataset["prompt"]} == {2 + 2 * len(profile.shots)}
     assert (dataset["answer"] == ["1", "2"]) == (profile.task == "gsm8k")
@@ -322,6 +341,10 @@ def test_prompts_over_the_limit_are_dropped_and_counted():
 def test_all_prompts_over_the_limit_is_an_error_that_says_what_would_do():
     with pytest.raises(ValueError, match="all 2 .*max_prompt_length=10 .*the shortest has 12.*raise it"):
         drop_long_prompts(prompts_of(12, 20), WordTokenizer(), 10)
+
+
+def test_no_prompts_at_all_are_no_prompts_over_the_limit():
+    assert drop_long_prompts(prompts_of(3).select([]), WordTokenizer(), 10)[1] == 0
 
 
 def test_shots_count_towards_the_limit():

@@ -2,16 +2,20 @@
 
 import copy
 import math
+import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from scipy.stats import binomtest
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from grpo_helpers import evaluation
 from grpo_helpers.data import word_problems
 from grpo_helpers.evaluation import (
     RATES,
@@ -19,7 +23,6 @@ from grpo_helpers.evaluation import (
     before_after,
     compare,
     evaluate,
-    generate_prediction,
     generate_predictions,
     points,
     score,
@@ -27,7 +30,7 @@ from grpo_helpers.evaluation import (
 )
 from grpo_helpers.fast import sampling
 from grpo_helpers.profiles import DATA
-from grpo_helpers.prompts import build_messages
+from grpo_helpers.prompts import build_messages, gold_text
 from grpo_helpers.statistics import bootstrap_interval, gain_interval, wilson_interval
 
 from .cells import definitions
@@ -85,6 +88,13 @@ def model(some_end):
     return copy.deepcopy(some_end[0])
 
 
+def generate_prediction(model, tokenizer, prompt):
+    """One greedy reply, by transformers alone."""
+    inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, repetition_penalty=1.0)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
 def replies_of(model, tokenizer, prompts=PROMPTS, **kwargs):
     return generate_predictions(model, tokenizer, prompts, NEW_TOKENS, **kwargs)
 
@@ -110,17 +120,71 @@ def test_greedy_replies_are_right_and_in_the_order_given(some_end, tokenizer, ei
     assert replies_of(model, tokenizer, batch_size=batch_size) == expected
 
 
-def test_greedy_replies_equal_the_articles_function(model, tokenizer):
-    one_by_one = [generate_prediction(model, tokenizer, p, NEW_TOKENS) for p in PROMPTS]
+def test_greedy_replies_equal_those_of_transformers_one_by_one(model, tokenizer):
+    one_by_one = [generate_prediction(model, tokenizer, p) for p in PROMPTS]
     assert [text for ((text, _),) in replies_of(model, tokenizer)] == one_by_one
-    bare = PROMPTS[0][-1]["content"]
-    assert generate_prediction(model, tokenizer, bare, NEW_TOKENS) == one_by_one[0]
+
+
+def test_every_end_token_that_the_model_names_ends_a_reply(some_end, tokenizer, either_way):
+    model, tokens = copy.deepcopy(some_end[0]), some_end[1]
+    ends = [tokenizer.eos_token_id, max((reply[2] for reply in tokens if len(reply) > 3), key=str)]
+    model.generation_config.eos_token_id = ends
+    cut = [reply[: min([reply.index(e) + 1 for e in ends if e in reply], default=NEW_TOKENS)] for reply in tokens]
+    assert sum(map(len, cut)) < sum(map(len, tokens)) and {reply[-1] in ends for reply in cut} == {True, False}
+    texts = tokenizer.batch_decode(cut, skip_special_tokens=True)
+    wanted = [[(text, reply[-1] not in ends)] for text, reply in zip(texts, cut, strict=True)]
+    assert replies_of(model, tokenizer) == wanted
+    assert [generate_prediction(model, tokenizer, p) for p in PROMPTS] == texts
+
+
+def test_the_tokenizers_end_token_ends_a_reply_although_the_model_names_another(some_end, tokenizer, either_way):
+    model, tokens = copy.deepcopy(some_end[0]), some_end[1]
+    model.generation_config.eos_token_id = next(i for i in range(1024) if not any(i in reply for reply in tokens))
+    assert replies_of(model, tokenizer) == replies_of(some_end[0], tokenizer)
+
+
+def test_plain_strings_are_read_as_training_reads_them(model, tokenizer, either_way):
+    chats = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in PROMPTS]
+    assert replies_of(model, tokenizer, chats) == replies_of(model, tokenizer)
+    rows = Dataset.from_dict({"question": chats, "prompt": chats, "answer": ["1"] * len(chats)})
+    assert len(evaluate(model, tokenizer, rows, NEW_TOKENS)) == len(chats)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0}, {"max_new_tokens": -1}, {"num_generations": 0}, {"prompts": []},
+        {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf},
+    ],
+)  # fmt: skip
+def test_nothing_to_do_and_temperatures_below_zero_are_refused_by_name(model, tokenizer, either_way, wrong):
+    asked = {"prompts": PROMPTS, "max_new_tokens": NEW_TOKENS} | wrong
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        generate_predictions(model, tokenizer, **asked)
+
+
+@pytest.mark.parametrize("gold", ["Paris", "", "#### 72", "1/2"])
+def test_a_gold_answer_that_cannot_be_earned_is_refused_before_anything_is_asked(gold):
+    rows = Dataset.from_list([{"question": "?", "prompt": PROMPTS[0], "answer": a} for a in ("72", gold)])
+    with pytest.raises(ValueError, match=re.escape(repr(gold))):
+        evaluate(None, None, rows, NEW_TOKENS)
+    with pytest.raises(ValueError, match=re.escape(repr(gold))):
+        score("?", gold, "no layout at all", False)
+
+
+@pytest.mark.parametrize(("replies", "told"), [(["<think>Hm.", "5"], True), (["Hm.</think>\n5"], True), (["5"], False)])
+def test_thinking_before_the_layout_is_told_once(monkeypatch, capsys, tokenizer, replies, told):
+    evaluation.tell.cache_clear()
+    monkeypatch.setattr(evaluation, "generate_predictions", lambda *args: [[(reply, False)] for reply in replies])
+    rows = Dataset.from_dict({"question": replies, "prompt": replies, "answer": ["5"] * len(replies)})
+    for _ in range(2):
+        evaluate(None, tokenizer, rows, NEW_TOKENS)
+    assert capsys.readouterr().out.count("enable_thinking") == told
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_is_left_in_the_mode_it_was_in(model, tokenizer, training):
     model.train(training)
-    generate_prediction(model, tokenizer, PROMPTS[0], NEW_TOKENS)
     replies_of(model, tokenizer)
     assert model.training == training
 
@@ -130,7 +194,6 @@ def test_a_models_own_generation_settings_change_no_greedy_reply(model, tokenize
     plain = replies_of(model, tokenizer)
     model.generation_config.repetition_penalty = 5.0
     assert replies_of(model, tokenizer) == plain
-    assert [generate_prediction(model, tokenizer, p, NEW_TOKENS) for p in PROMPTS] == [t for ((t, _),) in plain]
 
 
 def test_a_models_own_generation_settings_do_not_narrow_what_is_sampled(model, tokenizer, either_way):
@@ -177,7 +240,7 @@ def test_replies_come_from_the_adapter_too(model, tokenizer):
     lora = LoraConfig(r=4, lora_alpha=64, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     adapted = get_peft_model(model, lora)
     replies = replies_of(adapted, tokenizer)
-    one_by_one = [generate_prediction(adapted, tokenizer, p, NEW_TOKENS) for p in PROMPTS]
+    one_by_one = [generate_prediction(adapted, tokenizer, p) for p in PROMPTS]
     assert replies != plain
     assert [text for ((text, _),) in replies] == one_by_one
 
@@ -233,6 +296,17 @@ def test_score_of_a_reply(completion, truncated, extracted, right):
     texts = {"question": "6 * 12?", "gold": "72", "completion": completion, "extracted": extracted}
     assert row == texts | {outcome: outcome in right for outcome in OUTCOMES}
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
+
+
+@relaxed
+@given(
+    st.one_of(st.integers(-(10**6), 10**6), st.floats(-1e6, 1e6), st.decimals(-(10**6), 10**6)),
+    st.sampled_from([lambda x: x, gold_text, np.float64, lambda x: np.int64(x) if x == int(x) else x]),
+)
+def test_gold_answers_of_every_type_count_in_both_readings(number, library):
+    gold = library(number)
+    row = score("?", gold, BLOCK.replace("72\n</a", f"{gold_text(gold)}\n</a"), False)
+    assert row["strict"] and row["flexible"] and row["gold"] == gold_text(gold)
 
 
 # --- tables -----------------------------------------------------------------

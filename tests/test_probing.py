@@ -219,6 +219,12 @@ def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     assert probing.silent_chance(points, group_size) == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("rewards", [[math.nan] * 4, [1.0, 1.0, math.nan], [math.inf, 1.0], [0.0, -math.inf]])
+def test_what_is_no_reward_has_no_chance(rewards):
+    with pytest.raises(ValueError, match="a reward that is a number"):
+        probing.silent_chance(rewards, 2)
+
+
 def test_what_is_equal_but_for_rounding_is_a_tie():
     assert probing.silent_chance([0.1 + 0.2, 0.3], 2) == 1.0
 

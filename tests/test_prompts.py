@@ -1,7 +1,12 @@
 """The prompt we send, and how numbers are read back from what comes in return."""
 
+import json
+import os
 from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +17,7 @@ from grpo_helpers.prompts import (
     build_messages,
     extract_hash_answer,
     extract_xml_answer,
+    gold_text,
     last_number,
     parse_number,
     same_number,
@@ -118,6 +124,7 @@ def test_extract_hash_answer(text, expected):
         (".5", "0.5"), ("-.5", "-0.5"), ("42.", "42"), ("1,000", "1000"), ("1,234,567.89", "1234567.89"),
         ("-1,000", "-1000"), ("$1,000", "1000"), ("$ 20", "20"), ("-$20", "-20"), ("$-20", "-20"),
         ("\u2212$20", "-20"), ("€20", "20"), ("£20", "20"), ("20%", "20"), ("20 %", "20"), ("  \n72\t ", "72"),
+        ("20€", "20"), ("20 €", "20"), ("1,000 $", "1000"), ("-5£.", "-5"), ("₹1,000", "1000"), ("¥72", "72"),
     ],
 )  # fmt: skip
 def test_number_is_read(text, value):
@@ -131,7 +138,7 @@ def test_number_is_read(text, value):
         "72 apples", "x = 72", "12 34", "12\n34", "10 or 12", "[72]", "# 72",
         "1,00", "1,0000", "10,00,000", "1234,567", ",500", "1,000,", "1,,000", "1.000,50", "1.2.3", "1 000",
         "1e3", "1E3", "0x10", "1_000", "1/2", "2+3", "2^3",
-        "--5", "-$-5", "+-5", "-+5", "5-", "$$5", "5$", "%5",
+        "--5", "-$-5", "+-5", "-+5", "5-", "$$5", "$5$", "$5 €", "5$$", "%5", "0,125", "0,000",
         "²", "3²", "٣", "\uff13", "½", "Ⅷ", "五", "1٬000",
     ],
 )  # fmt: skip
@@ -184,8 +191,73 @@ def test_last_number_is_none_without_one(text):
     assert last_number(text) is None
 
 
-def test_last_number_of_a_tight_list_is_not_its_first():
-    assert last_number("The sides are 3,4,5") != 3
+SPACES = (" ", "\u00a0", "\u2009", "\u202f")
+SIGNS = ("{}", "-{}", "\u2212{}", "${}", "-${}", "{} €", "{}€", "₹{}", "£{}.", "{} $", "¥{}")
+
+
+@relaxed
+@given(
+    st.integers(0, 10**12), st.sampled_from([",", "_", "'", "’", *SPACES]), st.sampled_from(["", ".5", ".00", ".125"]),
+    st.sampled_from(SIGNS), st.sampled_from(["{}", "It is {}.", "3 + 4 = {}", "（{}）", "12, then {}", "**{}**\n"]),
+)  # fmt: skip
+def test_last_number_reads_groups_of_three_in_every_notation(size, separator, decimals, sign, sentence):
+    text = sentence.format(sign.format(f"{size:,}".replace(",", separator) + decimals))
+    assert last_number(text) == Decimal(f"{size}{decimals}") * (-1 if sign[0] in "-\u2212" else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1,23,456", "123456"), ("₹12,34,56,789.50", "123456789.5"), ("1 000 000", "1000000"), ("3 and 1 000", "1000")],
+)
+def test_last_number_reads_what_people_write(text, value):
+    assert last_number(text) == last_number(f"So {text} it is") == Decimal(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2,74", "0,5", "0,125", "3,4,5", "1,00", "1,2345", "1234,567", "1.000,50", "1 000,50", "1'000,50", "1.234.567",
+        "1,000_000", "1 000'000", "12,3,456", "1_0", "1'0", "1.2.3", "12.05.2024", "1e3", "1.5E-3", "2,740e+10",
+    ],
+)  # fmt: skip
+def test_last_number_is_never_a_piece_of_one(text):
+    for sentence in ("{}", "It is {}.", "7, then {} €", "-${}", "{}\n"):
+        assert last_number(sentence.format(text)) is None
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_last_number_of_every_worked_answer_of_gsm8k_is_its_gold_answer(split):
+    if not os.environ.get("GSM8K_DIR"):
+        pytest.skip("set GSM8K_DIR to a folder with train.jsonl and test.jsonl")
+    lines = (Path(os.environ["GSM8K_DIR"]) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    for answer in (json.loads(line)["answer"] for line in lines):
+        gold = extract_hash_answer(answer)
+        assert last_number(answer) == last_number(f"It is {gold}.") == parse_number(gold), answer
+
+
+# --- gold answers as columns have them ----------------------------------------
+
+
+@relaxed
+@given(
+    st.one_of(
+        st.integers(-(10**20), 10**20), st.floats(allow_nan=False, allow_infinity=False), numbers,
+        st.integers(-(2**60), 2**60).map(np.int64), st.floats(-(2.0**90), 2.0**90, width=32).map(np.float32),
+    )
+)  # fmt: skip
+def test_a_number_of_any_library_is_the_same_gold_answer_as_its_text(number):
+    text = gold_text(number)
+    assert isinstance(text, str) and parse_number(text) == Decimal(str(number))
+    assert same_number(text, number) and same_number(number, text) and gold_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "gold", ["Paris", "", None, True, float("nan"), float("inf"), Decimal("NaN"), "1/2", Fraction(1, 2), [72], "5 eggs"]
+)
+def test_a_gold_answer_that_no_reply_can_earn_is_refused_by_name(gold):
+    with pytest.raises(ValueError) as caught:
+        gold_text(gold)
+    assert repr(gold) in str(caught.value)
 
 
 @relaxed

@@ -3,13 +3,21 @@
 Their verdicts on the suite's cases are tested in test_adversarial.py, how numbers are read in test_prompts.py.
 """
 
+import functools
+import math
 import random
 import re
 from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 from grpo_helpers.lessons.flawed import PUBLISHED_REWARD_FUNCS
 from grpo_helpers.prompts import XML_COT_FORMAT
@@ -18,12 +26,17 @@ from grpo_helpers.rewards import (
     MOST,
     REWARD_FUNCS,
     TAGS,
+    TAKEN,
+    check_columns,
     completion_text,
     correctness_reward_func,
     count_xml,
     has_soft_format,
     has_strict_format,
+    is_async,
     is_correct,
+    reward_names,
+    usable,
 )
 
 from .test_prompts import numbers, relaxed
@@ -88,8 +101,25 @@ def test_every_completion_is_scored_on_its_own_and_a_conversation_as_its_text(fu
     assert call(func, [], []) == []
 
 
-def test_last_message_of_a_conversation_counts():
-    assert completion_text([{"role": "assistant", "content": "hm"}, {"role": "user", "content": "?"}]) == "?"
+SAID, ASKED = {"role": "assistant", "content": "hm"}, {"role": "user", "content": "?"}
+PARTS = [{"type": "text", "text": "<answer>"}, {"type": "image"}, {"type": "text", "text": "72</answer>"}]
+
+
+@pytest.mark.parametrize(
+    ("completion", "text"),
+    [
+        ("", ""), ("hm", "hm"), ([], ""), ((SAID,), "hm"), ([SAID], "hm"), ([ASKED], ""), ([SAID, ASKED], "hm"),
+        ([SAID, ASKED, SAID | {"content": "oh"}], "oh"),
+        ([SAID, {"role": "tool", "name": "calculator", "content": PERFECT}], "hm"),  # the policy did not say that
+        ([SAID | {"content": None, "tool_calls": [{}]}], ""), ([SAID | {"content": ""}], ""),
+        ([SAID | {"content": []}], ""), ([SAID | {"content": PARTS}], "<answer>72</answer>"),
+        ([{"role": "assistant", "tool_calls": [{}]}], ""), ([{"content": "hm"}], "hm"), (None, ""),
+        ([SAID | {"content": [{"type": "text", "text": None}]}], ""),
+    ],
+)  # fmt: skip
+def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, text):
+    assert completion_text(completion) == text
+    assert [call(func, [completion], ["72"]) for func in REWARD_FUNCS] == [[points] for points in paid(text)]
 
 
 @pytest.mark.parametrize("answers", [[], ["72"], ["72", "72", "72"]])
@@ -231,3 +261,84 @@ MEGA = 1_000_000
 )
 def test_megabytes_finish(text):
     assert all(value in allowed for value, allowed in zip(paid(text), ALLOWED.values(), strict=True))
+
+
+# --- rewards of the reader's -------------------------------------------------------
+
+
+def mine(completions, pays=1.0, **kwargs):
+    return [pays] * len(completions)
+
+
+async def slow(completions, **kwargs):
+    return mine(completions)
+
+
+class Judge:
+    def __call__(self, completions, **kwargs):
+        return mine(completions)
+
+
+class SlowJudge:
+    async def __call__(self, completions, **kwargs):
+        return mine(completions)
+
+
+KINDS = [mine, slow, Judge(), SlowJudge(), partial(mine, pays=2.0), partial(partial(slow)), partial(SlowJudge())]
+KINDS += [lambda completions, **kwargs: mine(completions), Judge().__call__, functools.wraps(mine)(Judge())]
+
+
+@pytest.mark.parametrize("reward_func", KINDS)
+def test_name_and_kind_of_a_reward_are_those_that_trl_sees(reward_func):
+    assert reward_names([reward_func]) == [get_callable_name(reward_func)]
+    assert is_async(reward_func) == is_async_callable(reward_func)
+
+
+def test_rewards_of_one_name_are_told_apart():
+    names = reward_names([partial(mine, pays=1.0), Judge(), partial(mine, pays=2.0), mine, Judge()])
+    assert names == ["mine", "Judge", "mine_2", "mine_3", "Judge_2"]
+
+
+TWO = ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "rewards"),
+    [
+        ([1, 0.5], [1.0, 0.5]), ((1, None), [1.0, None]), ([None, None], [None, None]), ([True, False], [1.0, 0.0]),
+        (np.array([1, 2]), [1.0, 2.0]), (np.array([0.5, 1], dtype=np.float32), [0.5, 1.0]), (torch.ones(2), [1.0, 1.0]),
+        (torch.ones(2, 1), [1.0, 1.0]), ([torch.tensor(1.0), np.int8(3)], [1.0, 3.0]), (pd.Series([1, 2]), [1.0, 2.0]),
+        ([Decimal("1.5"), Fraction(1, 2)], [1.5, 0.5]), (map(float, [1, 2]), [1.0, 2.0]), ({1: 2}.values(), [2]),
+    ],
+)  # fmt: skip
+def test_what_trl_takes_for_rewards_is_usable(returned, rewards):
+    assert usable(returned, "mine", TWO[: len(rewards)]) == rewards
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        None, 1.0, "ab", b"ab", {"a": 1.0, "b": 2.0}, {1: 0, 2: 0}, {1.0, 2.0}, mine, torch.tensor(1.0), np.float64(1),
+        ["1", "2"], [[1.0], [2.0]], [[1.0, 2.0], [3.0, 4.0]], np.ones((2, 2)), [1.0, math.nan], [math.inf, 1.0],
+        [1.0, 1e39], [10**400, 1], [1.0, 2j], [1.0, {}], [1.0], [], [1.0] * 3, [1.0, Decimal("sNaN")],
+        pd.DataFrame([[1, 2]]),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_numbers_is_refused_with_the_functions_name_the_value_and_the_remedy(returned):
+    with pytest.raises(ValueError) as caught:
+        usable(returned, "mine", TWO)
+    assert str(caught.value).startswith("mine returned ") and "one finite float (or None) for each" in str(caught.value)
+
+
+@relaxed
+@given(st.lists(st.one_of(st.floats(-1e30, 1e30), st.none(), st.booleans(), st.integers(-(10**9), 10**9)), max_size=9))
+def test_numbers_and_none_come_back_as_trl_would_keep_them(returned):
+    got = usable(iter(returned), "mine", ["x"] * len(returned))
+    assert got == returned and {type(reward) for reward in got} <= {float, type(None)}
+
+
+@pytest.mark.parametrize("column", sorted(TAKEN))
+def test_a_column_with_a_name_of_trls_is_blamed_on_the_dataset(column):
+    with pytest.raises(ValueError, match=f"dataset has a column '{column}'"):
+        check_columns(["prompt", "answer", column])
+    check_columns(["prompt", "answer", "completion", "question", f"my_{column}"])

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
@@ -83,6 +84,32 @@ def test_paired_test_is_scipys_binomial_test_and_symmetric(questions):
     assert back == {"gained": got["lost"], "lost": got["gained"], "p_value": pytest.approx(got["p_value"])}
     changed = got["gained"] + got["lost"]
     assert got["p_value"] == pytest.approx(binomtest(got["gained"], changed, 0.5).pvalue if changed else 1.0)
+
+
+@pytest.mark.parametrize(
+    "verdicts",
+    [
+        [True, math.nan], ["True", "False"], [True, "False"], [None, True], [True, pd.NA], [0, 2], [0.5, 1.0], [-1, 0],
+        pd.Series(["False", "True"]), pd.Series([True, None], dtype="boolean"), [[True], [False]], [{}, True], "10",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_is_no_verdict_is_refused(verdicts, swapped):
+    sides = [verdicts, [True, False]]
+    with pytest.raises(ValueError, match="verdicts are True or False"):
+        paired_test(*sides[:: -1 if swapped else 1])
+
+
+@pytest.mark.parametrize(
+    "verdicts",
+    [
+        (True, False), [1, 0], [1.0, 0.0], [np.True_, np.False_], np.array([1, 0], dtype=np.uint8), iter([True, False]),
+        pd.Series([True, False], dtype=object), pd.Series([True, False], dtype="boolean"),
+        pd.Series([True, False], [7, 3]),
+    ],
+)  # fmt: skip
+def test_verdicts_of_every_library_are_taken(verdicts):
+    assert paired_test(verdicts, [False, True]) == {"gained": 1, "lost": 1, "p_value": 1.0}
 
 
 def test_other_number_of_questions_is_refused():

@@ -1,21 +1,29 @@
 """Training: configuration, rewards that misbehave, crashes at bad moments, and resuming as if nothing happened."""
 
 import contextlib
+import copy
 import json
+import math
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from grpo_helpers import data, models, records, training
+from grpo_helpers.callbacks import LiveHistory
 from grpo_helpers.evaluation import SampleReplies
 from grpo_helpers.files import write_json
 from grpo_helpers.profiles import PROFILES, TINY, get_profile
@@ -203,6 +211,8 @@ def test_run_goes_on_in_another_folder(tmp_path, uninterrupted):
     [
         ("trainer_state.json", b'{"global_step": 4, "log_his'),
         ("trainer_state.json", b"[]"),
+        ("trainer_state.json", b'{"global_step": "6", "log_history": []}'),
+        ("trainer_state.json", b'{"global_step": 6, "log_history": 3}'),
         ("adapter_model.safetensors", b"\x00\x01"),
         ("optimizer.pt", b""),
         ("scheduler.pt", None),
@@ -257,6 +267,106 @@ def test_reward_that_returns_nonsense_stops_the_run_with_its_name(reward, messag
 
 def test_reward_without_opinion_is_allowed():
     assert training.checked(lambda completions, **kwargs: [None, 1.0])(completions=["a", "b"]) == [None, 1.0]
+
+
+async def slow(completions, **kwargs):
+    return [0.25] * len(completions)
+
+
+def pays(completions, points, **kwargs):
+    return [points] * len(completions)
+
+
+class Judge:
+    def __call__(self, completions, **kwargs):
+        return np.full(len(completions), 0.5)
+
+
+class SlowJudge:
+    async def __call__(self, completions, **kwargs):
+        return [None] * len(completions)
+
+
+def test_rewards_of_every_kind_that_trl_takes_are_logged_under_their_names(tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "reward-model"
+    sizes = {"vocab_size": 1024, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "pad_token_id": 0}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_labels": 1}
+    Qwen2ForSequenceClassification(Qwen2Config(**sizes, **heads)).save_pretrained(folder)
+    models.load_policy(QUICK)[1].save_pretrained(folder)
+    reward_funcs = [str(folder), slow, Judge(), SlowJudge(), partial(pays, points=1.0), partial(pays, points=3)]
+    trainer = quick_trainer(tmp_path, QUICK.with_(steps=1), reward_funcs=reward_funcs)
+    assert training.train(trainer).finished
+    row, names = trainer.state.log_history[0], ("slow", "Judge", "SlowJudge", "pays", "pays_2", "reward-model")
+    means = [row[f"rewards/{name}/mean"] for name in names]
+    assert means[:2] + means[3:5] == [0.25, 0.5, 1.0, 3.0] and isinstance(means[5], float)
+    assert means[2] is None or math.isnan(means[2])
+    assert row["reward"] == pytest.approx(4.75 + means[5]) and 0 <= row[training.WORKED] <= 1
+
+
+def test_a_step_in_which_no_reward_has_an_opinion_is_no_crash(tmp_path):
+    trainer = quick_trainer(tmp_path, QUICK.with_(steps=2), reward_funcs=SlowJudge(), callbacks=[LiveHistory(print)])
+    assert training.train(trainer).finished
+
+
+def test_end_tokens_and_template_are_those_of_the_model_in_training_too(tmp_path):
+    model, tokenizer = models.load_policy(QUICK)
+    ends, seen = [tokenizer.eos_token_id, *tokenizer(" ")["input_ids"][-1:]], []
+
+    def look(completions, completion_ids, **kwargs):
+        seen.extend(completion_ids)
+        return [1.0] * len(completions)
+
+    for sharing in (True, False):
+        model.generation_config.eos_token_id = ends = [tokenizer.eos_token_id, tokenizer("12 + 3")["input_ids"][1]]
+        questions, seen[:] = data.load_task(QUICK, "train", 64), []
+        profile = QUICK.with_(steps=1, shared_prompts=sharing, max_completion_length=40)
+        trainer = training.make_trainer(profile, copy.deepcopy(model), tokenizer, questions, tmp_path, [look])
+        training.train(trainer)
+        assert trainer.eos_token_ids == models.end_ids(model, tokenizer) == ends
+        assert len(seen) == 8 and any(ids[-1] == ends[1] for ids in seen)
+        assert not any(set(ids[:-1]) & set(ends) for ids in seen)
+
+
+QUESTION = {"question": "?", "prompt": [{"role": "user", "content": "?"}], "answer": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        ({"completions": "x"}, {}, "dataset has a column 'completions'"),
+        ({"prompts": "x"}, {}, "dataset has a column 'prompts'"),
+        ({"trainer_state": "x"}, {}, "dataset has a column 'trainer_state'"),
+        ({"answer": "Paris"}, {}, "gold answer 'Paris'"),
+        ({"answer": "Paris"}, {"reward_funcs": too_few}, None),  # for a reward that reads words
+        ({"answer": 0.5}, {}, None),
+        ({}, {"reward_funcs": []}, "no reward"),
+        ({}, {"temperature": 0.0}, "temperature=0.0"),
+        ({}, {"temperature": -1}, "temperature=-1"),
+        ({}, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({}, {"profile": QUICK.with_(lora_targets=("q_proj", "query"))}, "'query'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_begins(change, options, said, tmp_path):
+    questions = Dataset.from_list([QUESTION | change] * 16)
+    policy, profile = models.load_policy(QUICK), options.pop("profile", QUICK)
+    if said is None:
+        training.make_trainer(profile, *policy, questions, tmp_path, **options)
+        return
+    with pytest.raises(ValueError, match=re.escape(said)):
+        training.make_trainer(profile, *policy, questions, tmp_path, **options)
+
+
+@pytest.mark.parametrize("templated", [True, False])
+def test_plain_strings_for_prompts_train_and_a_missing_template_is_told(templated, tmp_path, capsys):
+    model, tokenizer = models.load_policy(QUICK)
+    questions = data.load_task(QUICK, "train", 16)
+    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in questions["prompt"]]
+    texts = texts if templated else questions["question"]
+    questions = questions.remove_columns("prompt").add_column("prompt", list(texts))
+    trainer = training.make_trainer(QUICK.with_(steps=1), model, tokenizer, questions, tmp_path)
+    assert training.train(trainer).finished
+    assert ("never ends its turn" in capsys.readouterr().out) != templated
 
 
 def test_the_share_of_worked_replies_is_logged_beside_the_first_reward():

@@ -1,10 +1,13 @@
 """validate_rewards: silent on sound rewards, and every fault planted here is named with its remedy."""
 
+import asyncio
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from grpo_helpers.lessons import flawed
 from grpo_helpers.lessons.cost import growth
@@ -129,6 +132,10 @@ def test_a_gold_answer_that_cannot_be_matched_is_named_with_its_row():
         (lambda completions: [], "returned 0 rewards for 5"),
         (lambda completions: None, "returned None"),
         (lambda completions: 1.0, "returned 1.0"),
+        (lambda completions: {c: 1.0 for c in range(len(completions))}, "returned {0: 1.0"),
+        (lambda completions: [[1.0]] * len(completions), "returned [1.0]"),
+        (lambda completions: [1e39] * len(completions), "returned 1e+39"),
+        (lambda completions: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError"),
         (lambda completions: [1.0 / 0.0], "ZeroDivisionError"),
         (lambda completions: [1.0 for c in completions if re.search("<answer>", c)], "TypeError"),  # no conversations
     ],
@@ -180,11 +187,71 @@ def test_a_hostile_completion_of_ones_own_is_tried():
 
 @pytest.mark.parametrize(
     ("reward_funcs", "rows", "said"),
-    [([sound], [], "0 rows"), ([], ROWS, "0 reward functions"), ([sound, sound], ROWS, "same name")],
-)
-def test_empty_input_and_names_used_twice_are_refused(reward_funcs, rows, said):
+    [
+        ([sound], [], "0 rows"), ([], ROWS, "0 reward functions"),
+        (["some/reward-model"], ROWS, "reward model"), ([sound, torch.nn.Linear(1, 1)], ROWS, "reward model"),
+        ([sound], [row | {"completions": "x"} for row in ROWS], "dataset has a column 'completions'"),
+        ([sound], [row | {"log_metric": "x"} for row in ROWS], "dataset has a column 'log_metric'"),
+    ],
+)  # fmt: skip
+def test_empty_input_reward_models_and_columns_that_are_trls_are_refused(reward_funcs, rows, said):
     with pytest.raises(ValueError, match=said):
         validate_rewards(reward_funcs, rows)
+
+
+async def awaited(completions, answer, **kwargs):
+    await asyncio.sleep(0)
+    return sound(completions, answer)
+
+
+class Judge:
+    def __init__(self, pays=1.0):
+        self.pays = pays
+
+    def __call__(self, completions, answer, **kwargs):
+        return [self.pays * (r or 0) for r in sound(completions, answer)]
+
+
+class SlowJudge(Judge):
+    async def __call__(self, completions, answer, **kwargs):
+        return super().__call__(completions, answer)
+
+
+def weighed(completions, answer, weight, **kwargs):
+    return Judge(weight)(completions, answer)
+
+
+@pytest.mark.parametrize(
+    "reward_func", [awaited, Judge(), SlowJudge(), partial(weighed, weight=0.5), partial(awaited), partial(SlowJudge())]
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_rewards_of_every_kind_that_trl_takes_are_tried(reward_func, alone):
+    assert validate_rewards(reward_func if alone else [sound, reward_func], ROWS).empty
+
+
+def test_rewards_of_every_kind_are_tried_where_a_loop_runs_already_as_in_a_notebook():
+    async def cell():
+        return validate_rewards([awaited], ROWS)
+
+    assert asyncio.run(cell()).empty
+
+
+async def awaited_farm(completions, answer, **kwargs):
+    return [1.0] * len(completions)
+
+
+def test_findings_bear_the_name_of_each_although_two_share_it():
+    farms = [partial(flawed.published_int_reward_func), awaited_farm, partial(flawed.published_int_reward_func)]
+    silent = validate_rewards(farms, ROWS)
+    assert silent.loc[silent["check"] == "can it fire?", "reward"].tolist() == [
+        "published_int_reward_func", "published_int_reward_func_2"
+    ]  # fmt: skip
+    assert "adversarial replies" in checks(silent)
+
+
+def test_a_reward_that_has_no_opinion_on_anything_is_told_it_never_pays():
+    silent = validate_rewards([sound, named(lambda completions, **kwargs: [None] * len(completions))], ROWS)
+    assert silent[["check", "reward"]].to_numpy().tolist() == [["can it fire?", "mine"]]
 
 
 @pytest.mark.parametrize("text", ["", "short", "x" * 60, "x" * 61, "a\r\nb" * 1000, "\n" * 10**6])

@@ -26,7 +26,7 @@ from torch.nn.functional import linear
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from ..models import causal_lm, eval_mode
+from ..models import causal_lm, end_ids, eval_mode
 
 TokenIds = Sequence[int]
 
@@ -229,12 +229,12 @@ def sample(
     prompts: Sequence[TokenIds],
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int,
     num_generations: int = 1,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """`num_generations` completions of each prompt, as token ids that end with `eos_id` unless cut off.
+    """`num_generations` completions of each prompt, as token ids that end with (an) `eos_id` unless cut off.
 
     Args:
         model: a causal LM with a trunk `.model` and a head `.lm_head`, no dropout active.
@@ -244,6 +244,7 @@ def sample(
     Returns:
         U · num_generations completions, those of one prompt side by side.
     """
+    ends = {eos_id} if isinstance(eos_id, int) else set(eos_id)
     beginning, cache, mask, hidden = prefill(model, prompts, pad_id)
     cache.batch_repeat_interleave(num_generations)
     reserve(cache, max_new_tokens)
@@ -257,7 +258,7 @@ def sample(
         for i, value in enumerate(token.tolist()):
             if rows[i] >= 0:
                 completions[rows[i]].append(value)
-                if value == eos_id:
+                if value in ends:
                     rows[i] = -1
         alive = [i for i, row in enumerate(rows) if row >= 0]
         if not alive or left == 1:
@@ -343,7 +344,7 @@ def sample_policy(
             lm,
             prompts,
             max_new_tokens=max_new_tokens,
-            eos_id=tokenizer.eos_token_id,
+            eos_id=end_ids(lm, tokenizer),
             pad_id=tokenizer.pad_token_id,
             num_generations=num_generations,
             temperature=temperature,

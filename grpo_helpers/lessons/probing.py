@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .. import data
 from ..evaluation import completion_tokens, generate_predictions, score
 from ..profiles import Profile
-from ..prompts import SYSTEM_PROMPT, build_messages
-from ..rewards import REWARD_FUNCS, TAGS, RewardFunc, short_name
+from ..prompts import SYSTEM_PROMPT, Message, build_messages, gold_text, prompt_ids
+from ..rewards import REWARD_FUNCS, TAGS, RewardFunc, reward_names, short_name
 from ..statistics import wilson_interval
 from .validation import ask
 
@@ -69,10 +69,9 @@ def with_prompt(questions: Dataset, variant: PromptVariant) -> Dataset:
     )
 
 
-def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[dict[str, str]]]) -> list[int]:
+def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[Message]]) -> list[int]:
     """Tokens of each prompt as the policy reads it: chat template and generation prompt included."""
-    texts = [tokenizer.apply_chat_template(list(p), tokenize=False, add_generation_prompt=True) for p in prompts]
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    return [len(ids) for ids in prompt_ids(tokenizer, prompts)]
 
 
 def scored_replies(
@@ -101,8 +100,8 @@ def scored_replies(
     table = pd.DataFrame(lines, columns=["number", "completion", "truncated"])
     asked = [rows[number] for number in table["number"]]
     paid = {}
-    for function in reward_funcs:
-        paid[short_name(function.__name__)] = points = ask(function, table["completion"].tolist(), asked)
+    for name, function in zip(reward_names(reward_funcs), reward_funcs, strict=True):
+        paid[short_name(name)] = points = ask(function, table["completion"].tolist(), asked)
         if isinstance(points, tuple):
             raise ValueError(": ".join(points))
     points = pd.DataFrame(paid)
@@ -122,6 +121,7 @@ def sample_replies(
     Columns: those of `scored_replies` for REWARD_FUNCS and of `evaluation.score`; a column for each tag (does it occur
     exactly once?); `tokens` and `prompt_tokens`.
     """
+    list(map(gold_text, questions["answer"]))  # one that is no number is named before anything is sampled
     limit = profile.max_completion_length
     sampling = {"temperature": profile.temperature, "batch_size": profile.eval_batch}
     sampling |= {"num_generations": num_generations, "seed": seed}
@@ -192,11 +192,13 @@ def silent_chance(rewards: Sequence[float], group_size: int) -> float:
     p_v^G is C(c_v, G) / C(k, G), the share of ways to pick G of the k seen that are all v.
 
     Raises:
-        ValueError: k < G, or no group.
+        ValueError: k < G, or no group; a reward that is no number.
     """
     k = len(rewards)
     if not 1 <= group_size <= k:
         raise ValueError(f"{k} rewards a question cannot tell about groups of {group_size}; sample at least as many")
+    if not all(math.isfinite(r) for r in rewards):
+        raise ValueError(f"{list(rewards)}: every completion needs a reward that is a number")
     counts = Counter(round(float(r), 6) for r in rewards).values()
     return sum(math.comb(c, group_size) for c in counts) / math.comb(k, group_size)
 

@@ -7,15 +7,16 @@ a row.
 
 from __future__ import annotations
 
-import math
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
-from ..rewards import RewardFunc
+from ..rewards import REMEDY, RewardFunc, check_columns, is_async, is_model, reward_names, usable
 from .cost import growth
 
 Row = Mapping[str, Any]
@@ -23,7 +24,6 @@ Finding = tuple[str, str, int | None, str, str, str]  # the values of COLUMNS
 COLUMNS = ["check", "reward", "row", "completion", "found", "remedy"]
 LENGTH = 32_000  # characters, for the check of the cost
 EXAMPLES = 3  # findings of one kind that are listed one by one
-REMEDY = "accept **kwargs, read completions with rewards.completion_text, return one finite float (or None) for each"
 
 
 def shorten(text: str, width: int = 60) -> str:
@@ -60,26 +60,28 @@ def ask(reward_func: RewardFunc, completions: Sequence[str], rows: Sequence[Row]
     """The rewards of `completions` (one for each row), asked for as TRL's trainer does; None counts as 0.
 
     Completions are conversations where the row's `prompt` is one, as in training. When the function raises, or
-    returns something that is no list of finite numbers: what it did, and what to do. (TRL catches no exception, and
-    reads NaN as None.)
+    returns something that is no list of finite numbers: what it did, and what to do. (TRL catches no exception.)
+
+    Raises:
+        ValueError: the rows have a column that TRL takes for itself.
     """
-    name, prompts = reward_func.__name__, [row.get("prompt", "") for row in rows]
+    (name,), prompts = reward_names([reward_func]), [row.get("prompt", "") for row in rows]
     chats = [not isinstance(prompt, str) for prompt in prompts]
     said = [[{"role": "assistant", "content": c}] if chat else c for c, chat in zip(completions, chats, strict=True)]
-    keywords = {k: [r[k] for r in rows] for k in rows[0] if k != "prompt"}
+    keywords = {k: [r[k] for r in rows] for k in rows[0] if k not in ("prompt", "completion")}
+    check_columns(keywords)
     keywords |= {"completion_ids": [[0]] * len(said), "trainer_state": None, "log_extra": None, "log_metric": None}
     try:
         got = reward_func(prompts=prompts, completions=said, **keywords)
+        if is_async(reward_func):  # in a thread, because a notebook has a loop of its own
+            with ThreadPoolExecutor(1) as thread:
+                got = thread.submit(asyncio.run, got).result()
     except Exception as error:
         return f"{name} raised {type(error).__name__}: {error}", REMEDY
-    if isinstance(got, str) or not hasattr(got, "__iter__"):
-        return f"{name} returned {got!r}", REMEDY
-    got = [r.item() if hasattr(r, "item") else r for r in got]  # numbers of numpy and torch
-    bad = [r for r in got if r is not None and not (isinstance(r, (int, float)) and math.isfinite(r))]
-    if bad or len(got) != len(said):
-        what = repr(bad[0]) if bad else f"{len(got)} rewards for {len(said)} completions"
-        return f"{name} returned {what}", REMEDY
-    return [float(reward or 0) for reward in got]
+    try:
+        return [reward or 0.0 for reward in usable(got, name, said)]
+    except ValueError as error:
+        return str(error).removesuffix(f"; {REMEDY}"), REMEDY
 
 
 def validate_rewards(
@@ -106,26 +108,27 @@ def validate_rewards(
         found, remedy. An empty table is the good news.
 
     Raises:
-        ValueError: no rows, or no reward functions, or two of one name.
+        ValueError: no rows, or no reward functions; a reward model, which only TRL can ask.
     """
-    rows, reward_funcs = [dict(r) for r in rows], list(reward_funcs)
-    names = [f.__name__ for f in reward_funcs]
+    rows = [dict(r) for r in rows]
+    reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
     if not rows or not reward_funcs:
         raise ValueError(f"{len(reward_funcs)} reward functions and {len(rows)} rows: at least one of each is needed")
-    if len(set(names)) < len(names):
-        raise ValueError(f"reward functions of the same name, {names}: TRL logs them by name, so give each its own")
+    if models := [f for f in reward_funcs if is_model(f)]:
+        raise ValueError(f"{models[0]!r:.80} is a reward model, which TRL asks with a tokenizer; leave it out here")
+    reward_funcs = dict(zip(reward_names(reward_funcs), reward_funcs, strict=True))
     ideal = [render(row) for row in rows]
-    asked = {f.__name__: ask(f, ideal, rows) for f in reward_funcs}
+    asked = {name: ask(f, ideal, rows) for name, f in reward_funcs.items()}
     scores = {name: got for name, got in asked.items() if isinstance(got, list)}
     found = [("usable rewards", name, None, ideal[0], *got) for name, got in asked.items() if isinstance(got, tuple)]
-    usable = [f for f in reward_funcs if f.__name__ in scores]
-    if usable:
+    working = {name: reward_funcs[name] for name in scores}
+    if working:
         totals = [round(sum(s), 9) for s in zip(*scores.values(), strict=True)]
         most = max(totals)
         tried = [(i, *pair) for i, row in enumerate(rows[:EXAMPLES]) for pair in attacks(row, rows, render).items()]
         tried += [(0, *pair) for pair in (hostile or {}).items()]
-        found += [*_ideal(scores, totals, ideal, most), *_adversarial(usable, rows, tried, most)]
-        found += [finding for function in usable for finding in _cost(function, rows[0], ideal[0])]
+        found += [*_ideal(scores, totals, ideal, most), *_adversarial(working, rows, tried, most)]
+        found += [finding for named in working.items() for finding in _cost(*named, rows[0], ideal[0])]
     return pd.DataFrame([(*f[:3], shorten(f[3], 70), *f[4:]) for f in found], columns=COLUMNS)
 
 
@@ -143,11 +146,11 @@ def _ideal(scores: dict[str, list[float]], totals: list[float], texts: list[str]
         yield "ideal replies", ", ".join(names), i, texts[i], what, remedy
 
 
-def _adversarial(funcs: list[RewardFunc], rows: list[Row], tried: list[tuple], most: float) -> Iterator[Finding]:
+def _adversarial(funcs: dict[str, RewardFunc], rows: list[Row], tried: list[tuple], most: float) -> Iterator[Finding]:
     """Checks 2 and 3 on `tried`, (row, name, text); each attack that succeeds once, with the first row it did on."""
     paid, broken = {}, {}
     for i, name, text in tried:
-        answers = {f.__name__: ask(f, [text], [rows[i]]) for f in funcs}
+        answers = {func: ask(f, [text], [rows[i]]) for func, f in funcs.items()}
         for func, got in answers.items():
             if isinstance(got, tuple):
                 broken.setdefault((name, func), ("usable rewards", func, i, text, f"{name}: {got[0]}", got[1]))
@@ -162,7 +165,7 @@ def _adversarial(funcs: list[RewardFunc], rows: list[Row], tried: list[tuple], m
         yield "adversarial replies", "all", i, text, what, remedy
 
 
-def _cost(function: RewardFunc, row: Row, ideal: str) -> Iterator[Finding]:
+def _cost(name: str, function: RewardFunc, row: Row, ideal: str) -> Iterator[Finding]:
     """Check 4: the ideal completion, white space, a digit, and what looks like markup, each over and over."""
     pieces = dict.fromkeys([ideal, "\n", " ", "9", *[w for w in dict.fromkeys(ideal.split()) if not w.isalnum()][:12]])
     said, steep = [], []
@@ -172,11 +175,11 @@ def _cost(function: RewardFunc, row: Row, ideal: str) -> Iterator[Finding]:
             steep.append((measured.seconds, text, measured))
     broken = [(text, *got) for text, got in said if isinstance(got, tuple)]
     if broken:
-        yield "usable rewards", function.__name__, 0, *broken[0]
+        yield "usable rewards", name, 0, *broken[0]
     elif steep:
         _, text, worst = max(steep)
         # rounded first, so that whoever reckons with what is shown gets what is shown
         worst = replace(worst, seconds=float(f"{worst.seconds:.2g}"), exponent=round(worst.exponent, 1))
         what = f"time grows like length^{worst.exponent}: {worst.seconds:g} s for {worst.size:,} characters, "
         what += f"about {worst.predict(1_000_000):,.0f} s for a million"
-        yield "cost", function.__name__, 0, text, what, "count or find the tags first, and match a pattern only then"
+        yield "cost", name, 0, text, what, "count or find the tags first, and match a pattern only then"

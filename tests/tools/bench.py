@@ -114,6 +114,13 @@ def bench_phases(profile: Profile, steps: int, work: str) -> tuple[dict[str, dic
     return phases, speed
 
 
+@torch.no_grad()
+def one_reply(model, tokenizer, prompt, length):
+    inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt").to(model.device)
+    output = model.generate(**inputs, max_new_tokens=length, do_sample=False)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
 def bench_evaluation(profile: Profile, questions: int, one_by_one: int) -> dict[str, float]:
     model, tokenizer = models.load_policy(profile)
     prompts = data.load_task(profile, "test", questions)["prompt"]
@@ -125,7 +132,7 @@ def bench_evaluation(profile: Profile, questions: int, one_by_one: int) -> dict[
             len(prompts),
         ),
         "one at a time": (
-            lambda: [evaluation.generate_prediction(model, tokenizer, p, length) for p in prompts[:one_by_one]],
+            lambda: [one_reply(model, tokenizer, p, length) for p in prompts[:one_by_one]],
             one_by_one,
         ),
     }

@@ -1,0 +1,208 @@
+"""Loading a policy: chat templates, end tokens and layers of every kind, made by hand from the tiny policy's."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOTrainer
+
+from grpo_helpers import data, models
+from grpo_helpers.lessons import probing
+from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, DATA, TINY
+from grpo_helpers.prompts import build_messages, prompt_ids
+
+TINY_POLICY = DATA / "tiny_policy"
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if thinking is defined and not thinking %}no {% endif %}"
+    "{% endif %}"
+)
+REFUSES = "{% for m in messages if m['role'] == 'system' %}{{ raise_exception('No system role') }}{% endfor %}" + TURNS
+DROPS = TURNS.replace("in messages %}", "in messages if m['role'] != 'system' %}")
+CHAT = build_messages("How many?", "Be brief.", [("1 + 1?", "2")])
+SIZES = {"vocab_size": 1024, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 512}
+SIZES |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": None}
+
+
+@pytest.fixture
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY_POLICY, padding_side="left")
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A profile for a model folder that is the tiny policy's but for its template, end tokens or architecture."""
+
+    def make(template=None, ends=2, architecture=Qwen2Config, **tokens):
+        model = {Qwen2Config: Qwen2ForCausalLM, Phi3Config: Phi3ForCausalLM}[architecture](
+            architecture(**SIZES, eos_token_id=ends, pad_token_id=0)
+        )
+        model.save_pretrained(tmp_path)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(TINY_POLICY / name, tmp_path)
+        if template is not None:
+            (tmp_path / "chat_template.jinja").write_text(template)
+        path = tmp_path / "tokenizer_config.json"
+        settings = json.loads(path.read_text()) | tokens
+        path.write_text(json.dumps(settings))
+        return TINY.with_(model=str(tmp_path))
+
+    return make
+
+
+# --- one place builds every prompt ----------------------------------------------
+
+
+def as_read_by(path, profile, model, tokenizer, prompt):
+    """The tokens of `prompt` in training (TRL's own code), in evaluation and in a probe."""
+    if path == "training":
+        trainer = GRPOTrainer.__new__(GRPOTrainer)
+        trainer.__dict__.update(processing_class=tokenizer, environment_factories=None, tools=[], chat_template=None)
+        trainer.__dict__.update(chat_template_kwargs={}, _is_vlm=False)
+        return trainer._tokenize_prompts([prompt])[0][0]
+    if path == "probe":
+        return [None] * probing.prompt_lengths(tokenizer, [prompt])[0]
+    return prompt_ids(tokenizer, [prompt])[0]
+
+
+@pytest.mark.parametrize("arguments", [None, {"thinking": False}, {"thinking": True}])
+@pytest.mark.parametrize("template", [None, TURNS, REFUSES, DROPS])
+@pytest.mark.parametrize("prompt", [CHAT, CHAT[1:], "raw text 1 + 1 ="])
+def test_a_prompt_is_the_same_in_training_evaluation_and_probes(made, template, arguments, prompt):
+    profile = made(template).with_(chat_template_kwargs=arguments)
+    policy = models.load_policy(profile)
+    train, evaluation, probe = (
+        as_read_by(path, profile, *policy, prompt) for path in ("training", "evaluation", "probe")
+    )
+    assert train == evaluation and len(train) == len(probe)
+    text = policy[1].decode(train)
+    if isinstance(prompt, str):
+        assert text == prompt, "as TRL reads it: no template"
+    else:
+        assert all(text.count(message["content"]) == 1 for message in prompt)
+        off = template is not None and arguments == {"thinking": False}
+        assert text.endswith("assistant\nno " if off else "assistant\n")
+    rows = Dataset.from_list([{"question": "?", "prompt": prompt, "answer": "1"}])
+    assert len(data.drop_long_prompts(rows, policy[1], len(train))[0]) == 1
+    with pytest.raises(ValueError, match=f"the shortest has {len(train)}"):
+        data.drop_long_prompts(rows, policy[1], len(train) - 1)
+
+
+@pytest.mark.parametrize("template", [TURNS, REFUSES, DROPS])
+def test_a_template_without_a_system_role_gets_the_text_in_the_first_question_and_says_so(made, template, capsys):
+    _, tokenizer = models.load_policy(made(template))
+    folded = template != TURNS
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    assert ("user\nBe brief.\n\n1 + 1?<" in text) == folded and ("system" in text) != folded
+    assert ("no system message" in capsys.readouterr().out) == folded
+    plain = tokenizer.apply_chat_template(CHAT[1:], tokenize=False, add_generation_prompt=True)
+    assert "Be brief" not in plain and plain.count("<|im_start|>user") == 2
+
+
+def test_a_usual_template_is_left_as_it_is(tokenizer, capsys):
+    given = tokenizer.chat_template
+    models.fit_template(tokenizer)
+    assert tokenizer.chat_template == given and capsys.readouterr().out == ""
+
+
+def test_a_fitted_template_stays_with_a_tokenizer_that_is_saved(made, tmp_path):
+    _, tokenizer = models.load_policy(made(REFUSES).with_(chat_template_kwargs={"thinking": False}))
+    tokenizer.save_pretrained(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert prompt_ids(again, [CHAT]) == prompt_ids(tokenizer, [CHAT])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(False, "off"), (True, "on"), (None, "off"), ("it's", "on"), ([1, "a"], "on"), (0, "off")]
+)
+def test_arguments_of_every_kind_reach_the_template(tokenizer, value, shown):
+    tokenizer.chat_template = TURNS + "{{ 'on' if mode else 'off' }}{{ mode if mode is string }}"
+    models.fit_template(tokenizer, {"mode": value})
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert text.endswith(shown + (value if isinstance(value, str) else ""))
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["", "{% for m in", "{{ raise_exception('never') }}", "{{ messages.nothing.at.all }}", "the same", "{{ 1 / 0 }}"],
+)
+def test_a_template_that_cannot_be_used_is_named(made, template):
+    with pytest.raises(ValueError, match="chat template cannot be used"):
+        models.load_policy(made(template))
+
+
+def test_no_template_at_all_is_no_chat_model(made, tmp_path):
+    profile = made()
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="-Instruct"):
+        models.load_policy(profile)
+
+
+# --- what ends a turn --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shipped", "ends"),
+    [
+        ({}, 2, [2]),
+        ({}, [2, 0], [2, 0]),
+        ({}, [5, 0], [2, 5, 0]),  # the tokenizer's own counts although the model does not name it
+        ({}, None, [2]),
+        ({"eos_token": None}, 5, [5]),
+        ({"eos_token": None, "pad_token": None}, [5, 2], [5, 2]),
+    ],
+)
+def test_all_end_tokens_that_a_model_ships_end_a_turn(made, tokens, shipped, ends):
+    model, tokenizer = models.load_policy(made(ends=shipped, **tokens))
+    assert models.end_ids(model, tokenizer) == ends
+    assert model.generation_config.eos_token_id == (ends if len(ends) > 1 else ends[0])
+    assert tokenizer.eos_token_id == ends[0] and tokenizer.pad_token_id is not None
+
+
+def test_no_end_token_at_all_is_refused_before_anything_runs_to_its_limit(made):
+    with pytest.raises(ValueError, match="set eos_token"):
+        models.load_policy(made(ends=None, eos_token=None))
+
+
+@pytest.mark.parametrize(("shipped", "silent"), [(0, False), ([0, 2], True)])
+def test_a_template_that_ends_turns_with_another_token_is_told(made, shipped, silent, capsys):
+    """A base model: its template closes a turn with <|im_end|>, its tokenizer names another end."""
+    models.load_policy(made(ends=shipped, eos_token="<|endoftext|>"))
+    said = capsys.readouterr().out
+    assert said == "" if silent else ("<|im_end|>" in said and "<|endoftext|>" in said and "length limit" in said)
+
+
+# --- LoRA ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "targets", "missing"),
+    [
+        (Qwen2Config, ALL_LINEAR, []),
+        (Qwen2Config, ("self_attn.q_proj", "lm_head"), []),
+        (Phi3Config, ("qkv_proj", "o_proj", "gate_up_proj"), []),
+        (Phi3Config, ATTENTION, ["q_proj", "k_proj", "v_proj"]),  # o_proj alone would be adapted
+        (Qwen2Config, ("proj",), ["proj"]),
+        (Qwen2Config, ("all-linear",), ["all-linear"]),
+        (Qwen2Config, (*ATTENTION, "query"), ["query"]),
+    ],
+)
+def test_lora_targets_that_match_nothing_are_refused_by_name(made, architecture, targets, missing):
+    profile = made(architecture=architecture).with_(lora_targets=targets)
+    if not missing:
+        models.load_policy(profile)
+        return
+    with pytest.raises(ValueError) as caught:
+        models.load_policy(profile)
+    named = "qkv_proj" if architecture is Phi3Config else "q_proj"
+    assert str(missing) in str(caught.value) and repr(named) in str(caught.value)
+
+
+@torch.no_grad()
+def test_the_tiny_policy_loads_as_it_did():
+    model, tokenizer = models.load_policy(TINY)
+    assert models.end_ids(model, tokenizer) == [tokenizer.eos_token_id] == [2] and tokenizer.pad_token_id == 0
+    assert tokenizer.chat_template == (TINY_POLICY / "chat_template.jinja").read_text()

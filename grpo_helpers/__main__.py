@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .hosted import use_one_gpu
 from .profiles import PROFILES
@@ -53,31 +53,50 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(argv)
+def exit_code(job: Callable[[], int]) -> int:
+    """What `job` returns; 2 after an error that names the mistake, and 130 after Ctrl-C, with one sentence each."""
+    try:
+        return job()
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'stopped by Ctrl-C; start again, with --resume if a run had begun'}", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from .machine import UnusableGPU
+        from .pretrained import WeightsNotFound
+
+        if not isinstance(error, ValueError | OSError | WeightsNotFound | UnusableGPU):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def start(args: argparse.Namespace) -> int:
     use_one_gpu()
     import matplotlib
 
     matplotlib.use("Agg")
-    from .machine import UnusableGPU, detect
-    from .pretrained import WeightsNotFound
+    from .machine import detect
     from .profiles import get_profile
-    from .run import record, run
+    from .run import output_folder, record, record_folder, run
 
-    try:
-        profile = get_profile(args.profile) if args.profile else detect()
-        if args.model:
-            about = f"{args.model} in place of the profile's model"
-            profile = profile.with_(model=args.model, revision=None, about=about)
-        if args.steps is not None:
-            profile = profile.with_(steps=args.steps, minutes=profile.minutes * args.steps / profile.steps)
-        result = run(profile, args.seed, args.output, args.resume, args.gsm8k, not args.no_doctor)
-        if args.record and result.outcome.finished:
-            print(f"recorded in {record(result.output)}")
-    except (ValueError, OSError, WeightsNotFound, UnusableGPU) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return EXIT_CODES[result.outcome.how]
+    profile = get_profile(args.profile) if args.profile else detect()
+    if args.model:
+        about = f"{args.model} in place of the profile's model"
+        profile = profile.with_(model=args.model, revision=None, about=about)
+    if args.steps is not None:
+        profile = profile.with_(steps=args.steps, minutes=profile.minutes * args.steps / profile.steps)
+    output = output_folder(profile, args.seed, args.output)
+    if args.record:
+        record_folder(output)
+    outcome = run(profile, args.seed, output, args.resume, args.gsm8k, not args.no_doctor)
+    if args.record and outcome.finished:
+        print(f"recorded in {record(output)}")
+    return EXIT_CODES[outcome.how]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    return exit_code(lambda: start(args))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def check(folder: str | Path) -> None:
     if not (weights.is_file() and config.is_file()):
         raise FileNotFoundError(f"{folder} holds no adapter ({FILES[1]}, {FILES[0]}); train one with `make run`")
     try:
-        json.loads(config.read_text(encoding="utf-8"))
+        read_json(config, peft_type=str)
         with safe_open(weights, framework="pt"):
             pass
     except (SafetensorError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str
             f"{source.name} has not been recorded; "
             f"`python data/runs/record {name} --profile {profile} --seed {seed}` does it"
         )
-    names = read_json(source / "run.json")["results"]["tables"]
+    names = read_json(source / "run.json", results=dict)["results"]["tables"]
     return {table: pd.read_csv(source / f"{table}.csv") for table in names}
 
 
@@ -58,7 +57,7 @@ def history(source: Trainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataF
     if isinstance(source, (str, Path)):
         if Path(source).suffix == ".csv":
             return pd.read_csv(source, comment="#")
-        source = json.loads(Path(source).read_text(encoding="utf-8"))["log_history"]
+        source = read_json(source, log_history=list)["log_history"]
     elif hasattr(source, "state"):
         source = source.state.log_history
     rows = [row for row in source if "reward" in row]

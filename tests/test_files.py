@@ -1,16 +1,19 @@
 """What is on disk stays whole: files, output folders, and runs that are resumed."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from grpo_helpers.files import read_json, write_json, write_text
-from grpo_helpers.profiles import TINY
-from grpo_helpers.run import check_same_run, prepare_output
+from grpo_helpers.files import LOCK, held, read_json, write_json, write_text
+from grpo_helpers.profiles import ROOT, TINY
+from grpo_helpers.run import check_same_run, move_aside
 
 # --- files ------------------------------------------------------------------
 
@@ -73,7 +76,80 @@ def test_broken_json_is_named(tmp_path, text):
         read_json(tmp_path / "run.json")
 
 
-# --- output folder ----------------------------------------------------------
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "{}", '{"a": 1}', '{"a": null}', "[" * 100_000])
+def test_json_that_is_no_object_or_lacks_a_field_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / 'run.json'))} .*not written by this package"):
+        read_json(tmp_path / "run.json", a=str)
+
+
+# --- a folder that is held ----------------------------------------------------
+
+
+def test_folder_is_made_held_by_one_and_let_go(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with held(folder):
+        with (
+            pytest.raises(BlockingIOError, match=f"another run \\(process {os.getpid()}\\) is writing to {folder}"),
+            held(folder),
+        ):
+            pass
+        (folder / "notes.txt").write_text("mine")
+    with held(folder):
+        assert (folder / LOCK).read_text() == str(os.getpid())
+    assert os.listdir(folder) == ["notes.txt"]
+
+
+def test_folder_made_for_nothing_is_removed_and_one_that_was_there_stays(tmp_path):
+    for folder in (tmp_path / "new", tmp_path):
+        with contextlib.suppress(KeyError), held(folder):
+            raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_of_a_killed_process_is_taken_over_and_said_so(tmp_path, capsys):
+    code = "import sys, time; from grpo_helpers.files import held\n"
+    code += "with held(__import__('pathlib').Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(BlockingIOError, match=f"process {process.pid}"), held(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with held(tmp_path):
+        assert f"process {process.pid}, which was writing" in capsys.readouterr().out
+    with held(tmp_path):
+        assert capsys.readouterr().out == ""
+
+
+def test_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def refuse(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with held(tmp_path):
+        assert "cannot be locked (Operation not supported)" in capsys.readouterr().out
+
+
+def refuse(*args, **kwargs):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["open", "mkdir"])
+def test_folder_that_cannot_be_written_is_named_with_the_remedy(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(PermissionError, match=rf"{re.escape(str(tmp_path))} \(Permission denied\); .*--output"):
+        held(tmp_path).__enter__()
+
+
+def test_file_in_the_way_is_named_and_kept(tmp_path):
+    (tmp_path / "tiny-42").write_text("mine")
+    with pytest.raises(PermissionError, match=rf"{re.escape(str(tmp_path / 'tiny-42'))} .*--output"):
+        held(tmp_path / "tiny-42").__enter__()
+    assert (tmp_path / "tiny-42").read_text() == "mine"
+
+
+# --- an earlier run -------------------------------------------------------------
 
 
 def a_run(folder, mark="run"):
@@ -86,64 +162,35 @@ def marks(folder):
     return {p.name: json.loads((p / "run.json").read_text()) for p in folder.iterdir() if (p / "run.json").exists()}
 
 
-def test_output_folder_is_made_and_files_of_no_run_are_left_alone(tmp_path):
-    prepare_output(tmp_path / "a" / "b", resume=False)
-    assert os.listdir(tmp_path / "a" / "b") == []
-    (tmp_path / "notes.txt").write_text("mine")
-    prepare_output(tmp_path, resume=False)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
 def test_earlier_runs_are_moved_aside_and_said_so(tmp_path, capsys):
     output = tmp_path / "tiny-42"
     for mark in ("first", "second"):
         a_run(output, mark)
-        prepare_output(output, resume=False)
+        (output / "notes.txt").write_text("mine")
+        move_aside(output)
     assert marks(tmp_path) == {"tiny-42.old1": "first", "tiny-42.old2": "second"}
     assert (tmp_path / "tiny-42.old1" / "history.csv").exists()
-    assert os.listdir(output) == []
+    assert os.listdir(output) == ["notes.txt"], "what is of no run is left alone"
     assert "tiny-42.old1" in capsys.readouterr().out
-
-
-def test_resumed_run_stays_where_it_is(tmp_path, capsys):
-    a_run(tmp_path / "tiny-42")
-    prepare_output(tmp_path / "tiny-42", resume=True)
-    assert marks(tmp_path) == {"tiny-42": "run"}
+    move_aside(output)
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("made", [False, True])
-def test_nothing_to_resume_is_named_and_nothing_is_made(tmp_path, made):
-    output = tmp_path / "tiny-42"
-    if made:
-        output.mkdir()
-    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(output))}.*--resume"):
-        prepare_output(output, resume=True)
-    assert output.exists() == made
+def test_move_that_was_cut_short_leaves_no_run_behind(monkeypatch, tmp_path):
+    output, rename, moved = tmp_path / "tiny-42", Path.rename, []
+    a_run(output)
 
+    def killed(path, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(rename(path, target))
 
-def refuse(*args, **kwargs):
-    raise PermissionError(13, "Permission denied")
-
-
-@pytest.mark.parametrize(
-    "owner, name", [(tempfile, "TemporaryFile"), (Path, "mkdir"), (Path, "rename")], ids=["write", "make", "move"]
-)
-def test_folder_that_cannot_be_written_is_named_with_the_remedy(monkeypatch, tmp_path, owner, name):
-    output = tmp_path / "tiny-42"
-    if name == "rename":
-        a_run(output)
-    monkeypatch.setattr(owner, name, refuse)
-    with pytest.raises(PermissionError, match=rf"{re.escape(str(output))} \(Permission denied\); .*--output"):
-        prepare_output(output, resume=False)
-    assert marks(tmp_path) == ({"tiny-42": "run"} if name == "rename" else {})
-
-
-def test_file_in_the_way_is_named_and_kept(tmp_path):
-    (tmp_path / "tiny-42").write_text("mine")
-    with pytest.raises(PermissionError, match=rf"{re.escape(str(tmp_path / 'tiny-42'))} .*--output"):
-        prepare_output(tmp_path / "tiny-42", resume=False)
-    assert (tmp_path / "tiny-42").read_text() == "mine"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        move_aside(output)
+    assert not (output / "run.json").exists() and (output / "history.csv").exists()
+    move_aside(output)
+    assert os.listdir(output) == [] and (tmp_path / "tiny-42.old2" / "history.csv").exists()
 
 
 # --- resuming under the same recipe -----------------------------------------

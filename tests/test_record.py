@@ -11,7 +11,7 @@ import pytest
 import record
 from grpo_helpers import records
 from grpo_helpers.evaluation import RATES
-from grpo_helpers.files import read_json
+from grpo_helpers.files import held, read_json
 from grpo_helpers.lessons import probing
 from grpo_helpers.profiles import ROOT, TINY
 from record import prompt_variants, reward_experiments
@@ -57,6 +57,35 @@ def test_an_experiment_that_fails_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setitem(record.RECORDERS, NAME, fails)
     assert main([NAME, "--profile", "tiny", "--output", str(tmp_path)]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "-1"], "seed=-1"),
+        (["--output", "/proc/nowhere"], "cannot write to the output folder /proc/nowhere"),
+        (["--output", "held"], "another run (process"),
+    ],
+)
+def test_mistakes_are_named_before_the_experiment_is_run(arguments, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(record.RECORDERS, NAME, lambda profile, seed: pytest.fail("hours of work for nothing"))
+    monkeypatch.chdir(tmp_path)
+    with held(tmp_path / "held" / f"{NAME}-tiny-42"):
+        assert main([NAME, "--profile", "tiny", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_the_older_record_as_it_was(quick, monkeypatch, tmp_path, capsys):
+    arguments = [NAME, "--profile", "tiny", "--output", str(tmp_path)]
+    assert main(arguments) == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
+
+    def stopped(profile, seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(record.RECORDERS, NAME, stopped)
+    assert main(arguments) == 130 and "stopped by Ctrl-C" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.*")} == before
 
 
 @pytest.mark.trains

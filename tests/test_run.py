@@ -1,15 +1,21 @@
 """The main job, as a user starts it: from the command line, with the right and the wrong arguments."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from grpo_helpers import adapters, profiles, run, training
+from grpo_helpers import adapters, data, evaluation, models, profiles, run, training
 from grpo_helpers.__main__ import main, parse
-from grpo_helpers.files import read_json
+from grpo_helpers.files import held, read_json, write_json
 
 QUICK = profiles.TINY.with_(batch=16, num_generations=4, steps=2, eval_questions=6, save_steps=1, minutes=0.1)
+SHORT = QUICK.with_(batch=8, eval_questions=4, max_completion_length=12, eval_temperatures=(0.0,))
+ASKED = SHORT.with_(name="t4", task="gsm8k")  # questions from a folder
 
 
 @pytest.fixture
@@ -89,20 +95,247 @@ def test_output_folder_of_the_environment_and_what_is_recorded(quick, monkeypatc
     assert not (target / "adapter" / "adapter_model.safetensors").exists()
 
 
+# --- mistakes: one sentence, and nothing is touched ----------------------------
+
+
+def questions_in(folder, train=12, test=4, skip=0):
+    """A folder like GSM8K's, made of word problems."""
+    folder.mkdir(exist_ok=True)
+    for split, n in (("train", train), ("test", test)):
+        rows = data.word_problem_rows(split)[skip : skip + n]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run of two steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    run.run(ASKED, output=folder / "run", gsm8k=questions_in(folder / "asked"))
+    return folder / "run"
+
+
+@pytest.fixture
+def short(monkeypatch, tmp_path):
+    monkeypatch.setitem(profiles.PROFILES, "tiny", SHORT)
+    monkeypatch.setitem(profiles.PROFILES, "t4", ASKED)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def touched(folder):
+    """What is in a folder: each file with when it was written, each folder."""
+    return {p: p.is_file() and (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*"))}
+
+
+def refused(arguments, message, folder, capsys):
+    """Exit code 2 and one sentence, whatever the mistake; what is in the folder stays as it was."""
+    before = touched(folder)
+    assert main([*map(str, arguments)]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(error) == 1 and message in error[0], error
+    assert touched(folder) == before
+
+
+@pytest.mark.trains
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--profile", "huge"], "unknown profile 'huge'; choose one of tiny, small, t4, t4_full, article"),
-        (["--profile", "tiny", "--steps", "0"], "steps=0"),
-        (["--profile", "tiny", "--resume", "--output", "nowhere"], "holds no run to resume"),
-        (["--profile", "tiny", "--model", "."], "has no config.json"),
-        (["--profile", "t4", "--model", str(profiles.DATA / "tiny_policy"), "--gsm8k", "nowhere"], "no such file"),
-        (["--profile", "tiny", "--output", "/proc/nowhere"], "cannot write to the output folder /proc/nowhere"),
+        (["--steps", "0"], "steps=0"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--seed", 2**32], "seed=4294967296"),
+        (["--resume", "--output", "nowhere"], "holds no run to resume"),
+        (["--model", "."], "has no config.json"),
+        (["--model", "cut"], "cut has no whole model.safetensors"),
+        (["--model", "no template"], "no chat template"),
+        (["--model", "odd template"], "odd template"),
+        (["--output", "/proc/nowhere"], "cannot write to the output folder /proc/nowhere"),
+        (["--output", "a file/run"], "cannot write to the output folder a file/run (Not a directory)"),
+        (["--gsm8k", "nowhere"], "profile tiny asks word_problems, and nothing of nowhere"),
+        (["--profile", "t4", "--gsm8k", "nowhere"], "nowhere/train.jsonl: no such file"),
+        (["--profile", "t4", "--gsm8k", "~/nowhere"], str(Path.home() / "nowhere")),
+        (["--profile", "t4", "--gsm8k", "few"], "1 questions are fewer than the 2"),
+        (["--profile", "t4", "--gsm8k", "asked", "--resume", "--steps", "1"], "2 steps have been taken"),
+        (["--profile", "t4", "--gsm8k", "asked", "--resume", "--seed", "3"], "seed was 42, now 3"),
+        (["--profile", "t4", "--gsm8k", "other", "--resume"], "data_sha256 was"),
+        (["--profile", "t4", "--gsm8k", "other test", "--resume", "--steps", "3"], "data_sha256 was"),
     ],
 )
-def test_bad_arguments_name_the_value_and_the_remedy(arguments, message, quick, capsys):
-    assert main(arguments) == 2
-    assert message in capsys.readouterr().err
+def test_mistakes_are_named_before_anything_is_touched(arguments, message, finished, short, capsys):
+    shutil.copytree(finished, short / "run")
+    for name in ("cut", "no template", "odd template"):
+        shutil.copytree(profiles.TINY.model, short / name, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        if name != "cut":
+            (short / name / "chat_template.jinja").unlink()
+    weights = short / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    (short / "odd template" / "chat_template.jinja").write_text("{{ messages[0].no.such }}")
+    (short / "a file").write_text("mine")
+    for name, sizes in {"asked": {}, "few": {"train": 1}, "other": {"skip": 3}, "other test": {"test": 5}}.items():
+        questions_in(short / name, **sizes)
+    if "other test" in arguments:
+        shutil.copy(short / "asked" / "train.jsonl", short / "other test")
+    refused(
+        ["--profile", "tiny", "--model", profiles.TINY.model, "--output", "run", *arguments], message, short, capsys
+    )
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", "3", "{", "", '{"profile": 3, "seed": 1, "weights_sha256": ""}'])
+def test_run_json_that_is_none_is_named(text, short, capsys):
+    (short / "run").mkdir()
+    (short / "run" / "run.json").write_text(text)
+    refused(["--profile", "tiny", "--output", "run", "--resume"], "run/run.json", short, capsys)
+
+
+@pytest.mark.parametrize("text", ["{broken", "[]", "{}", '{"question": "a", "gold": "1", "completion": "b"}', ""])
+@pytest.mark.trains
+def test_replies_that_are_damaged_are_named(text, finished, short, capsys):
+    shutil.copytree(finished, short / "run")
+    (short / "run" / "samples.jsonl").write_text(text)
+    arguments = ["--profile", "t4", "--gsm8k", questions_in(short / "asked"), "--output", "run", "--resume"]
+    refused(arguments, "samples.jsonl", short, capsys)
+
+
+NARROW = lambda tensors: {name: tensor[:, :1].clone() for name, tensor in tensors.items()}  # noqa: E731
+
+
+def of_another_adapter(folder, optimizer, adapter):
+    """Moments, or weights, of another shape."""
+    if optimizer:
+        saved = torch.load(folder / "optimizer.pt", weights_only=True)
+        saved["state"] = {
+            i: moments | NARROW({k: moments[k] for k in ("exp_avg", "exp_avg_sq")})
+            for i, moments in saved["state"].items()
+        }
+        torch.save(saved, folder / "optimizer.pt")
+    if adapter:
+        path = folder / "adapter_model.safetensors"
+        save_file(NARROW(load_file(path)), path)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pt"),
+        lambda folder: torch.save({"a": 1}, folder / "optimizer.pt"),
+        lambda folder: of_another_adapter(folder, True, False),  # the fused optimizer would read past their end
+        lambda folder: of_another_adapter(folder, False, True),
+        lambda folder: torch.save({"a": 1}, folder / "scheduler.pt"),
+        lambda folder: torch.save([1], folder / "rng_state.pth"),
+    ],
+    ids=["no groups", "no optimizer", "other moments", "other adapter", "no scheduler", "no state of chance"],
+)
+def test_checkpoint_of_something_else_is_named(spoil, finished, short, capsys):
+    shutil.copytree(finished, short / "run")
+    spoil(short / "run" / "checkpoints" / "checkpoint-2")
+    more = ["--output", "run", "--resume", "--steps", "3", "--gsm8k", str(questions_in(short / "asked"))]
+    assert main(["--profile", "t4", *more]) == 2
+    assert "checkpoint-2 does not fit this run" in capsys.readouterr().err
+    assert read_json(short / "run" / "run.json")["outcome"] == "failed"
+
+
+# --- one run a folder, and one that ends at any moment --------------------------
+
+
+def test_second_run_in_a_folder_is_refused(short, capsys):
+    write_json(short / "run.json", {})
+    with held(short):
+        for more in ([], ["--resume"]):
+            refused(["--profile", "tiny", "--output", ".", *more], "another run (process", short, capsys)
+
+
+@pytest.mark.trains
+def test_second_run_moves_the_first_ones_files_and_no_other(finished, short, capsys):
+    shutil.copytree(finished, short / "here")
+    (short / "here" / "notes.txt").write_text("mine")
+    kept = touched(short / "here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(short / "here")
+        assert main(["--profile", "tiny", "--output", "."]) == 0
+    assert (short / "here" / "notes.txt").read_text() == "mine"
+    moved = {p.relative_to(short / "here.old1"): content for p, content in touched(short / "here.old1").items()}
+    assert moved == {p.relative_to(short / "here"): c for p, c in kept.items() if p.name != "notes.txt"}
+
+
+MOMENTS = {
+    "looking for the weights": (run, "provenance", 1),
+    "loading": (models, "load_policy", 1),
+    "asking the untrained policy": (evaluation, "evaluate", 1),
+    "building the trainer": (training, "make_trainer", 1),
+    "the first replies during training": (evaluation, "evaluate", 2),
+    "before the first logged step": (training.SharedPromptTrainer, "_generate_and_score_completions", 1),
+    "before the second step": (training.SharedPromptTrainer, "_generate_and_score_completions", 2),
+    "saving the adapter": (adapters, "save", 1),
+    "drawing": (run, "_save_figure", 1),
+    "asking the trained policy": (evaluation, "evaluate", 4),
+    "comparing": (evaluation, "compare", 1),
+    "the last words": (run, "show_examples", 1),
+}
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_at_any_moment_is_130_one_sentence_and_an_honest_run_json(moment, short, capsys, monkeypatch):
+    owner, name, nth = MOMENTS[moment]
+    inner, calls = getattr(owner, name), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return inner(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        assert main(["--profile", "tiny", "--output", "run"]) == 130
+    printed = capsys.readouterr()
+    said = [line for line in (printed.out + printed.err).splitlines() if "--resume" in line]
+    assert len(said) == 1 and "Traceback" not in printed.err
+    begun = moment not in list(MOMENTS)[:2]
+    assert (short / "run").exists() == begun
+    if begun:
+        assert read_json(short / "run" / "run.json")["outcome"] == "interrupted"
+        assert not (short / "run" / ".lock").exists()
+        assert main(["--profile", "tiny", "--output", "run", "--resume"]) == 0
+        assert list(pd.read_csv(short / "run" / "history.csv")["step"]) == [1, 2]
+    else:
+        assert main(["--profile", "tiny", "--output", "run"]) == 0
+    assert read_json(short / "run" / "run.json")["outcome"] == "finished"
+
+
+@pytest.mark.trains
+def test_what_was_measured_before_is_not_said_of_a_run_that_went_on(finished, short, monkeypatch):
+    shutil.copytree(finished, short / "run")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(evaluation.SampleReplies, "on_step_end", lambda *args, **kwargs: None)
+    more = ["--output", "run", "--resume", "--steps", "4", "--gsm8k", str(questions_in(short / "asked"))]
+    assert main(["--profile", "t4", *more]) == 2
+    facts, card = read_json(short / "run" / "run.json"), (short / "run" / "adapter" / "README.md").read_text()
+    assert facts["outcome"] == "failed" and facts["steps_taken"] == 4
+    assert "Not measured" in card and "4 steps" in card and not (short / "run" / "comparison.csv").exists()
+
+
+@pytest.mark.trains
+def test_replies_to_other_questions_are_asked_anew(finished, short):
+    shutil.copytree(finished, short / "run")
+    kept = (short / "run" / "before.jsonl").read_text()
+    more = ["--output", "run", "--resume", "--gsm8k", str(questions_in(short / "asked"))]
+    for text in ("{cut", '{"question": "a", "completion": "b"}\n', kept.replace("strict", "lax"), kept.splitlines()[0]):
+        (short / "run" / "before.jsonl").write_text(text)
+        assert main(["--profile", "t4", *more]) == 0
+        assert (short / "run" / "before.jsonl").read_text() == kept
+
+
+def test_a_run_is_recorded_under_its_own_name_and_over_no_other_record(short, monkeypatch):
+    monkeypatch.setattr(run, "DATA", short)
+    monkeypatch.chdir(short)
+    assert run.record_folder(Path(".")) == short / "runs" / short.name
+    (short / "runs" / "grid").mkdir(parents=True)
+    write_json(short / "runs" / "grid" / "run.json", {})
+    with pytest.raises(ValueError, match="runs/grid holds another kind of record"):
+        run.record_folder(short / "grid")
 
 
 def test_help_names_every_profile(capsys):

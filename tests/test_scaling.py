@@ -213,6 +213,25 @@ def test_prepared_questions_are_what_trl_loads(tmp_path):
         assert [message["role"] for message in dataset[0]["prompt"]] == ["system", "user"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "new", "--batch", "3"], "batch=3"),
+        (["train", "new", "--batch", "0"], "batch=0"),
+        (["train", "new", "--steps", "0"], "steps=0"),
+        (["train", "new", "--loss_type", "odd"], "odd"),
+        (["train", "a file"], "a file"),
+        (["prepare", "a file"], "a file"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["scaling", *arguments])
+    assert scaling.main() == 2
+    assert message in capsys.readouterr().err and (tmp_path / "a file").read_text() == "mine"
+
+
 # --- completions that do not depend on the process ---
 
 

@@ -242,6 +242,13 @@ def test_history_is_one_row_a_step_and_reads_back(uninterrupted, tmp_path):
     assert list(records.history(tmp_path / "history.csv")["reward"]) == pytest.approx(list(table["reward"]))
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"log_history": 3}', "{"])
+def test_history_of_a_file_that_has_none_is_named(text, tmp_path):
+    (tmp_path / "trainer_state.json").write_text(text)
+    with pytest.raises(ValueError, match="trainer_state.json"):
+        records.history(tmp_path / "trainer_state.json")
+
+
 def test_history_of_nothing_says_so():
     with pytest.raises(ValueError, match="train first"):
         records.history([{"train_runtime": 1.0}])

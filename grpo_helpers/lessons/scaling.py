@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import GRPOTrainer
 
 from .. import data, models, pretrained, records, training
+from ..__main__ import exit_code
 from ..fast import sampling
 from ..profiles import PROFILES, TINY, Profile
 from ..rewards import REWARD_FUNCS
@@ -92,7 +94,7 @@ def train(folder: str | Path, batch: int, steps: int = 8, loss_type: str = "dapo
     trainer.accelerator.end_training()
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m grpo_helpers.lessons.scaling")
     parser.add_argument("command", choices=("prepare", "train"), help="questions for `trl grpo`, or the tiny policy")
     parser.add_argument("folder", help="where the result goes")
@@ -102,10 +104,9 @@ def main() -> None:
     parser.add_argument("--loss_type", default="dapo", help="as in GRPOConfig")
     args = parser.parse_args()
     if args.command == "prepare":
-        print(prepare(PROFILES[args.profile], args.folder))
-    else:
-        train(args.folder, args.batch, args.steps, args.loss_type)
+        return exit_code(lambda: print(prepare(PROFILES[args.profile], args.folder)) or 0)
+    return exit_code(lambda: train(args.folder, args.batch, args.steps, args.loss_type) or 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,6 +25,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from grpo_helpers import data, evaluation, machine, memory, models, profiles, run, training
+from grpo_helpers.__main__ import exit_code
 from grpo_helpers.fast import sampling
 from grpo_helpers.files import write_json
 from grpo_helpers.ledger import Ledger
@@ -178,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(lambda: main() or 0))

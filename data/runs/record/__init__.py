@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from grpo_helpers.files import write_json, write_text
+from grpo_helpers.files import held, write_json, write_text
 from grpo_helpers.machine import peak_memory_gb
 from grpo_helpers.profiles import Profile
 from grpo_helpers.records import RUNS, folder
@@ -52,20 +52,25 @@ RECORDERS: dict[str, Recorder] = {
 
 
 def record(name: str, profile: Profile, seed: int = 42, runs: Path = RUNS) -> Path:
-    """Run an experiment and keep its tables; the provenance is written last, so that half a record is none."""
+    """Run an experiment and keep its tables; the provenance is written last, so that half a record is none.
+
+    Raises:
+        BlockingIOError, PermissionError: the folder is in use or cannot be written; said before anything is run.
+    """
     start, target = time.perf_counter(), folder(name, profile.name, seed, runs)
     if name == "ladder":
         profile = ladder.here(profile)
     facts = provenance(profile, seed)
     facts["command"] = f"python data/runs/record {name} --profile {profile.name} --seed {seed}"
-    tables = RECORDERS[name](profile, seed)
-    target.mkdir(parents=True, exist_ok=True)
-    for table_name, table in tables.items():
-        write_text(target / f"{table_name}.csv", table.to_csv(index=False))
-    results = {
-        "minutes": round((time.perf_counter() - start) / 60, 2),
-        "peak_memory_gb": round(peak_memory_gb(), 2),
-        "tables": list(tables),
-    }
-    write_json(target / "run.json", facts | {"results": results})
+    with held(target):
+        tables = RECORDERS[name](profile, seed)
+        (target / "run.json").unlink(missing_ok=True)
+        for table_name, table in tables.items():
+            write_text(target / f"{table_name}.csv", table.to_csv(index=False))
+        results = {
+            "minutes": round((time.perf_counter() - start) / 60, 2),
+            "peak_memory_gb": round(peak_memory_gb(), 2),
+            "tables": list(tables),
+        }
+        write_json(target / "run.json", facts | {"results": results})
     return target

@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[2]), str(HERE.parent)]  # where grpo_helpers is, and this folder as a package
 
-from grpo_helpers.pretrained import WeightsNotFound  # noqa: E402
+from grpo_helpers.__main__ import exit_code  # noqa: E402
 from grpo_helpers.profiles import PROFILES, get_profile  # noqa: E402
 from grpo_helpers.records import RUNS  # noqa: E402
 from record import RECORDERS, record  # noqa: E402
@@ -26,13 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RUNS, help="folder to record in (default data/runs)")
     args = parser.parse_args(argv)
 
-    try:
-        target = record(args.name, get_profile(args.profile), args.seed, args.output)
-    except (ValueError, OSError, WeightsNotFound) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"recorded in {target}")
-    return 0
+    def job() -> int:
+        print(f"recorded in {record(args.name, get_profile(args.profile), args.seed, args.output.expanduser())}")
+        return 0
+
+    return exit_code(job)
 
 
 if __name__ == "__main__":

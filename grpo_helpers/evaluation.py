@@ -214,12 +214,12 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("the questions before and after differ; evaluate both on the same dataset")
     rows = []
     for column, label in RATES.items():
+        test = paired_test(before[column], after[column])  # which refuses what is no verdict
         row: dict[str, Any] = {"rate": label, "n": len(before)}
         for when, table in (("before", before), ("after", after)):
             hits = int(table[column].sum())
             low, high = wilson_interval(hits, len(table))
             row |= {when: hits / len(table), f"{when}_low": low, f"{when}_high": high}
-        test = paired_test(before[column], after[column])
         low, high = gain_interval(test["gained"], test["lost"], len(before))
         rows.append(row | {"gain": row["after"] - row["before"], "gain_low": low, "gain_high": high} | test)
     return pd.DataFrame(rows).set_index("rate")

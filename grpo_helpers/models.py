@@ -91,7 +91,8 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 
     Raises:
         WeightsNotFound: the weights cannot be had.
-        ValueError: there is no usable chat template, no end token, or no layer of a name in `profile.lora_targets`.
+        ValueError: there is no usable chat template, no end token, or no layer of a name in `profile.lora_targets`;
+            the tokenizer is another model's.
         UnusableGPU: this torch has no kernels for the GPU.
     """
     check_gpu()
@@ -100,6 +101,10 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(profile))
     ends = end_ids(model, tokenizer)
+    if tokenizer.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they belong to two models"
+        )
     fit_template(tokenizer, profile.chat_template_kwargs)
     check_ends(tokenizer, ends)
     check_targets(model, profile.lora_targets)

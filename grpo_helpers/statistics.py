@@ -45,6 +45,8 @@ def gain_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     >>> [round(x, 2) for x in gain_interval(8, 1, 50)]
     [0.02, 0.25]
     """
+    if not 0 <= min(gained, lost) <= gained + lost <= n:
+        raise ValueError(f"{gained} gained and {lost} lost of {n} questions: these are no counts")
     change = (gained - lost) / (n + 2)
     half = norm.ppf(0.975) * math.sqrt(((gained + lost + 1) / (n + 2) - change**2) / (n + 2))
     return max(-1.0, float(change - half)), min(1.0, float(change + half))
@@ -52,5 +54,7 @@ def gain_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     """A 95 % interval for the mean of one value a question, by drawing the questions anew 2,000 times (percentiles)."""
+    if len(values) == 1:  # drawn anew, it is always the same
+        return (float(np.mean(values)),) * 2
     found = bootstrap((np.asarray(values, dtype=float),), np.mean, n_resamples=2000, method="percentile", rng=0)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -1,5 +1,6 @@
 """Loading a policy: chat templates, end tokens and layers of every kind, made by hand from the tiny policy's."""
 
+import contextlib
 import json
 import shutil
 
@@ -173,6 +174,29 @@ def test_a_template_that_ends_turns_with_another_token_is_told(made, shipped, si
     models.load_policy(made(ends=shipped, eos_token="<|endoftext|>"))
     said = capsys.readouterr().out
     assert said == "" if silent else ("<|im_end|>" in said and "<|endoftext|>" in said and "length limit" in said)
+
+
+@pytest.mark.parametrize(("rows", "refused"), [(500, True), (1023, True), (1024, False), (2000, False)])
+def test_a_tokenizer_of_another_model_is_refused(made, rows, refused, monkeypatch):
+    """On a GPU its first question would be a failed assertion of the device, and the end of the process."""
+    monkeypatch.setitem(SIZES, "vocab_size", rows)
+    with pytest.raises(ValueError, match=f"1024 tokens, the model {rows}") if refused else contextlib.nullcontext():
+        models.load_policy(made())
+
+
+@pytest.mark.parametrize(
+    "wrap", ["{}", "{{%- macro turn(m) -%}}{}{{%- endmacro -%}}", "{{%- set ns = namespace(n=0) -%}}{}"]
+)
+def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer, wrap):
+    alternating = (
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('turns must alternate') }}{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    )
+    for template in (wrap.format("") + alternating, {"default": REFUSES, "tool_use": TURNS}):
+        tokenizer.chat_template = template
+        models.fit_template(tokenizer)
+        text = tokenizer.apply_chat_template(CHAT, tokenize=False)
+        assert text.index("Be brief.\n\n1 + 1?") < text.index("How many?")
 
 
 # --- LoRA ----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,14 @@ def test_gain_interval_holds_the_truth_as_often_as_it_says(gained, lost, n):
     assert 0.93 <= covered <= 0.995
 
 
+@pytest.mark.parametrize(
+    ("gained", "lost", "n"), [(math.nan, 1, 30), (1, math.nan, 30), (5, 1, 3), (-1, 2, 9), (0, 1, 0)]
+)
+def test_what_are_no_counts_have_no_interval(gained, lost, n):
+    with pytest.raises(ValueError, match="no counts"):
+        gain_interval(gained, lost, n)
+
+
 # --- power, as notebook 06 builds it --------------------------------------------
 
 
@@ -209,6 +218,13 @@ def test_questions_needed_are_close_to_published_sample_sizes(gained, lost, publ
     assert math.ceil(formula) == published
 
 
+@pytest.mark.parametrize(("gained", "lost"), [(0.051, 0.05), (0.5, 0.5), (0.0101, 0.01)])
+def test_a_gain_that_no_20_000_questions_show_is_told_in_seconds(gained, lost):
+    start = time.process_time()
+    assert questions_for_gain(gained, lost) == 20_000
+    assert time.process_time() - start < 10, "it was 115 seconds"
+
+
 @pytest.mark.parametrize(
     ("gained", "lost"), [(0.10, 0.05), (0.05, 0.10), (0.5, 0.0), (1.0, 0.0), (0.02, 0.0), (0.3, 0.2)]
 )
@@ -231,3 +247,4 @@ def test_bootstrap_interval_repeats_and_has_no_width_where_nothing_varies():
     values = [0.0, 0.25, 1.0, 0.5, 0.5]
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert bootstrap_interval([0.5] * 7) == (0.5, 0.5)
+    assert bootstrap_interval([3]) == bootstrap_interval(pd.Series([3.0])) == (3.0, 3.0)

@@ -24,7 +24,7 @@ taught = definitions(
     NOTEBOOK,
     *("read_json", "boxes", "BOXES", "well_shaped", "right_answer", "LONGEST_REPLY"),
     *("run_programs", "passed", "results_of", "attack", "formula", "program_task", "WAYS", "kind"),
-    *("GREEDY", "RESTLESS", "SLY", "ROAMING"),
+    *("GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE"),
 )
 HOSTILE = taught.GREEDY | taught.RESTLESS | taught.SLY | taught.ROAMING
 unix = pytest.mark.skipif(not hasattr(os, "fork"), reason="the sandbox forks")
@@ -205,7 +205,8 @@ def nothing_left():
 @pytest.mark.trains
 def test_every_hostile_program_is_contained(nothing_left):
     how, _ = taught.run_programs([], [])
-    check(*taught.attack(HOSTILE if how != "limits only" else taught.GREEDY | taught.SLY))
+    held = {name: text for name, text in HOSTILE.items() if how != "limits only" or name not in taught.NEED_MORE}
+    check(*taught.attack(held))
 
 
 @as_root
@@ -219,12 +220,15 @@ AS_ANOTHER_USER = """
 import os, sys
 import psutil  # all that is imported is imported as root, who may read it
 from tests.cells import definitions
-taught = definitions(*sys.argv[2:])
+taught = definitions(*sys.argv[2:-1])
 os.setgroups([]), os.setgid(65431), os.setuid(65431)
 sys.executable = sys.argv[1]
-how, _ = taught.run_programs([], [])
-hostile = taught.GREEDY | taught.SLY | (taught.RESTLESS | taught.ROAMING if how == "namespaces" else {})
-table, left = taught.attack(hostile)
+apart = sys.argv.pop() == "apart"
+how, _ = taught.run_programs([], [], apart=apart)
+hostile = taught.GREEDY | taught.RESTLESS | taught.SLY | taught.ROAMING
+if how == "limits only":
+    hostile = {name: text for name, text in hostile.items() if name not in taught.NEED_MORE}
+table, left = taught.attack(hostile, apart=apart)
 print("how:", how)
 print(left)
 table.to_csv(sys.stdout)
@@ -233,22 +237,22 @@ table.to_csv(sys.stdout)
 
 @as_root
 @pytest.mark.trains
-def test_an_ordinary_user_contains_them_in_a_namespace(nothing_left):
+@pytest.mark.parametrize(("wish", "level", "held"), [("apart", "namespaces", 30), ("not", "limits only", 26)])
+def test_an_ordinary_user_contains_them_in_a_namespace_and_most_without(wish, level, held, nothing_left):
     """Root becomes one for this; the Python that runs the programs must be one that such a user may start."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = next((p for p in (f"/usr/bin/{version}", f"/usr/local/bin/{version}") if Path(p).exists()), None)
     if python is None or not shutil.which("unshare"):
         pytest.skip("no Python of this version that every user may start")
-    names = ("attack", "run_programs", "GREEDY", "RESTLESS", "SLY", "ROAMING")
-    command = [sys.executable, "-c", AS_ANOTHER_USER, python, NOTEBOOK, *names]
+    names = ("attack", "run_programs", "GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE")
+    command = [sys.executable, "-c", AS_ANOTHER_USER, python, NOTEBOOK, *names, wish]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     how, left, table = done.stdout.split("\n", 2)
-    if how != "how: namespaces":
+    if how != f"how: {level}":
         pytest.skip(f"this kernel gives an ordinary user {how.removeprefix('how: ')}")
-    assert left == "['tests.json']"
     table = pd.read_csv(io.StringIO(table), index_col=0)
-    assert len(table) == 30
+    assert len(table) == held and left == "['tests.json']"
     check(table, ["tests.json"])
 
 

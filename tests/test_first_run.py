@@ -78,7 +78,8 @@ def test_as_a_file_it_trains_without_this_repository(tmp_path):
         shutil.copytree(DATA / folder, tmp_path / "data" / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     no_helpers = 'import sys\nsys.modules["grpo_helpers"] = None  # an error to whoever imports it'
     script = "\n\n".join([no_helpers, 'root = "."', *SCRIPT])
-    (tmp_path / "first_run.py").write_text(script.replace("2e-3, 30)", "2e-3, 2)"), encoding="utf-8")
+    small = script.replace(" 64, 1, 80, 2e-3, 30)", " 8, 1, 16, 2e-3, 2)")  # one group a step, two steps
+    (tmp_path / "first_run.py").write_text(small, encoding="utf-8")
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "first_run.py"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | offline, capture_output=True, text=True, timeout=300)

@@ -14,6 +14,9 @@ sick_runs           runs with one thing wrong each, and a healthy one with a KL 
 grid                many short runs, one setting varied at a time (08)
 countdown           the worked task of notebook 10
 ladder              how far an adapter must move for the layout to be learned (05)
+tools               a calculator that is used when it is needed; the mask forgotten (11)
+game                a game of several turns (11)
+tool_probe          whether a policy can call a tool that it only reads about (11)
 beyond_exact        shape paid for in three ways, and programs asked with shown or hidden tests (12)
 """
 
@@ -32,7 +35,7 @@ from grpo_helpers.profiles import Profile
 from grpo_helpers.records import RUNS, folder
 from grpo_helpers.run import provenance
 
-from . import beyond_exact, countdown, grid, ladder, placebos, prompt_variants, recipes, reward_experiments, sick_runs
+from . import agents, beyond_exact, countdown, grid, ladder, placebos, prompt_variants, recipes, reward_experiments, sick_runs
 
 Recorder = Callable[[Profile, int], dict[str, pd.DataFrame]]
 
@@ -44,6 +47,9 @@ RECORDERS: dict[str, Recorder] = {
     "reward_per_minute": recipes.reward_per_minute,
     "countdown": countdown.countdown,
     "ladder": ladder.ladder,
+    "tools": agents.tools,
+    "game": agents.game,
+    "tool_probe": agents.tool_probe,
     "shape_ways": beyond_exact.shape_ways,
     "hidden_tests": beyond_exact.hidden_tests,
     **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},

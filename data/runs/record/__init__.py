@@ -35,7 +35,18 @@ from grpo_helpers.profiles import Profile
 from grpo_helpers.records import RUNS, folder
 from grpo_helpers.run import provenance
 
-from . import agents, beyond_exact, countdown, grid, ladder, placebos, prompt_variants, recipes, reward_experiments, sick_runs
+from . import (
+    agents,
+    beyond_exact,
+    countdown,
+    grid,
+    ladder,
+    placebos,
+    prompt_variants,
+    recipes,
+    reward_experiments,
+    sick_runs,
+)
 
 Recorder = Callable[[Profile, int], dict[str, pd.DataFrame]]
 

@@ -70,12 +70,14 @@ class Course:
     """How a number went: means of WINDOW steps, the first, the best, the lowest, the latest; noise is no change."""
 
     def __init__(self, series: pd.Series) -> None:
-        series = series.dropna()
-        means = series.rolling(WINDOW).mean()
-        self.start, self.now = series.head(WINDOW).mean(), series.tail(WINDOW).mean()
-        self.best, self.lowest = means.max(), means.min()
+        values = series.dropna().to_numpy()  # an array, because this is asked dozens of times a step
+        values = values if len(values) else np.array([np.nan])
+        means = np.lib.stride_tricks.sliding_window_view(values, WINDOW).mean(axis=1) if len(values) >= WINDOW else []
+        self.start, self.now = values[:WINDOW].mean(), values[-WINDOW:].mean()
+        self.best, self.lowest = max(means, default=np.nan), min(means, default=np.nan)
         # from neighbours, so that a trend is no noise
-        self.noise = max(SURE * series.diff().std() / np.sqrt(WINDOW), 1e-6)
+        spread = np.diff(values).std(ddof=1) if len(values) > 2 else np.nan
+        self.noise = max(SURE * spread / np.sqrt(WINDOW), 1e-6)
         self.rose, self.sank = self.best - self.start > self.noise, self.start - self.lowest > self.noise
 
     def fell(self, lost: float = LOST) -> bool:
@@ -284,7 +286,7 @@ def diagnose(history: pd.DataFrame) -> list[Finding]:
         ValueError: this is no training history, or one without a reward.
     """
     table = _checked(history)
-    logged, findings, unjudged = table.count(), [], []
+    logged, findings, unjudged = table.count().to_dict(), [], []
 
     def add(name: str, severity: str, rows: pd.DataFrame, *texts: str) -> None:
         findings.append(Finding(name, severity, (int(rows["step"].iloc[0]), int(rows["step"].iloc[-1])), *texts))
@@ -292,7 +294,7 @@ def diagnose(history: pd.DataFrame) -> list[Finding]:
     for name, symptom in (SYMPTOMS | EXPECTED).items():
         if missing := [column for column in symptom.needs if not logged[column]]:
             unjudged.append((name, f"no column {', '.join(missing)}"))
-        elif logged[["reward", *symptom.needs]].min() < symptom.steps:
+        elif min(logged[column] for column in ("reward", *symptom.needs)) < symptom.steps:
             unjudged.append((name, f"{symptom.steps} logged steps needed"))
         elif sighting := symptom.judge(table):
             add(name, *sighting, *(COMPLAINTS[name][field] for field in ("cause", "remedy", "threads", "notebook")))

@@ -19,8 +19,8 @@ taught = definitions(
     *("LAB", "NOISE", "SHOWN", "right_reward_func", "preference_pairs", "reward_model", "scores", "ordered"),
     *("Along", "train_against", "best_of_n"),
 )
-BETAS, STEPS, EVERY, QUESTIONS = (0.0, 0.2, 1.0), 36, 4, 120
-CONTROLLED, SIZES = 40, (1, 2, 4, 8, 16, 32)  # questions of the best of n
+BETAS, STEPS, EVERY, QUESTIONS = (0.0, 0.2, 1.0), 32, 4, 120
+CONTROLLED, SIZES = 30, (1, 2, 4, 8, 16, 32)  # questions of the best of n
 
 
 def only_tiny(profile: Profile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 
 import pandas as pd
@@ -108,6 +109,7 @@ def test_a_grid_that_is_interrupted_goes_on_where_it_was(monkeypatch, tmp_path, 
         yield next(iter(real(futures)))
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # a thread for the worker: tests share the cores
     monkeypatch.setattr(grids, "as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_grid(settings, QUICK, [3], workers=1, keep=tmp_path)

@@ -79,8 +79,13 @@ def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
-        elif isinstance(value, list | tuple):
+        elif type(value) in (list, tuple):
             yield from tensors_in(value)
+
+
+@functools.cache
+def name_of(operation: Any) -> str:
+    return operation._schema.name
 
 
 @functools.cache
@@ -96,7 +101,12 @@ def common_place(operation: Any, args: tuple, kwargs: dict) -> torch.device:
     Raises:
         RuntimeError: its tensors are in different places, in the words of PyTorch.
     """
-    name = operation._schema.name
+    places = {place_of(t) for t in tensors_in(args)}.union(place_of(t) for t in tensors_in(kwargs.values()))
+    if len(places) == 1:  # as nearly always, so that it has to be quick
+        (place,) = places
+        check_generator(kwargs.get("generator"), place)
+        return CUDA if place == CUDA else CPU
+    name = name_of(operation)
     if name in COPIES:
         return place_of(next(tensors_in(args)))
     met = list(tensors_in([*args[: 1 if name in INDEXED and place_of(args[0]) == CUDA else None], *kwargs.values()]))
@@ -132,10 +142,14 @@ class Places(TorchDispatchMode):
 
     launches = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the wrapper against it takes a tenth of the time
+
     def __torch_dispatch__(self, operation: Any, _: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         place = common_place(operation, args, kwargs)
-        half = place == CUDA and operation._schema.name in PRODUCTS and args[1].dtype in (torch.float16, torch.bfloat16)
+        half = place == CUDA and name_of(operation) in PRODUCTS and args[1].dtype in (torch.float16, torch.bfloat16)
         result = product(operation, args, kwargs) if half else operation(*args, **kwargs)
         if place == CUDA:
             self.launches += not operation.is_view

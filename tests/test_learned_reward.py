@@ -16,9 +16,12 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
-from grpo_helpers import data, models
+from grpo_helpers import data, models, records
+from grpo_helpers.files import read_json
 from grpo_helpers.mistakes import has_calculation
-from grpo_helpers.profiles import TINY
+from grpo_helpers.pretrained import fingerprint
+from grpo_helpers.profiles import DATA, SMALL, TINY
+from record.learned_reward import only_tiny
 from tests.cells import definitions
 
 taught = definitions(
@@ -325,3 +328,17 @@ def test_mixes_have_a_weight_for_each_reward():
         assert len(rewards_) == len(weights)
         assert len({f.__name__ for f in rewards_}) == len(rewards_)  # TRL logs them by name
     assert has_calculation(SAID[0])
+
+
+# --- the records -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", (1, 2, 3))
+def test_a_record_is_of_these_weights_and_of_a_commit(seed):
+    facts = read_json(records.folder("judge", "tiny", seed) / "run.json")
+    assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
+
+
+def test_a_recorder_refuses_another_policy():
+    with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
+        only_tiny(SMALL)

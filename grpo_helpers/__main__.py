@@ -53,10 +53,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def exit_code(job: Callable[[], int]) -> int:
-    """What `job` returns; 2 after an error that names the mistake, and 130 after Ctrl-C, with one sentence each."""
+def exit_code(job: Callable[[], int | None]) -> int:
+    """What `job` returns, or 0; 2 after an error that names the mistake, 130 after Ctrl-C, with one sentence each."""
     try:
-        return job()
+        return job() or 0
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'stopped by Ctrl-C; start again, with --resume if a run had begun'}", file=sys.stderr)
         return 130

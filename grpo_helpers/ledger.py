@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 from .machine import gpu_record
 from .memory import GB
 from .models import causal_lm
+from .prompts import prompt_ids
 
 
 def largest_activation(
@@ -26,8 +27,7 @@ def largest_activation(
     Raises:
         ValueError: the logits are not finite in this precision.
     """
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+    ids = torch.tensor(prompt_ids(tokenizer, [prompt]), device=model.device)
     seen = []
 
     def note(module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -35,7 +35,7 @@ def largest_activation(
 
     handles = [layer.register_forward_hook(note) for layer in causal_lm(model).model.layers]
     with torch.no_grad():
-        logits = model(**inputs).logits
+        logits = model(ids).logits
     for handle in handles:
         handle.remove()
     if not logits.isfinite().all():

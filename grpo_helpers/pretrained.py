@@ -121,14 +121,21 @@ def missing_files(folder: Path) -> list[str]:
     tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json")
     tokenizer = next((name for name in tokenizers if (folder / name).is_file()), tokenizers[0])
     names = ["config.json", tokenizer, *sorted(weights)]
-    missing = {name: name for name in names if not (folder / name).is_file()}
-    return [missing.get(name, f"whole {name}") for name in names if name in missing or _cut_off(folder / name)]
+    missing = []
+    for name in names:
+        if not (folder / name).is_file():
+            missing.append(name)
+        elif _cut_off(folder / name):
+            missing.append(f"whole {name}")
+    return missing
 
 
 def _cut_off(path: Path) -> bool:
-    readers = {".json": read_json, ".safetensors": lambda path: safe_open(path, framework="pt")}
     try:
-        readers.get(path.suffix, Path)(path)
+        if path.suffix == ".json":
+            read_json(path)
+        elif path.suffix == ".safetensors":
+            safe_open(path, framework="pt")
     except (SafetensorError, ValueError):
         return True
     return False

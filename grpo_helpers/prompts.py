@@ -128,12 +128,13 @@ def written_out(value: Any) -> str:
 
 def gold_text(answer: Any) -> str:
     """A gold answer as text, whatever the column holds; what is no number, and can never be earned, is a ValueError."""
-    if parse_number(written_out(answer)) is None:
+    text = written_out(answer)
+    if parse_number(text) is None:
         raise ValueError(
             f"the gold answer {answer!r} is not a number, so no completion can ever match it; "
             "give the bare number in the column 'answer' (extract_hash_answer reads it from GSM8K's text)"
         )
-    return written_out(answer)
+    return text
 
 
 def same_number(a: Any, b: Any) -> bool:

@@ -104,8 +104,8 @@ def main() -> int:
     parser.add_argument("--loss_type", default="dapo", help="as in GRPOConfig")
     args = parser.parse_args()
     if args.command == "prepare":
-        return exit_code(lambda: print(prepare(PROFILES[args.profile], args.folder)) or 0)
-    return exit_code(lambda: train(args.folder, args.batch, args.steps, args.loss_type) or 0)
+        return exit_code(lambda: print(prepare(PROFILES[args.profile], args.folder)))
+    return exit_code(lambda: train(args.folder, args.batch, args.steps, args.loss_type))
 
 
 if __name__ == "__main__":

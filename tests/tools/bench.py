@@ -28,6 +28,7 @@ import grpo_helpers.fast.sampling as sampling
 from grpo_helpers import data, evaluation, models, pretrained, training
 from grpo_helpers.files import write_json
 from grpo_helpers.profiles import Profile, get_profile
+from grpo_helpers.prompts import prompt_ids
 from grpo_helpers.rewards import REWARD_FUNCS
 from grpo_helpers.run import provenance
 
@@ -102,8 +103,7 @@ def bench_phases(profile: Profile, steps: int, work: str) -> tuple[dict[str, dic
     """Seconds and floor of each phase of this package's step, and the speed of the machine that sets the floor."""
     trainer = own_trainer(profile, steps, work)
     tokenizer, asked = trainer.processing_class, trainer.train_dataset["prompt"][: profile.prompts_per_step]
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in asked]
-    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts = prompt_ids(tokenizer, asked)
     completions, tokens = profile.batch * profile.accumulation, profile.max_completion_length
     speed = machine(trainer.model, completions * tokens)
     least = floor(trainer.model, prompts, completions, tokens, speed)

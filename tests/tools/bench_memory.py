@@ -65,6 +65,7 @@ def measure(name: str) -> dict[str, Any]:
     from grpo_helpers import data, evaluation, memory, models, training
     from grpo_helpers.machine import peak_memory_gb
     from grpo_helpers.profiles import get_profile
+    from grpo_helpers.prompts import prompt_ids
 
     profile_name, changes, what, fitted = CONFIGURATIONS[name]
     profile = get_profile(profile_name).with_(steps=STEPS, save_steps=10_000, **changes)
@@ -72,8 +73,7 @@ def measure(name: str) -> dict[str, Any]:
     model, tokenizer = models.load_policy(profile)
     asked = STEPS * profile.prompts_per_step if what == "training" else profile.eval_questions
     questions = data.load_task(profile, "train" if what == "training" else "test", asked)
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in questions["prompt"]]
-    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts = prompt_ids(tokenizer, questions["prompt"])
     lengths = {"prompt_tokens": max(map(len, prompts)), "shared_prefix": len(commonprefix(prompts))}
     here = profile.with_(dtype=str(model.dtype).removeprefix("torch."))
     plan = memory.plan(here, memory.ModelShape.from_config(model.config), on_gpu=False, **lengths)

@@ -30,6 +30,7 @@ from grpo_helpers.fast import sampling
 from grpo_helpers.files import write_json
 from grpo_helpers.ledger import Ledger
 from grpo_helpers.pretrained import WeightsNotFound
+from grpo_helpers.prompts import prompt_ids
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -100,8 +101,7 @@ def check(profile: profiles.Profile, random: bool, steps: int, tokens: int = 64)
     # GSM8K's questions come from the hub; those of this repository are as long, for memory, once padded.
     questions = data.load_task(profile.with_(task="word_problems"), "train", 256)
     held_out = data.load_task(profile.with_(task="word_problems"), "test", profile.eval_batch)
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in questions["prompt"]]
-    prompts = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompts = prompt_ids(tokenizer, questions["prompt"])
     result: dict[str, Any] = {"weights": weights, "prompt_tokens": max(map(len, prompts))}
 
     took = Ledger(model, tokenizer, questions[0]["prompt"])
@@ -179,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main() or 0))
+    sys.exit(exit_code(main))

@@ -26,9 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RUNS, help="folder to record in (default data/runs)")
     args = parser.parse_args(argv)
 
-    def job() -> int:
+    def job() -> None:
         print(f"recorded in {record(args.name, get_profile(args.profile), args.seed, args.output.expanduser())}")
-        return 0
 
     return exit_code(job)
 

@@ -6,7 +6,6 @@ profiles     Profile and the recipes: all that differs between machines
 prompts      SYSTEM_PROMPT, XML_COT_FORMAT, build_messages; answers and numbers read back
 data         word_problems, get_gsm8k_questions: the questions, in the trainer's columns
 pretrained   where a model's weights are: a folder, a package, the hub
-memory       plan(profile, shape): GB of each phase, part by part; needed_gb(profile)
 machine      what this machine is, its precision and speed, the profile that fits: detect()
 models       load_policy, lora_config
 rewards      the five reward functions and count_xml
@@ -21,8 +20,8 @@ plotting     the figures
 
 Beside it:
 
-lessons      what only some notebooks need: rewards attacked and validated, prompts and groups measured, whole runs
-             tried and compared in grids, several processes, two replies side by side
+lessons      what only some notebooks need: rewards attacked and validated, prompts and groups measured, memory planned,
+             whole runs tried and compared in grids, several processes, two replies side by side
 fast         a faster engine: TRL's numbers without its repeated work
 
 Plumbing:

@@ -61,10 +61,14 @@ def exit_code(job: Callable[[], int | None]) -> int:
         print(f"\n{str(stop) or 'stopped by Ctrl-C; start again, with --resume if a run had begun'}", file=sys.stderr)
         return 130
     except Exception as error:
+        from torch import OutOfMemoryError
+
         from .machine import UnusableGPU
         from .pretrained import WeightsNotFound
 
-        if not isinstance(error, ValueError | OSError | WeightsNotFound | UnusableGPU):
+        if isinstance(error, OutOfMemoryError):
+            print("choose a smaller profile (GRPO_PROFILE), or free the GPU and --resume", file=sys.stderr)
+        elif not isinstance(error, ValueError | OSError | WeightsNotFound | UnusableGPU):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 
 from .machine import gpu_record
-from .memory import GB
 from .models import causal_lm
+from .profiles import GB
 from .prompts import prompt_ids
 
 

@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
-from .memory import GB, needed_gb
 from .pretrained import WeightsNotFound, find_weights, hub_reachable
-from .profiles import SMALL, T4, TINY, Profile, get_profile
+from .profiles import GB, SMALL, T4, TINY, Profile, get_profile
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas")
 # Speed of products where `minutes` holds: tiny, two cores of a Xeon; small, two of an AMD EPYC
 REFERENCE_GFLOPS = {"float32": 217.0, "bfloat16": 430.0}
 LONGEST_MINUTES = 15
+# GB that a GPU needs, as lessons.memory plans them (tests/test_memory.py); the first that fits is taken
+NEEDED_GB = ((T4, 6.36), (T4.with_(eval_batch=25), 5.83), (SMALL, 3.61))
 SPARE = 0.95  # of a card's memory; a screen or another notebook may hold the rest
 
 
@@ -107,9 +108,8 @@ def resolve_dtype(profile: Profile) -> torch.dtype:
 def detect() -> Profile:
     """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
-    A GPU gets t4, with a smaller evaluation batch if that makes it fit, else small, else tiny: the first whose weights
-    can be had. Without one it is small, unless its weights cannot be had or it would take over a quarter of an hour;
-    then tiny.
+    A GPU gets the first of NEEDED_GB that fits and whose weights can be had, else tiny. Without one it is small, unless
+    its weights cannot be had or it would take over a quarter of an hour; then tiny.
 
     Raises:
         UnusableGPU: this torch has no kernels for the GPU.
@@ -146,13 +146,15 @@ def check_gpu() -> None:
 
 def _for_gpu() -> tuple[Profile, str]:
     card, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / GB
-    told, room = [f"found {card} with {total:.1f} GB"], SPARE * total
-    for profile in (T4 if needed_gb(T4) < room else T4.with_(eval_batch=T4.eval_batch // 2), SMALL):
-        needed = needed_gb(profile)
+    told, missing = [f"found {card} with {total:.1f} GB"], set()
+    for profile, needed in NEEDED_GB:
+        if profile.name in missing:
+            continue
         told.append(f"{profile.name!r} needs about {needed:.1f} ({profile.eval_batch} questions at a time)")
-        if needed < room:
+        if needed < SPARE * total:
             if not (error := _weights_missing(profile)):
                 return profile, "; ".join(told)
+            missing.add(profile.name)
             told[-1] = f"the weights of {profile.name!r} cannot be had: {error}"
     return TINY, "; ".join(told)
 

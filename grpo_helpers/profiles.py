@@ -17,6 +17,7 @@ from .prompts import SYSTEM_PROMPT
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 DRIVE = Path("/content/drive")
+GB = 1e9  # bytes
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 

@@ -33,8 +33,8 @@ Message = dict[str, str]
 # A comma must stand before groups of three digits, as in 1,234,567; and 0,125 is no group.
 _UNSIGNED = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|(?<!\.)\.[0-9]+"
 _WHOLE_NUMBER = re.compile(rf"([-+\u2212]?)\s?([$€£¥₹]?)([-+\u2212]?)\s?({_UNSIGNED})\s?([$€£¥₹%]?)\.?")
-# In a text a number is all that hangs together, 1 000.50 as well as 2,74 or 1e3, whether it can be read or not.
-_SPACE, _MARK = " \u00a0\u2009\u202f", ".,'’_"
+# In a text a number is all that hangs together, 1 000.50 as well as 2,74, 12:30 or 1e3, whether it can be read or not.
+_SPACE, _MARK = " \u00a0\u2009\u202f", ".,'’_^:"
 _NUMBER_IN_TEXT = re.compile(
     rf"(?<![0-9A-Za-z])(?<![0-9][{_MARK}])([-\u2212](?=[$€£¥₹]?[0-9.]))?[$€£¥₹]?"
     rf"([0-9]+(?:[{_MARK}][0-9]+|[{_SPACE}][0-9]{{3}}(?![0-9]))*(?:[eE][-+]?[0-9]+)?|(?<!\.)\.[0-9]+)"

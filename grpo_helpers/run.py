@@ -88,10 +88,11 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         ValueError: names each field that differs, saved against asked for.
     """
-    now = json.loads(json.dumps(now))  # as it comes back from a file: tuples are lists
-    saved = {"data_sha256": now.get("data_sha256")} | saved  # older runs have none
+    defaults = Profile(name="", about="", minutes=0, model="").as_dict()
+    saved = {"data_sha256": now.get("data_sha256")} | saved  # older runs have none, and fewer fields
     same = ("seed", "weights_sha256", "data_sha256")
-    old, new = ({k: facts.get(k) for k in same} | facts["profile"] for facts in (saved, now))
+    sides = ({k: facts.get(k) for k in same} | defaults | facts["profile"] for facts in (saved, now))
+    old, new = (json.loads(json.dumps(side)) for side in sides)  # as from a file: tuples are lists
     differ = [k for k in new if k not in MAY_CHANGE_ON_RESUME and old.get(k) != new[k]]
     if differ:
         changes = "; ".join(f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in differ)

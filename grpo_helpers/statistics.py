@@ -15,6 +15,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     >>> [round(x, 2) for x in wilson_interval(7, 30)]
     [0.12, 0.41]
     """
+    if successes != int(successes) or n != int(n):
+        raise ValueError(f"{successes} of {n}: these are no counts")
     interval = binomtest(int(successes), int(n)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -112,12 +112,18 @@ def watched_and_checked(reward_funcs: Sequence[RewardFunc]) -> list[RewardFunc]:
 
 
 def check_questions(profile: Profile, dataset: Dataset) -> None:
-    """A ValueError if they do not fill one step."""
+    """A ValueError if they do not fill one step, or hold a prompt that is neither a text nor a chat."""
     if len(dataset) < profile.prompts_per_step:
         raise ValueError(
             f"{len(dataset)} questions are fewer than the {profile.prompts_per_step} that one step asks; "
             f"take more questions, or a smaller batch (now {profile.batch} × {profile.accumulation} completions)"
         )
+    for row, prompt in enumerate(dataset["prompt"]):
+        chat = prompt if isinstance(prompt, list) else []
+        whole = all(isinstance(turn, dict) and turn.get("role") and turn.get("content") for turn in chat)
+        if not prompt or not (isinstance(prompt, str) or (chat and whole)):
+            what = "a text, or a list of messages, each with its role and content"
+            raise ValueError(f"the prompt in row {row} is {str(prompt)[:200]!r}; give {what}")
 
 
 def make_trainer(
@@ -147,14 +153,16 @@ def make_trainer(
     reward_funcs = [reward_funcs] if callable(reward_funcs) or rewards.is_model(reward_funcs) else list(reward_funcs)
     if not reward_funcs:
         raise ValueError("no reward function: give at least one")
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"the questions are of type {type(dataset).__name__}: make a Dataset, as by Dataset.from_list")
     gold = ["answer"] if rewards.correctness_reward_func in reward_funcs else []
     for column in ("prompt", *gold):
         if column not in dataset.column_names:
             raise ValueError(f"the dataset has no column {column!r} (it has {dataset.column_names})")
     rewards.check_columns(dataset.column_names)
+    check_questions(profile, dataset)
     check_targets(model, profile.lora_targets)
     list(map(gold_text, dataset["answer"] if gold else []))
-    check_questions(profile, dataset)
     prompt = dataset[0]["prompt"]
     if isinstance(prompt, str) and not any(token in prompt for token in tokenizer.all_special_tokens):
         print("the prompts are plain strings, which TRL puts into no chat template: a chat model goes on writing and")

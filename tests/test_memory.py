@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -19,9 +20,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from grpo_helpers import memory, models
+from grpo_helpers import machine, models
 from grpo_helpers.fast import sampling, trainer
-from grpo_helpers.memory import QWEN25_15B, SMOLLM2_135M, T4_GB, ModelShape, needed_gb, plan
+from grpo_helpers.lessons import memory
+from grpo_helpers.lessons.memory import QWEN25_15B, SMOLLM2_135M, T4_GB, ModelShape, needed_gb, plan
 from grpo_helpers.profiles import ALL_LINEAR, ARTICLE, DATA, SMALL, T4, T4_FULL, TINY, get_profile
 
 from .cells import definitions
@@ -186,6 +188,7 @@ def test_a_plan_is_a_table_of_components_by_phases():
 
 def test_what_a_card_of_each_size_can_run():
     assert max(map(needed_gb, (T4, T4_FULL, ARTICLE))) < T4_GB
+    assert [gb for _, gb in machine.NEEDED_GB] == [math.ceil(100 * needed_gb(p)) / 100 for p, _ in machine.NEEDED_GB]
     assert needed_gb(T4.with_(eval_batch=12)) < needed_gb(T4) and needed_gb(T4.with_(eval_batch=12, batch=4)) < 8
     assert needed_gb(SMALL.with_(eval_batch=25)) < 4 < needed_gb(T4.with_(batch=4, accumulation=2, eval_batch=4))
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import machine, memory, models, profiles
+from grpo_helpers import machine, models, profiles
+from grpo_helpers.lessons import memory
 from grpo_helpers.machine import detect
 from grpo_helpers.pretrained import WeightsNotFound
 from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, get_profile, output_root

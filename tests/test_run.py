@@ -236,6 +236,23 @@ def test_checkpoint_of_something_else_is_named(spoil, finished, short, capsys):
     assert read_json(short / "run" / "run.json")["outcome"] == "failed"
 
 
+def test_a_run_from_before_a_field_existed_goes_on_with_its_default():
+    now = run.provenance(QUICK, 1)
+    saved = now | {"profile": {k: v for k, v in now["profile"].items() if k != "chat_template_kwargs"}}
+    run.check_same_run(saved, now)
+    with pytest.raises(ValueError, match="chat_template_kwargs was None, now"):
+        run.check_same_run(saved, run.provenance(QUICK.with_(chat_template_kwargs={"enable_thinking": False}), 1))
+
+
+def test_a_full_gpu_is_told_with_the_way_on(monkeypatch, capsys):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(run, "run", full)
+    assert main(["--profile", "tiny"]) == 2
+    assert "smaller profile" in (said := capsys.readouterr().err) and "CUDA out of memory" in said
+
+
 # --- one run a folder, and one that ends at any moment --------------------------
 
 

@@ -49,7 +49,7 @@ def test_wilson_interval_ends_at_zero_and_one_exactly(n):
     assert wilson_interval(n, n)[1] == 1.0
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 0), (6, 5), (-1, 5)])
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (6, 5), (-1, 5), (7.9, 30), (7, 30.5), (math.nan, 5)])
 def test_what_is_no_rate_is_refused(successes, n):
     with pytest.raises(ValueError):
         wilson_interval(successes, n)

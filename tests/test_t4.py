@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from grpo_helpers import models, profiles, records, run, training
 from grpo_helpers.fast import sampling
 from grpo_helpers.ledger import Ledger
-from grpo_helpers.memory import QWEN25_15B
+from grpo_helpers.lessons.memory import QWEN25_15B
 from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, T4, T4_FULL, TINY
 
 from .pretended_t4 import pretended

@@ -400,6 +400,25 @@ def test_too_few_questions_for_one_step(tmp_path):
         training.make_trainer(QUICK, model, tokenizer, data.load_task(QUICK, "train", 1), tmp_path)
 
 
+ASK = [{"role": "user", "content": "6 * 12?"}]
+
+
+@pytest.mark.parametrize(
+    "prompts", [["6 * 12?", ""], ["6 * 12?", None], [ASK, []], [ASK, [{"role": "user", "content": None}]], [ASK[0]] * 2]
+)
+def test_what_is_no_prompt_is_refused_with_its_row(prompts, tmp_path):
+    dataset = Dataset.from_list([{"prompt": prompt} for prompt in prompts])
+    with pytest.raises(ValueError, match=f"prompt in row {int(prompts[0] != prompts[1])} is .*role and content"):
+        training.check_questions(QUICK, dataset)
+
+
+@pytest.mark.parametrize("wrap", [list, Dataset.to_iterable_dataset, Dataset.to_pandas])
+def test_questions_of_another_type_are_refused_with_the_way_to_make_them(wrap, tmp_path):
+    questions = wrap(data.load_task(QUICK, "train", 64))
+    with pytest.raises(ValueError, match=f"type {type(questions).__name__}: make a Dataset"):
+        training.make_trainer(QUICK, None, None, questions, tmp_path)
+
+
 def test_after_training_the_policy_is_ready_to_generate(tmp_path):
     trainer, handler = quick_trainer(tmp_path, QUICK.with_(steps=1)), signal.getsignal(signal.SIGINT)
     outcome = training.train(trainer)

@@ -1,4 +1,4 @@
-"""The planner of `grpo_helpers.memory` beside measured peaks on this CPU.
+"""The planner of `grpo_helpers.lessons.memory` beside measured peaks on this CPU.
 
     python tests/tools/bench_memory.py            all configurations, a few minutes
     python tests/tools/bench_memory.py --record   also writes data/runs/memory-cpu
@@ -62,7 +62,8 @@ def measure(name: str) -> dict[str, Any]:
     from bench import full_length
 
     import grpo_helpers.fast.sampling
-    from grpo_helpers import data, evaluation, memory, models, training
+    from grpo_helpers import data, evaluation, models, training
+    from grpo_helpers.lessons import memory
     from grpo_helpers.machine import peak_memory_gb
     from grpo_helpers.profiles import get_profile
     from grpo_helpers.prompts import prompt_ids

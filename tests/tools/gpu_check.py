@@ -24,11 +24,12 @@ import pandas as pd
 import torch
 from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from grpo_helpers import data, evaluation, machine, memory, models, profiles, run, training
+from grpo_helpers import data, evaluation, machine, models, profiles, run, training
 from grpo_helpers.__main__ import exit_code
 from grpo_helpers.fast import sampling
 from grpo_helpers.files import write_json
 from grpo_helpers.ledger import Ledger
+from grpo_helpers.lessons import memory
 from grpo_helpers.pretrained import WeightsNotFound
 from grpo_helpers.prompts import prompt_ids
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from .profiles import SMALL, T4, Profile
+from ..profiles import GB, SMALL, T4, Profile
 
-GB, FLOAT32 = 1e9, 4
+FLOAT32 = 4
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # On T4s torch reports 14.56 GiB (Zheng-Chong/CatVTON#133) to 14.75 (NUS-HPC-AI-Lab/VideoSys#192): 15.6 to 15.8 GB.
 # A little of that should stay free.

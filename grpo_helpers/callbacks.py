@@ -1,4 +1,4 @@
-"""What looks on while a policy trains: progress, a clean stop, a live figure, the doctor."""
+"""What looks on while a policy trains: progress, a clean stop, the doctor."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 from tqdm import tqdm  # not tqdm.auto: its widget would be all that a saved notebook keeps
 from transformers import TrainerCallback
 
-from .doctor import diagnose
 from .records import history
 
 TIMED = 3  # after so many steps the time of a step is told; the first is left out, being slower
 TOLD = 10.0  # ... if as many seconds are left at least
-PAUSE = 3.0  # seconds between two drawings of the history
-Show = Callable[[pd.DataFrame | None], None]
 
 
 class RewardProgress(TrainerCallback):
@@ -72,32 +68,8 @@ class StopAtStepEnd(TrainerCallback):
             self._previous = None
 
 
-class LiveHistory(TrainerCallback):
-    """Calls `draw` with None when training begins, with the table of `records.history` now and then, and at the end.
-
-    Drawings are PAUSE seconds apart at least; more where drawing is slow, so that it takes a twentieth of the time.
-    """
-
-    def __init__(self, draw: Show) -> None:
-        self.draw, self.next = draw, 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.draw(None)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        start = time.perf_counter()
-        if logs and "reward" in logs and start >= self.next:
-            self.draw(history(state.log_history))
-            end = time.perf_counter()
-            self.next = end + max(PAUSE, 19 * (end - start))
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if any("reward" in row for row in state.log_history):
-            self.draw(history(state.log_history))
-
-
 class DoctorCallback(TrainerCallback):
-    """Asks `doctor.diagnose` after every logged step; prints what is new, stops a run that cannot learn.
+    """Asks `lessons.doctor.diagnose` after every logged step; prints what is new, stops a run that cannot learn.
 
     A checkpoint is saved, so that the run can go on with another setting; after a resume only steps taken since then
     count against it. `stopped_by` is the finding that stopped the run, or None.
@@ -112,6 +84,8 @@ class DoctorCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not logs or pd.isna(logs.get("reward")):
             return
+        from .lessons.doctor import diagnose  # here, so that it is loaded where it is asked
+
         for finding in diagnose(history(state.log_history)):
             stops = finding.severity == "stop" and finding.steps[0] > self.began
             if (stops or finding.severity == "warn") and finding[:2] not in self.said:

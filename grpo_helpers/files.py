@@ -51,6 +51,12 @@ def read_json(path: str | Path, **needed: type) -> dict[str, Any]:
     return found
 
 
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error` says that nothing more could be written; each library that saves says it in its own way."""
+    words = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
+    return any(word in str(error) for word in words)
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone; the system lets go of it when the process ends, even killed.

@@ -29,7 +29,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from . import adapters, data, evaluation, machine, models, plotting, pretrained, records, training
+from . import adapters, checkpoints, data, evaluation, machine, models, plotting, pretrained, records, training
 from .files import held, read_json, write_bytes, write_json, write_text
 from .ledger import Ledger
 from .profiles import DATA, ROOT, Profile, output_root, without_root
@@ -230,7 +230,7 @@ def _prepare(profile: Profile, seed: int, output: Path, resume: bool, gsm8k: str
     facts = provenance(profile, seed)
     train_set = data.load_task(profile, "train", profile.max_samples, gsm8k)
     held_out = data.load_task(profile, "test", profile.eval_questions, gsm8k)
-    taken = max((steps for steps, _ in training.checkpoints(output / "checkpoints")), default=0)
+    taken = max((steps for steps, _ in checkpoints.found(output / "checkpoints")), default=0)
     if resume and profile.steps < taken:
         raise ValueError(f"{taken} steps have been taken and cannot be taken back; ask for --steps {taken} or more")
     if resume and (path := output / "samples.jsonl").exists():  # replies that cannot be asked for again

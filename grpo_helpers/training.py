@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import math
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from datasets import Dataset
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from . import rewards
+from . import checkpoints, rewards
 from .callbacks import DoctorCallback, RewardProgress, StopAtStepEnd
-from .doctor import Finding
 from .fast.sampling import supports_sharing
 from .fast.trainer import SharedPromptTrainer
+from .files import disk_is_full
 from .machine import resolve_dtype
 from .mistakes import has_calculation
 from .models import check_targets, lora_config
 from .profiles import Profile, without_root
 from .prompts import gold_text
 from .rewards import REWARD_FUNCS, Completion, RewardFunc
+
+if TYPE_CHECKING:
+    from .lessons.doctor import Finding
 
 # Fields that have the same name in a profile and in TRL: sampling, optimisation, objective, checkpoints.
 SAME = (
@@ -206,53 +206,6 @@ class Outcome:
         return f"{self.how} at step {self.step}{why}"
 
 
-def damage(checkpoint: str | Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None when it is whole.
-
-    A process killed while saving leaves a folder with files missing or cut
-    off; the state file is written last, the others are opened to be sure.
-    """
-    checkpoint, name = Path(checkpoint), "trainer_state.json"
-    try:
-        state = json.loads((checkpoint / name).read_text(encoding="utf-8"))
-        state["global_step"] + 0, [row["step"] for row in state["log_history"]]
-        name = "adapter_model.safetensors"
-        with safe_open(checkpoint / name, framework="pt") as weights:
-            weights.keys()
-        scaler = ["scaler.pt"] if (checkpoint / "scaler.pt").exists() else []  # written in float16 only
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", *scaler):
-            with zipfile.ZipFile(checkpoint / name) as archive:
-                if (bad := archive.testzip()) is not None:
-                    return f"{name} is damaged at {bad}"
-    except FileNotFoundError:
-        return f"{name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
-        return f"{name}: {type(error).__name__}: {error}"
-    return None
-
-
-def checkpoints(output_dir: str | Path) -> list[tuple[int, Path]]:
-    """(steps taken, folder) of what was saved under `output_dir`, whole or not."""
-    named = [(p.name.removeprefix("checkpoint-"), p) for p in Path(output_dir).glob("checkpoint-*")]
-    return [(int(steps), p) for steps, p in named if steps.isdecimal()]
-
-
-def latest_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint under `output_dir`, or None; says which damaged ones it passes over."""
-    for _, folder in sorted(checkpoints(output_dir), reverse=True):
-        problem = damage(folder)
-        if problem is None:
-            return folder
-        print(f"{folder.name} is not whole ({problem}); looking for an older one")
-    return None
-
-
-def disk_is_full(error: BaseException) -> bool:
-    """Whether `error` says that nothing more could be written; each library that saves says it in its own way."""
-    words = ("No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
-    return any(word in str(error) for word in words)
-
-
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
     """On a CPU, inside a `with` block, the same numbers to the last bit at every repetition.
@@ -297,7 +250,7 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
     stop, fits = StopAtStepEnd(), FitsCheckpoint()
     trainer.add_callback(stop)
     trainer.add_callback(fits)
-    checkpoint = latest_checkpoint(trainer.args.output_dir) if resume else None
+    checkpoint = checkpoints.latest(trainer.args.output_dir) if resume else None
     if resume:
         print(f"resuming from {checkpoint.name}" if checkpoint else "no whole checkpoint found: starting at step 0")
     saved = checkpoint and transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

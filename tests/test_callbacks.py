@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from grpo_helpers import data, evaluation, models, plotting, training
-from grpo_helpers.callbacks import LiveHistory
 from grpo_helpers.evaluation import QUESTIONS, SAMPLED, SampleReplies
 
+from .cells import definitions
 from .test_training import CLOCKS, QUICK, quick_trainer
 
 matplotlib.use("Agg")
+LiveHistory = definitions("05_grpo_training", "LiveHistory").LiveHistory
 
 
 def samples(path, profile=QUICK):
@@ -90,21 +91,16 @@ def test_replies_are_the_policys_greedy_ones_with_their_verdicts(tmp_path):
     assert row["strict"] in (True, False) and row["flexible"] in (True, False)
 
 
-@pytest.mark.parametrize(("drawing_takes", "drawn_at"), [(0.0, [1, 4, 7, 10]), (0.5, [1, 11])])
-def test_live_figure_keeps_its_pause_and_pauses_longer_where_drawing_is_slow(monkeypatch, drawing_takes, drawn_at):
-    clock, drawn = [0.0], []
-
-    def draw(table):
-        clock[0] += drawing_takes
-        drawn.append(len(table))
-
-    monkeypatch.setattr("grpo_helpers.callbacks.time.perf_counter", lambda: clock[0])
-    live, rows = LiveHistory(draw), []
-    for step in range(1, 12):
-        clock[0] = max(clock[0], float(step))
+def test_live_figure_of_notebook_05_keeps_its_pause(monkeypatch):
+    drawn, rows = [], []
+    live = LiveHistory(lambda table: drawn.append(table if table is None else len(table)))
+    live.on_train_begin(None, None, None)
+    for step in range(1, 26):
+        monkeypatch.setattr("time.monotonic", lambda now=100.0 + step: now)
         rows.append({"step": step, "reward": 1.0, "reward_std": 0.5})
         live.on_log(None, SimpleNamespace(log_history=rows), None, logs=rows[-1])
-    assert drawn == drawn_at
+    live.on_train_end(None, SimpleNamespace(log_history=rows), None)
+    assert drawn == [None, 1, 12, 23, 25]
 
 
 def test_live_figure_stays_one(monkeypatch):

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_helpers import doctor, records
+from grpo_helpers import checkpoints, records
 from grpo_helpers.callbacks import DoctorCallback
-from grpo_helpers.doctor import COMPLAINTS, EXPECTED, SYMPTOMS, diagnose
+from grpo_helpers.lessons import doctor
+from grpo_helpers.lessons.doctor import COMPLAINTS, EXPECTED, SYMPTOMS, diagnose
 from grpo_helpers.profiles import DATA, ROOT, TINY
 
 PATHS = sorted(path for name in ("tiny", "small") for path in (DATA / "runs").glob(f"{name}-[0-9]*/history.csv"))
@@ -346,7 +347,7 @@ def test_a_real_run_with_a_constant_reward_is_stopped_saved_and_can_go_on(tmp_pa
 
     outcome, history = trained(resume=False)
     assert outcome.finding.name == "nothing but ties" and list(history["step"]) == list(range(1, 11))
-    assert training.latest_checkpoint(tmp_path).name == "checkpoint-10"
+    assert checkpoints.latest(tmp_path).name == "checkpoint-10"
     outcome, history = trained(resume=True)
     assert outcome.finished, "four new steps are not evidence enough"
     assert list(history["step"]) == list(range(1, 15))

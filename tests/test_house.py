@@ -11,9 +11,9 @@ from grpo_helpers.profiles import ROOT
 
 from .tools.house import COMMANDS, PACKAGE, PLUMBING, House, lines
 
-# ceilings, in steps of 50; the aims are 2,000, 5,500 and 7,000
-# Raised once, on 2026-11-26 (decision 18 in CONTRIBUTING), from 2550, 5900 and 8800.
-LINES = {"core": 2850, "package": 6450, "tests": 10100}
+# ceilings, in steps of 50; the aims are 2,000 (met), 5,500 and 7,000
+# Raised once, on 2026-11-26 (decision 18 in CONTRIBUTING): package and tests from 5900 and 8800.
+LINES = {"core": 2000, "package": 6450, "tests": 10100}
 FILES = {
     "core": [path for path in (ROOT / PACKAGE).glob("*.py") if path.stem not in PLUMBING],
     "package": (ROOT / PACKAGE).rglob("*.py"),

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from grpo_helpers import records
-from grpo_helpers.doctor import SYMPTOMS, diagnose
 from grpo_helpers.files import read_json
 from grpo_helpers.lessons.clinic import PATIENTS, tables
+from grpo_helpers.lessons.doctor import SYMPTOMS, diagnose
 from grpo_helpers.profiles import TINY
 from grpo_helpers.rewards import REWARD_FUNCS, strict_format_reward_func
 from record import sick_runs

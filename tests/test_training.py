@@ -22,11 +22,12 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
-from grpo_helpers import data, models, records, training
-from grpo_helpers.callbacks import LiveHistory
+from grpo_helpers import checkpoints, data, models, records, training
 from grpo_helpers.evaluation import SampleReplies
-from grpo_helpers.files import write_json
+from grpo_helpers.files import disk_is_full, write_json
 from grpo_helpers.profiles import PROFILES, TINY, get_profile
+
+from .cells import definitions
 
 pytestmark = pytest.mark.trains
 
@@ -141,7 +142,7 @@ def test_killed_during_a_save_goes_on_from_the_last_whole_checkpoint(file, tmp_p
         copy(uninterrupted / name, tmp_path / name)
     code, _ = Started(tmp_path, True, die_in=f"checkpoint-6/{file}").end()
     assert code == -signal.SIGKILL
-    assert training.damage(tmp_path / "checkpoint-6")
+    assert checkpoints.damage(tmp_path / "checkpoint-6")
     printed = resume_and_compare(tmp_path, uninterrupted)
     assert "checkpoint-6 is not whole" in printed
     assert "resuming from checkpoint-4" in printed
@@ -176,9 +177,9 @@ def test_disk_that_really_is_full(small_disk, tmp_path, uninterrupted):
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
-    assert training.disk_is_full(OSError(28, "No space left on device"))
-    assert not training.disk_is_full(RuntimeError("shapes do not match"))
-    assert not training.disk_is_full(PermissionError(13, "Permission denied"))
+    assert disk_is_full(OSError(28, "No space left on device"))
+    assert not disk_is_full(RuntimeError("shapes do not match"))
+    assert not disk_is_full(PermissionError(13, "Permission denied"))
 
 
 def test_ctrl_c_finishes_the_step_saves_and_can_go_on(tmp_path, uninterrupted):
@@ -190,7 +191,7 @@ def test_ctrl_c_finishes_the_step_saves_and_can_go_on(tmp_path, uninterrupted):
     assert code == 0, printed
     if json.loads((tmp_path / "result.json").read_text())["how"] != training.FINISHED:
         assert "stopping after this step" in printed
-        assert training.latest_checkpoint(tmp_path).name == f"checkpoint-{log(tmp_path)[-1]['step']}"
+        assert checkpoints.latest(tmp_path).name == f"checkpoint-{log(tmp_path)[-1]['step']}"
     resume_and_compare(tmp_path, uninterrupted)
 
 
@@ -222,16 +223,16 @@ def test_run_goes_on_in_another_folder(tmp_path, uninterrupted):
 def test_damaged_newest_checkpoint_is_passed_over(file, content, tmp_path, uninterrupted, capsys):
     for name in ("checkpoint-4", "checkpoint-6"):
         shutil.copytree(uninterrupted / name, tmp_path / name)
-    assert training.latest_checkpoint(tmp_path).name == "checkpoint-6"
+    assert checkpoints.latest(tmp_path).name == "checkpoint-6"
     damaged = tmp_path / "checkpoint-6" / file
     damaged.write_bytes(content) if content is not None else damaged.unlink()
-    assert training.latest_checkpoint(tmp_path).name == "checkpoint-4"
+    assert checkpoints.latest(tmp_path).name == "checkpoint-4"
     assert f"checkpoint-6 is not whole ({file}" in capsys.readouterr().out
 
 
 def test_no_checkpoint_is_no_error(tmp_path):
-    assert training.latest_checkpoint(tmp_path) is None
-    assert training.latest_checkpoint(tmp_path / "nowhere") is None
+    assert checkpoints.latest(tmp_path) is None
+    assert checkpoints.latest(tmp_path / "nowhere") is None
 
 
 def test_history_is_one_row_a_step_and_reads_back(uninterrupted, tmp_path):
@@ -312,7 +313,8 @@ def test_rewards_of_every_kind_that_trl_takes_are_logged_under_their_names(tmp_p
 
 
 def test_a_step_in_which_no_reward_has_an_opinion_is_no_crash(tmp_path):
-    trainer = quick_trainer(tmp_path, QUICK.with_(steps=2), reward_funcs=SlowJudge(), callbacks=[LiveHistory(print)])
+    live = definitions("05_grpo_training", "LiveHistory").LiveHistory(print)
+    trainer = quick_trainer(tmp_path, QUICK.with_(steps=2), reward_funcs=SlowJudge(), callbacks=[live])
     assert training.train(trainer).finished
 
 
@@ -451,7 +453,7 @@ def test_run_that_cannot_learn_is_stopped_unless_it_is_let_go_on(tmp_path, capsy
     assert outcome.how == training.STOPPED and not outcome.finished
     assert outcome.step == 10 and outcome.finding.name == "nothing but ties"
     assert "nothing but ties; remedy: try the reward on a right and a wrong text" in str(outcome)
-    assert training.latest_checkpoint(tmp_path).name == "checkpoint-10"
+    assert checkpoints.latest(tmp_path).name == "checkpoint-10"
     assert "the doctor, stop: nothing but ties" in capsys.readouterr().out
     outcome = training.train(quick_trainer(tmp_path, profile, reward_funcs=[constant], doctor=False))
     assert outcome.finished and outcome.step == 12 and str(outcome) == "finished at step 12"

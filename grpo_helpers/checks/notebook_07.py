@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..doctor import COMPLAINTS, SYMPTOMS, diagnose
 from ..lessons.clinic import PATIENTS, tables
+from ..lessons.doctor import COMPLAINTS, SYMPTOMS, diagnose
 from ..records import load
 from ._exercise import NotYet, exercise, expect
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .profiles import DATA
+from ..profiles import DATA
 
 # Steps are logged steps. "Healthy" are the tiny and small runs in data/runs, at whatever step they are looked at.
 WINDOW = 10  # steps a mean is taken over: its noise is about a third of a step's

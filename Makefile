@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test quick lab notebooks bench site site-check browser colab gpu-check publish clean help
+.PHONY: run test quick lab notebooks bench site site-check browser colab gpu-check publish pictures clean help
 
 help:
 	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|t4|t4_full|article, SEED=, ARGS=)"
@@ -26,6 +26,7 @@ help:
 	@echo "make browser    run 01, 05 and 06 in a real JupyterLab driven by headless Chromium"
 	@echo "make colab      rehearse Colab: its versions, an empty folder, the first cells of every notebook"
 	@echo "make gpu-check  seconds and memory of a few steps on this machine's GPU, planned beside measured"
+	@echo "make pictures   draw the picture at the head of the README from the recorded runs"
 	@echo "make publish    write the repository's address into badges, set-up cells and README (REPO=owner/name)"
 	@echo "make clean      remove outputs and the virtual environment"
 
@@ -85,6 +86,9 @@ colab: $(VENV)/.installed
 
 gpu-check: $(VENV)/.installed
 	$(BIN)/python tests/tools/gpu_check.py $(ARGS)
+
+pictures: $(VENV)/.installed
+	$(BIN)/python tests/tools/pictures.py
 
 publish: $(VENV)/.installed
 	$(BIN)/python tests/tools/publish.py '$(REPO)'

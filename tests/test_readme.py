@@ -6,8 +6,11 @@ from fnmatch import fnmatch
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from grpo_helpers.profiles import ROOT
+
+from .tools import pictures
 
 ENGLISH, CHINESE = "README.md", "README.zh.md"
 NOTEBOOKS = sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb"))
@@ -62,7 +65,15 @@ def test_every_notebook_is_in_the_table_and_every_link_leads_somewhere(name):
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
-    assert all(len(alt) > 20 for alt in re.findall(r"!\[([^\]]*)\]\((?!http)", text))
+    words = re.findall(r'alt="([^"]*)"', text) + re.findall(r"!\[([^\]]*)\]\((?!http)", text)
+    assert len(words) == 2 and all(len(alt) > 20 for alt in words)
+
+
+@both
+def test_the_picture_shows_the_records_of_today_by_day_and_by_night(name):
+    files = re.findall(r'src(?:set)?="([^"]+)"', read(name))
+    assert [ROOT / file for file in files] == [pictures.path_of(look) for look in ("dark", "light")]
+    assert {Image.open(ROOT / file).info["Source"] for file in files} == {pictures.fingerprint()}
 
 
 def table(text: str, first: str) -> list[list[str]]:

@@ -4,6 +4,8 @@ Sphinx with MyST-NB and Furo, because all of it is Python from one package index
 browser without a server, and its links between notebooks are checked. (Jupyter Book needs Node since its version 2.)
 """
 
+import csv
+import json
 import re
 import tomllib
 from importlib.metadata import distribution
@@ -12,22 +14,28 @@ from pathlib import Path
 from myst_nb.core.render import NbElementRenderer
 
 HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "data"
 MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"  # one file, glyphs included: pages work without a network
 PROJECT = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT.get("urls", {}).get("Repository")  # absent until published
 
 project = "GRPO, from the idea to a model you trained"
-extensions = ["myst_nb", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx_design", "sphinx_copybutton"]
 exclude_patterns = ["_site", "**.ipynb_checkpoints", "outputs"]
 
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"  # links in what a cell prints lead to pages, too
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "GRPO notebooks"
-html_static_path = ["site.css", str(distribution("django-static-mathjax").locate_file(MATHJAX))]
+html_static_path = [
+    "site.css",
+    "play.js",
+    str(DATA / "pictures"),
+    str(distribution("django-static-mathjax").locate_file(MATHJAX)),
+]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = html_show_copyright = html_use_index = False
 if REPOSITORY:
@@ -46,8 +54,19 @@ def adapt_links(app, docname, source):
     source[0] = re.sub(elsewhere, r"\1", text)
 
 
+def write_recorded(app, error):
+    """What "Try it here" shows of a recorded run, as a script, because a page opened from disk may not read files."""
+    run = DATA / "runs" / "tiny-1"
+    with (run / "history.csv").open() as file:
+        rewards = [round(float(row["reward"]), 3) for row in csv.DictReader(file)]
+    replies = [json.loads(line) for line in (run / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    text = json.dumps({"rewards": rewards, "best": 4, "replies": replies}, ensure_ascii=False)
+    Path(app.outdir, "_static", "play-data.js").write_text(f"window.RECORDED = {text}\n", encoding="utf-8")
+
+
 def setup(app):
     app.connect("source-read", adapt_links)
+    app.connect("build-finished", write_recorded)
 
 
 def with_alt(render):
@@ -56,7 +75,8 @@ def with_alt(render):
     def render_image(self, data):
         nodes = render(self, data)
         for node in nodes:
-            node["alt"] = data.output_metadata.get(data.mime_type, {}).get("alt", "")
+            drawn = re.search("<desc[^>]*>(.*?)</desc>", str(data.content), re.DOTALL)
+            node["alt"] = drawn[1] if drawn else data.output_metadata.get(data.mime_type, {}).get("alt", "")
         return nodes
 
     return render_image

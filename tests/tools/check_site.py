@@ -128,6 +128,29 @@ def menu_problems(page: Page, base: str) -> Iterator[str]:
         yield "menu: its first entry leads nowhere"
 
 
+def play_problems(page: Page, base: str) -> Iterator[str]:
+    """The page of things to try, by the keyboard: the numbers are those of the formulas and of the recorded run."""
+    page.goto(base + "play.html")
+    first, table = page.locator("#play-advantages input").first, page.locator("#play-advantages tbody")
+    first.focus()
+    for key, advantages in (("", [0.87, -0.87, -0.87, 0.87]), ("Home", [-1.48, 0.37, 0.37, 0.74])):
+        if key:
+            first.press(key)  # the least: a reward of -10
+        seen = [float(cell) for cell in table.locator("td:nth-child(2)").all_inner_texts()]
+        if seen != advantages:
+            yield f"play: advantages {seen}, not {advantages}"
+    shares = [int(text.split()[-2]) for text in table.locator("td:nth-child(4)").all_inner_texts()]
+    if sum(shares) not in range(98, 103) or shares[0] >= 25:
+        yield f"play: the probabilities are {shares} % after the step"
+    moment, replies = page.locator("#play-replies input"), page.locator("#play-replies section")
+    right = page.locator("#play-replies section.right")
+    moment.focus()
+    for key, wanted in (("Home", 0), ("End", 3)):  # as data/runs/tiny-1 has it
+        moment.press(key)
+        if (replies.count(), right.count()) != (6, wanted):
+            yield f"play: {right.count()} of {replies.count()} replies are right, not {wanted} of 6"
+
+
 def check(site: Path, shots: Path) -> list[str]:
     """Every problem of the site, as lines; screenshots of all pages are left in `shots`."""
     from chromium import browser  # only here: the rest can be tested without a browser
@@ -156,6 +179,12 @@ def check(site: Path, shots: Path) -> list[str]:
         problems += link_problems(base, pages, site)
         problems += menu_problems(page, base)
         page.set_viewport_size(DESKTOP)
+        problems += play_problems(page, base)
+        for look in ("light", "dark"):
+            page.emulate_media(color_scheme=look)
+            for name in ("index", "play"):
+                page.goto(f"{base}{name}.html")
+                page.screenshot(path=shots / f"{name}-{look}.png", full_page=True)
         problems += search_problems(page, base)
         page.screenshot(path=shots / "search-desktop.png")
     formulas, pictures = (

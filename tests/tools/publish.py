@@ -30,6 +30,7 @@ SETUP_TEXT = """\
 This cell looks for the module `grpo_helpers` in the folders above this notebook. In Colab and on Kaggle it fetches the
 repository and installs the pinned versions, which takes a minute or two (an estimate); elsewhere it installs nothing.
 Run it before any other cell. Running it again does no harm."""
+FOLDED = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}  # on the site, in JupyterLab
 
 
 def address_of(repo: str) -> str:
@@ -87,6 +88,7 @@ def in_notebook(notebook: nbformat.NotebookNode, address: str, name: str) -> nbf
     for cell in notebook.cells:
         if cell.id == "setup":
             cell.source = setup_cell(address)
+            cell.metadata |= FOLDED
         elif cell.id == "setup-text":
             cell.source = SETUP_TEXT
     return notebook

@@ -1,0 +1,131 @@
+"""Each number in a notebook's prose stands in the code, in an output above it or a record that it names, or is sourced."""
+
+import json
+import math
+import re
+from functools import cache
+
+import nbformat
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from grpo_helpers.mistakes import false_sums
+from grpo_helpers.profiles import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NUMBER = re.compile(r"(?<![\w.#/^-])\d[\d,]*(?:\.\d+)?(?![\w^])")
+LONG = 300  # lines; a longer table holds every number there is
+NEAR = 2  # so many cells of code above are looked at
+COUNTED = 12  # whole numbers up to here are counts of things in sight, written as digits
+NAMED = r"(?:notebooks?|[Ss]ections?|[Ee]xercises?|seeds?|questions?|version|TRL|Python|cell)"
+NO_PROSE = (  # what is no claim: code, formulas, addresses, headings, names of things
+    *(r"```.*?```", r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$\n]*\$", r"\]\([^)]*\)", r"^#+ .*$", r"<summary>.*?</summary>"),
+    rf"\b{NAMED} \d[\d.]*(?:(?:, | and | to | or )\d[\d.]*)*",
+    r"\b(?:0\d|1[0-9])(?=[,.;:)]| and \d\d\b| to \d\d\b)",
+    r"\b\d+-bit\b",
+)
+# A sentence with its source: a paper, a thread, a site, an author with a year
+SOURCE = re.compile(
+    r"arXiv|theLMbook|\w#\d+|https?:|\w\.(?:io|org|com)\b|[A-Z]\w+,? (?:et al\.?,? )?\(?(?:19|20)\d\d|§|section \d"
+)
+# What stands in no cell: (notebook, number) → why it may be said
+FORMULA, CURVE, KNOWN = "by the formula beside it", "read off the figure above", "a fact of the field"
+ALLOWED = {
+    ("01", "3.2"): FORMULA, ("01", "0.04"): "DeepSeekMath's, in the references",
+    ("01", "0.0003"): "GSPO's, section 5.1",
+    ("01", "0.0004"): "GSPO's, section 5.1", ("02", "48"): CURVE, ("02", "35"): "an example of a misreading",
+    ("02", "0.27"): FORMULA, ("02", "0.85"): FORMULA, ("02", "0.40"): FORMULA, ("02", "15"): FORMULA,
+    ("03", "1.68"): "1.05 + 0.63, above", ("04", "1.008"): "1 + 2^-7, bfloat16's next number",
+    ("05", "0.064"): "McNemar's test of 14 and 5, asserted below", ("06", "3.4"): "the root of 0.36 * 0.64 / 200",
+    ("06", "87"): "counted as section 11 does, asserted below", ("08", "1536"): CURVE, ("08", "1024"): CURVE,
+    ("08", "252"): FORMULA, ("09", "80"): KNOWN, ("10", "28"): "4 * 7", ("10", "0.4"): CURVE, ("10", "0.6"): CURVE,
+    ("10", "140"): CURVE, ("10", "91"): FORMULA,
+}  # fmt: skip
+
+
+def numbers(text: str) -> set[str]:
+    return {found.replace(",", "") for found in NUMBER.findall(text)}
+
+
+def values(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", text.replace(",", ""))]
+
+
+@cache
+def recorded(pattern: str) -> tuple[float, ...]:
+    """All numbers in the tables and facts of the runs that `pattern` names, as `tiny-1` and `grid_*` do."""
+    files = [path for kind in ("csv", "json") for path in (ROOT / "data" / "runs").glob(f"{pattern}/*.{kind}")]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.name != "history.csv"]
+    return tuple(number for text in texts if text.count("\n") < LONG for number in values(text))
+
+
+def records_named(text: str) -> list[str]:
+    """Patterns of the records that a text names: `data/runs/tiny-1` to `tiny-3` are all of tiny's."""
+    named = re.findall(r"data/runs/([\w-]+)|records\.load\(\"(\w+)\"", text)
+    return sorted({re.sub(r"-?\d*$", "", a or b) + "*" for a, b in named})
+
+
+def is_among(number: str, shown: tuple[float, ...] | list[float]) -> bool:
+    """Whether a value shown is the number, or rounds to it, as it is or in per cent."""
+    value, digits = float(number), len(number.partition(".")[2])
+    return any(abs(round(unit * x, digits) - value) < 1e-9 for x in set(shown) for unit in (1, 100))
+
+
+def unfounded(path) -> list[tuple[str, str]]:
+    """(number, sentence) for each number of the notebook's prose that is found nowhere."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [x for cell in cells if cell.cell_type == "code" for x in values(cell.source)]
+    above: list[list[float]] = []
+    records = [x for cell in cells for name in records_named(cell.source) for x in recorded(name)]
+    missing = []
+    for cell in cells[1:]:  # the first has times, which are estimates
+        if cell.cell_type == "code":
+            said = [
+                output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in cell.outputs
+            ]
+            above.append(values(" ".join(said)))
+            continue
+        if "## References" in cell.source:
+            continue
+        shown = [*code, *(x for part in above[-NEAR:] for x in part)]
+        prose = cell.source
+        for pattern in NO_PROSE:
+            prose = re.sub(pattern, " ", prose, flags=re.DOTALL | re.MULTILINE)
+        for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z*|])|\n\n|\n\|", prose):
+            if SOURCE.search(sentence):
+                continue
+            for number in sorted(numbers(sentence)):
+                small = "." not in number and float(number) <= COUNTED
+                if not small and not is_among(number, shown) and not is_among(number, records):
+                    missing.append((number, " ".join(sentence.split())))
+    return missing
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_every_number_of_the_prose_has_a_ground(path):
+    name, found = path.stem[:2], unfounded(path)
+    missing = [(number, text) for number, text in found if (name, number) not in ALLOWED]
+    assert not missing, json.dumps(missing, indent=1, ensure_ascii=False)
+    idle = {number for notebook, number in ALLOWED if notebook == name} - {number for number, _ in found}
+    assert not idle, f"{idle}: allowed, and no longer said or found by now; take it off the list"
+
+
+def test_what_is_said_and_stands_nowhere_is_found(tmp_path):
+    cells = [
+        ("markdown", "# Title"),
+        ("code", "RATE = 0.003"),
+        ("markdown", "At 0.003 it ends at 76.5 %, not at 81.2 %."),
+    ]
+    made = [getattr(nbformat.v4, f"new_{kind}_cell")(source) for kind, source in cells]
+    made[1].outputs = [nbformat.v4.new_output("stream", text="right: 0.765")]
+    nbformat.write(nbformat.v4.new_notebook(cells=made), tmp_path / "00.ipynb")
+    assert [number for number, _ in unfounded(tmp_path / "00.ipynb")] == ["81.2"]
+
+
+def test_numbers_that_are_allowed_because_they_were_counted_elsewhere():
+    assert round(binomtest(14, 19).pvalue, 3) == 0.064
+    assert round(math.sqrt(0.36 * 0.64 / 200), 3) == 0.034
+    wrong = [pd.read_json(ROOT / f"data/runs/small-{seed}/after.jsonl", lines=True) for seed in (1, 2, 3)]
+    false = [sum(map(bool, map(false_sums, table.loc[~table["flexible"], "completion"]))) for table in wrong]
+    assert (min(false), max(false)) == (87, 101)

@@ -1,4 +1,4 @@
-"""Each number in a notebook's prose stands in the code, in an output above it or a record that it names, or is sourced."""
+"""Each number in a notebook's prose stands in the code, an output above it or a record that it names, or has a source."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Each number in a notebook's prose stands in the code, an output above it or a record that it names, or has a source."""
+"""Each number in a notebook's prose stands in the code, an output above it or a record that it names, or a source."""
 
 import json
 import math

@@ -351,3 +351,10 @@ def test_a_real_run_with_a_constant_reward_is_stopped_saved_and_can_go_on(tmp_pa
     outcome, history = trained(resume=True)
     assert outcome.finished, "four new steps are not evidence enough"
     assert list(history["step"]) == list(range(1, 15))
+
+
+def test_the_page_to_keep_has_an_end_for_every_complaint_with_the_notebook_of_its_cure():
+    page = (ROOT / "notebooks" / "my_run_does_not_learn.md").read_text(encoding="utf-8")
+    ends = re.findall(r"^- \*[^*]+\*: \*\*([^*]+)\*\*.*?\((\w+)\.ipynb#", page, re.MULTILINE | re.DOTALL)
+    assert dict(ends) == {name: row["notebook"] for name, row in COMPLAINTS.items()}
+    assert len(ends) == len(COMPLAINTS)

@@ -74,6 +74,12 @@ function curve(rewards, best) {
   return { svg, moveTo };
 }
 
+/** In words, as 06 reads an answer: strictly, or by its last number. */
+function verdictOf(reply) {
+  if (reply.strict) return "✓ right, in the layout";
+  return reply.flexible ? "× right, but not in the layout" : `× wrong: it is ${reply.gold}`;
+}
+
 function playReplies(place, { rewards, best, replies }) {
   const steps = [...new Set(replies.map((r) => r.step))];
   const moment = slider("moment of the training", { min: 0, max: steps.length - 1, step: 1, value: 0 }, update);
@@ -86,7 +92,7 @@ function playReplies(place, { rewards, best, replies }) {
     line.moveTo(step);
     list.replaceChildren(...replies.filter((r) => r.step === step).map((r) =>
       make("section", { class: r.strict ? "right" : "wrong" }, make("p", {}, r.question),
-        make("p", { class: "verdict" }, r.strict ? "✓ right, in the layout" : `× the answer is ${r.gold}`), make("pre", {}, r.completion))));
+        make("p", { class: "verdict" }, verdictOf(r)), make("pre", {}, r.completion))));
   }
   place.replaceChildren(moment.row, line.svg, list);
   update();

@@ -265,7 +265,7 @@ values = st.one_of(st.none(), st.floats(), st.sampled_from(["", "x", "1.5"]), st
 
 
 @pytest.mark.trains
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_log_makes_it_raise(data):
     n = data.draw(st.integers(1, 60))

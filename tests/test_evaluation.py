@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from scipy.stats import binomtest
@@ -34,9 +34,6 @@ from grpo_helpers.prompts import build_messages, gold_text
 from grpo_helpers.statistics import bootstrap_interval, gain_interval, wilson_interval
 
 from .cells import definitions
-
-# A shared CPU must not fail a test, and a test run must not leave files behind.
-relaxed = settings(deadline=None, database=None)
 
 NEW_TOKENS = 12
 OUTCOMES = ["strict", "flexible", "format", "worked", "truncated"]
@@ -298,7 +295,6 @@ def test_score_of_a_reply(completion, truncated, extracted, right):
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
 
 
-@relaxed
 @given(
     st.one_of(st.integers(-(10**6), 10**6), st.floats(-1e6, 1e6), st.decimals(-(10**6), 10**6)),
     st.sampled_from([lambda x: x, gold_text, np.float64, lambda x: np.int64(x) if x == int(x) else x]),
@@ -392,7 +388,6 @@ def test_tables_of_other_questions_are_not_compared(other):
 built = definitions("06_evaluation", "pass_chances", "average", "N", "KS")
 
 
-@relaxed
 @given(st.lists(st.integers(0, built.N), min_size=2, max_size=8))
 def test_pass_chances_are_the_share_of_picks_with_a_right_one(right):
     replies = pd.DataFrame({"strict": [i < c for c in right for i in range(built.N)]})

@@ -21,7 +21,7 @@ from .test_trainer import random_model
 
 LONGEST = 12  # max_completion_length
 pytestmark = pytest.mark.filterwarnings("ignore")
-slow_start = settings(max_examples=150, deadline=None)
+slow_start = settings(max_examples=150)
 every_loss = pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
 every_level = pytest.mark.parametrize("level", ["token", "sequence"])
 

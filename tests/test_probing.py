@@ -7,7 +7,7 @@ import random
 import pandas as pd
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_helpers import data, models, rewards
@@ -207,7 +207,6 @@ def test_cutting_a_perfect_completion_costs_everything_but_tags(policy):
 # --- silent groups ---
 
 
-@settings(deadline=None, database=None)
 @given(st.lists(st.sampled_from([0.0, 0.125, 4.0]), max_size=7), st.integers(0, 7))
 def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     if not 1 <= group_size <= len(points):

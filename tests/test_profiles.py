@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from grpo_helpers import machine, models, profiles
@@ -15,10 +15,6 @@ from grpo_helpers.lessons import memory
 from grpo_helpers.machine import detect
 from grpo_helpers.pretrained import WeightsNotFound
 from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, get_profile, output_root
-
-# A shared CPU must not fail a test, and a test run must not leave files behind.
-relaxed = settings(deadline=None, database=None)
-
 
 # --- which profile ----------------------------------------------------------
 
@@ -139,7 +135,6 @@ def test_sizes_that_are_none_are_refused(field, value, least):
         TINY.with_(**{field: value})
 
 
-@relaxed
 @given(batch=st.integers(1, 64), accumulation=st.integers(1, 8), group=st.integers(2, 64))
 def test_sizes_that_do_not_divide_are_refused_with_numbers_that_work(batch, accumulation, group):
     assume(batch * accumulation % group)

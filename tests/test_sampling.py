@@ -4,8 +4,6 @@ import os
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -23,11 +21,11 @@ PROMPTS = {
 ragged_prompts = pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
 
 
-def random_model(vocabulary=64, **config):
+def random_model(vocabulary=64, end=None, **config):
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-    sizes = {"num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3}
+    ends = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": 0}
+    sizes = {"num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3}
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, **shape, **sizes, **ends, **config)).eval()
 
 
@@ -79,13 +77,6 @@ def test_padding_token_does_not_matter(model, pad_id):
     assert got == greedy(model, prompts, 8)
 
 
-def test_sampling_builds_no_graph_and_leaves_the_model_as_it_was(model):
-    before = {name: p.clone() for name, p in model.state_dict().items()}
-    sample(model, [[5, 6]], max_new_tokens=4, eos_id=NO_EOS, pad_id=0)
-    assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
-
-
 # --- the distribution -------------------------------------------------------
 
 
@@ -122,15 +113,6 @@ def test_token_of_probability_zero_is_never_drawn(monkeypatch, draw, impossible)
     assert next_tokens(logits, 1.0).item() not in impossible
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
-def test_every_draw_is_in_the_vocabulary_and_possible(seed, temperature):
-    torch.manual_seed(seed)
-    logits = 30 * torch.randn(8, 50)
-    logits[logits < 0] = -torch.inf
-    tokens = next_tokens(logits, temperature)
-    assert logits.gather(1, tokens[:, None]).isfinite().all()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_temperature_zero_takes_the_likeliest(dtype):
     logits = torch.randn(10, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -149,14 +131,6 @@ def test_pairs_of_sampled_tokens_follow_the_model(temperature):
             first, second = logits[0, -2].softmax(dim=-1), logits[:, -1].softmax(dim=-1)
             pairs = torch.tensor(completions[i * size : (i + 1) * size])
             assert p_value(6 * pairs[:, 0] + pairs[:, 1], (first[:, None] * second).flatten()) > 0.001
-
-
-def test_one_seed_gives_one_sample():
-    model, draws = random_model(), []
-    for seed in (4, 4, 5):
-        torch.manual_seed(seed)
-        draws.append(sample(model, [[5, 6]], max_new_tokens=8, eos_id=NO_EOS, pad_id=0, num_generations=4))
-    assert draws[0] == draws[1] != draws[2]
 
 
 # --- prefill ----------------------------------------------------------------
@@ -242,12 +216,6 @@ def test_greedy_completions_in_bfloat16_are_as_likely_as_those_of_generate():
             logits = exact(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
             chosen = logits[range(8), completion]
             assert (logits.max(dim=-1).values - chosen).max() < 0.1 * logits.std()
-
-
-def test_pad_left_puts_the_tokens_at_the_end():
-    ids, mask = pad_left([[1, 2, 3], [4]], 9, "cpu")
-    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 @pytest.mark.parametrize(

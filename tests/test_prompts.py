@@ -1,10 +1,7 @@
 """The prompt we send, and how numbers are read back from what comes in return."""
 
-import json
-import os
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,16 +215,6 @@ def test_last_number_reads_what_people_write(text, value):
 def test_last_number_is_never_a_piece_of_one(text):
     for sentence in ("{}", "It is {}.", "7, then {} €", "-${}", "{}\n"):
         assert last_number(sentence.format(text)) is None
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_last_number_of_every_worked_answer_of_gsm8k_is_its_gold_answer(split):
-    if not os.environ.get("GSM8K_DIR"):
-        pytest.skip("set GSM8K_DIR to a folder with train.jsonl and test.jsonl")
-    lines = (Path(os.environ["GSM8K_DIR"]) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    for answer in (json.loads(line)["answer"] for line in lines):
-        gold = extract_hash_answer(answer)
-        assert last_number(answer) == last_number(f"It is {gold}.") == parse_number(gold), answer
 
 
 # --- gold answers as columns have them ----------------------------------------

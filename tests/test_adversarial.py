@@ -23,11 +23,6 @@ JUDGES = {
 every_case = pytest.mark.parametrize("case", SUITE, ids=lambda c: c.name)
 
 
-def pays(func, case):
-    (reward,) = func(prompts=["?"], completions=[case.completion], answer=[case.gold])
-    return reward > 0
-
-
 # --- the suite ---------------------------------------------------------------
 
 
@@ -52,7 +47,8 @@ def test_its_verdicts_do_not_contradict_each_other(case):
 @every_case
 @pytest.mark.parametrize("verdict", JUDGES)
 def test_the_rewards_of_the_series_agree_with_every_verdict(case, verdict):
-    assert pays(JUDGES[verdict], case) is getattr(case, verdict)
+    (reward,) = JUDGES[verdict](prompts=["?"], completions=[case.completion], answer=[case.gold])
+    assert (reward > 0) is getattr(case, verdict)
 
 
 @every_case

@@ -130,8 +130,8 @@ def test_games_are_the_same_every_time_and_no_set_of_numbers_is_in_both_splits()
 @pytest.mark.trains
 def test_the_recorded_road_runs_and_says_how_each_policy_played(monkeypatch):
     monkeypatch.setattr(countdown.taught, "SHOWN", 4)
-    tables = countdown.countdown(TINY.with_(steps=5, batch=16, eval_questions=6), seed=1)
-    assert len(tables["history"]) == 5
+    tables = countdown.countdown(TINY.with_(steps=2, batch=16, eval_questions=6, max_completion_length=24), seed=1)
+    assert len(tables["history"]) == 2
     rates = tables["rates"]
     assert rates["policy"].tolist() == ["as shipped", "after warm-up", "after GRPO"] and set(rates["games"]) == {6}
     assert rates[list(taught.VERDICTS)].sum(axis=1).tolist() == pytest.approx([1, 1, 1])

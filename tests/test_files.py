@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import subprocess
@@ -69,17 +68,15 @@ def test_reader_sees_the_old_text_until_the_new_one_is_whole(monkeypatch, tmp_pa
     assert seen == [("old", "new")]
 
 
-@pytest.mark.parametrize("text", ["", '{"a": 1', "{'a': 1}"])
-def test_broken_json_is_named(tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / 'run.json'))} is not valid JSON"):
-        read_json(tmp_path / "run.json")
+BROKEN = ["", '{"a": 1', "{'a': 1}"]
+OTHERS = ["[]", "null", "3", '"text"', "{}", '{"a": 1}', '{"a": null}', "[" * 100_000]
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "3", '"text"', "{}", '{"a": 1}', '{"a": null}', "[" * 100_000])
-def test_json_that_is_no_object_or_lacks_a_field_is_named(tmp_path, text):
+@pytest.mark.parametrize("text", [*BROKEN, *OTHERS])
+def test_json_that_is_broken_no_object_or_lacks_a_field_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / 'run.json'))} .*not written by this package"):
+    told = "is not valid JSON" if text in BROKEN else ".*not written by this package"
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / 'run.json'))} {told}"):
         read_json(tmp_path / "run.json", a=str)
 
 
@@ -154,21 +151,19 @@ def test_file_in_the_way_is_named_and_kept(tmp_path):
 
 def a_run(folder, mark="run"):
     folder.mkdir(exist_ok=True)
-    (folder / "run.json").write_text(json.dumps(mark))
+    write_json(folder / "run.json", {"mark": mark})
     (folder / "history.csv").write_text("step\n1\n")
 
 
-def marks(folder):
-    return {p.name: json.loads((p / "run.json").read_text()) for p in folder.iterdir() if (p / "run.json").exists()}
-
-
-def test_earlier_runs_are_moved_aside_and_said_so(tmp_path, capsys):
+def test_earlier_runs_are_moved_aside_and_said_so(tmp_path, capsys, monkeypatch):
     output = tmp_path / "tiny-42"
     for mark in ("first", "second"):
         a_run(output, mark)
         (output / "notes.txt").write_text("mine")
-        move_aside(output)
-    assert marks(tmp_path) == {"tiny-42.old1": "first", "tiny-42.old2": "second"}
+        monkeypatch.chdir(output)
+        move_aside(Path("."))
+    marks = {path.parent.name: read_json(path) for path in tmp_path.glob("*/run.json")}
+    assert marks == {"tiny-42.old1": {"mark": "first"}, "tiny-42.old2": {"mark": "second"}}
     assert (tmp_path / "tiny-42.old1" / "history.csv").exists()
     assert os.listdir(output) == ["notes.txt"], "what is of no run is left alone"
     assert "tiny-42.old1" in capsys.readouterr().out

@@ -37,11 +37,6 @@ def replies(profile, policy):
     return probing.ask_variants(profile, *policy, chosen, n=6, seed=3)
 
 
-def rewards_frame(*groups):
-    rows = [{"number": number, "total": r} for number, group in enumerate(groups) for r in group]
-    return pd.DataFrame(rows)
-
-
 # --- the variants ---
 
 
@@ -227,7 +222,8 @@ def test_what_is_equal_but_for_rounding_is_a_tie():
 
 
 def test_shares_and_groups_made_by_hand():
-    table = rewards_frame([0, 0, 0, 0], [0, 4, 0, 4], [4, 4, 4, 4], [0, 0, 0, 0.125])
+    groups = [0, 0, 0, 0], [0, 4, 0, 4], [4, 4, 4, 4], [0, 0, 0, 0.125]
+    table = pd.DataFrame([{"number": i, "total": r} for i, group in enumerate(groups) for r in group])
     assert probing.predicted_silent_share(table, 2) == pytest.approx((1 + 1 / 3 + 1 + 1 / 2) / 4)
     assert taught.silent_groups(table, 4, "total") == (2, 4)
     assert taught.silent_groups(table, 3, "total") == (3, 4)  # only the first three count

@@ -34,10 +34,6 @@ def model():
     return random_model()
 
 
-def up_to(row, eos):
-    return row[: row.index(eos) + 1] if eos in row else row
-
-
 def greedy(model, prompts, max_new_tokens):
     """What transformers' own loop gives, without an end."""
     ids, mask = pad_left(prompts, 0, "cpu")
@@ -60,7 +56,7 @@ def test_finished_rows_end_and_do_not_disturb_the_others(model, prompts):
     whole = [row for row in greedy(model, prompts, 10) for _ in range(2)]
     for eos in sorted({token for row in whole for token in row}):
         got = sample(model, prompts, max_new_tokens=10, eos_id=eos, pad_id=0, num_generations=2, temperature=0)
-        assert got == [up_to(row, eos) for row in whole], eos
+        assert got == [row[: row.index(eos) + 1] if eos in row else row for row in whole], eos
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])

@@ -1,6 +1,7 @@
 """The shipped policy: small, honest about what it is, and with something left to learn."""
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -70,14 +71,14 @@ def test_it_can_work_a_problem_out(replies):
 
 
 @pytest.mark.trains
-def test_pretraining_script_runs_and_the_habit_can_be_learned_anew(tmp_path):
-    def pretrain(*args):
-        script = [sys.executable, str(FOLDER / "pretrain.py"), "--skill", "256", "--habit", "128", *map(str, args)]
-        subprocess.run(script, check=True, capture_output=True, timeout=300)
-
-    pretrain("--output", tmp_path / "whole")
+def test_pretraining_script_runs_and_the_habit_can_be_learned_anew(tmp_path, monkeypatch):
+    script = [str(FOLDER / "pretrain.py"), "--skill", "64", "--habit", "64", "--batch", "16", "--output"]
+    command = [sys.executable, *script, str(tmp_path / "whole")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["model_type"] == "qwen2"
     assert (tmp_path / "whole" / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
-    pretrain("--skilled", tmp_path / "whole" / "skill", "--output", tmp_path / "again")
+    again = [*script, str(tmp_path / "again"), "--skilled", str(tmp_path / "whole" / "skill")]
+    monkeypatch.setattr(sys, "argv", again)
+    runpy.run_path(again[0], run_name="__main__")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again", "whole/skill")]
     assert weights[0] == weights[1] != weights[2]

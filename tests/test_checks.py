@@ -3,8 +3,6 @@
 That the notebooks' own solutions pass is tested in test_notebooks.py.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -12,7 +10,6 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from grpo_helpers.profiles import ROOT
 from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, last_number, same_number
@@ -273,11 +270,6 @@ def by_calculator(prompts, group, processes, batch):
 )
 def test_other_ways_than_the_notebooks_are_accepted(check, solution, capsys):
     assert said(check, solution, capsys) == "Solved.\n"
-
-
-def test_the_scale_asked_for_is_that_of_torch():
-    scaler = torch.amp.GradScaler("cpu")
-    assert (scaler.get_backoff_factor(), scaler.get_growth_factor(), scaler.get_growth_interval()) == (0.5, 2.0, 2000)
 
 
 # --- rewards --------------------------------------------------------------------

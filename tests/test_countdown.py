@@ -1,7 +1,5 @@
 """Countdown: what is calculated, what is paid, and that no game is in both splits."""
 
-from __future__ import annotations
-
 import itertools
 from fractions import Fraction
 
@@ -88,9 +86,8 @@ CHEATS = {
 }
 
 
-@pytest.mark.parametrize("cheat", CHEATS)
-def test_cheats_are_called_what_they_are(cheat):
-    expression, wanted = CHEATS[cheat]
+@pytest.mark.parametrize(("expression", "wanted"), CHEATS.values(), ids=CHEATS)
+def test_cheats_are_called_what_they_are(expression, wanted):
     assert taught.verdict(reply(expression), [4, 7], "28") == wanted
 
 

@@ -1,7 +1,5 @@
 """Grids: every setting can be trained, cells are repeatable, and a grid that is stopped goes on where it was."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

@@ -1,7 +1,5 @@
 """The shape of `grpo_helpers`: what enters the core, no import circles, sizes that only go down (CONTRIBUTING.md)."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -122,10 +122,8 @@ def test_presets_form_whole_groups_and_show_what_they_do(name):
     ("field", "value", "least"),
     [
         ("steps", 0, 1),
-        ("steps", -1, 1),
         ("num_generations", 1, 2),
         ("batch", 0, 1),
-        ("batch", -8, 1),
         ("accumulation", 0, 1),
     ],
 )

@@ -45,16 +45,9 @@ def greedy(model, prompts, max_new_tokens):
 
 
 @ragged_prompts
-def test_greedy_sample_equals_generate(model, prompts):
-    expected = greedy(model, prompts, 12)
-    got = sample(model, prompts, max_new_tokens=12, eos_id=NO_EOS, pad_id=0, temperature=0)
-    assert got == expected
-
-
-@ragged_prompts
-def test_finished_rows_end_and_do_not_disturb_the_others(model, prompts):
+def test_greedy_completions_are_those_of_generate_and_finished_rows_end_and_do_not_disturb_the_others(model, prompts):
     whole = [row for row in greedy(model, prompts, 10) for _ in range(2)]
-    for eos in sorted({token for row in whole for token in row}):
+    for eos in {NO_EOS}.union(*whole):
         got = sample(model, prompts, max_new_tokens=10, eos_id=eos, pad_id=0, num_generations=2, temperature=0)
         assert got == [row[: row.index(eos) + 1] if eos in row else row for row in whole], eos
 
@@ -133,32 +126,21 @@ def test_pairs_of_sampled_tokens_follow_the_model(temperature):
 
 
 @ragged_prompts
-def test_prefill_gives_the_last_hidden_states_of_plain_forwards(model, prompts):
-    with torch.no_grad():
-        beginning, cache, mask, hidden = prefill(model, prompts, pad_id=0)
-        plain = torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts])
+def test_prefill_gives_the_last_hidden_states_of_plain_forwards_and_their_gradients(model, prompts):
+    beginning, cache, mask, hidden = prefill(model, prompts, pad_id=0)
+    plain = torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts])
     torch.testing.assert_close(hidden, plain, atol=1e-5, rtol=1e-4)
+    weights = torch.randn(len(prompts), 32, generator=torch.Generator().manual_seed(0))
+    names, parameters = zip(*model.model.named_parameters(), strict=True)
+    shared, expected = (torch.autograd.grad((weights * last).sum(), parameters) for last in (hidden, plain))
+    assert max(gradient.abs().max() for gradient in expected) > 0
+    for name, gradient, wanted in zip(names, shared, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-3, msg=name)
     common = len(os.path.commonprefix(prompts))
     shared = min(common, min(map(len, prompts)) - 1)  # one token of each is left, to go on from
     assert {keys.shape[1] for keys, _ in beginning} == {shared}
     assert (shared + mask.sum(dim=1)).tolist() == [len(p) for p in prompts]
     assert cache.get_seq_length() == mask.shape[1]
-
-
-@ragged_prompts
-def test_gradient_through_prefill_equals_that_of_plain_forwards(model, prompts):
-    weights = torch.randn(len(prompts), 32, generator=torch.Generator().manual_seed(0))
-    parameters = dict(model.model.named_parameters())
-
-    def gradients(hidden):
-        found = torch.autograd.grad((weights * hidden).sum(), list(parameters.values()))
-        return dict(zip(parameters, found, strict=True))
-
-    shared = gradients(prefill(model, prompts, pad_id=0)[3])
-    plain = gradients(torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts]))
-    assert max(expected.abs().max() for expected in plain.values()) > 0
-    for name, expected in plain.items():
-        torch.testing.assert_close(shared[name], expected, atol=1e-4, rtol=1e-3, msg=name)
 
 
 @ragged_prompts

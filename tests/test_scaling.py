@@ -30,7 +30,6 @@ from .cells import definitions
 
 CONFIGS = sorted((DATA / "configs").glob("*.yaml"))
 RUNS = [path for path in CONFIGS if path.stem != "two_machines"]
-PLANNED = [path for path in RUNS if path.stem != "cpu"]
 taught = definitions("09_scaling_out", "Step", "SLICED", "per_process", "QWEN25_7B", "read_config")
 memory = taught.per_process.__globals__["memory"]
 FULL = memory.plan(T4.with_(dtype="bfloat16"), memory.QWEN25_15B, trainable="full", on_gpu=True)
@@ -133,24 +132,21 @@ def in_comment(path, pattern):
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
-def test_the_arithmetic_in_the_comment_is_that_of_the_file(path, in_root):
+def test_the_numbers_in_the_comment_are_those_of_the_file_and_of_the_planner(path, in_root):
     comment = in_comment(
         path, r"(\d+) process(?:es)? × batch (\d+) × accumulation (\d+) / (\d+) in a group = (\d+) prom"
     )
     *numbers, prompts = map(int, comment.groups())
     (_, training, _, _), remaining = parsed("--config", str(path))
-    planned = path in PLANNED
-    processes = taught.read_config(path)[0].processes if planned else int(launched(remaining).num_processes)
+    if path.stem == "cpu":
+        processes = int(launched(remaining).num_processes)
+    else:
+        step, _, table = taught.read_config(path)
+        processes, said = step.processes, in_comment(path, r"memory of each GPU by the planner: ([\d.]+) GB")
+        assert float(said[1]) == pytest.approx(table.sum().max(), abs=0.051)
     batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     assert numbers == [processes, batch, accumulation, training.num_generations]
     assert taught.Step(*numbers).prompts == prompts
-
-
-@pytest.mark.parametrize("path", PLANNED, ids=lambda p: p.stem)
-def test_the_memory_in_the_comment_is_the_planners(path):
-    said = float(in_comment(path, r"memory of each GPU by the planner: ([\d.]+) GB")[1])
-    _, _, table = taught.read_config(path)
-    assert said == pytest.approx(table.sum().max(), abs=0.051)
 
 
 def test_eight_gpus_take_the_step_of_one():

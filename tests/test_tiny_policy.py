@@ -48,25 +48,21 @@ def test_chat_template_is_chatml_and_reads_back(policy):
 
 @pytest.fixture(scope="module")
 def replies(policy):
-    """Greedy and sampled replies of the untrained policy to the profile's held-out questions."""
+    """Sampled replies of the untrained policy to held-out questions; greedy ones are in test_recorded_runs."""
     questions = data.load_task(TINY, "test", TINY.eval_questions)
     longest, batch = TINY.max_completion_length, TINY.eval_batch
-    return {t: evaluation.evaluate(*policy, questions, longest, temperature=t, batch_size=batch) for t in (0.0, 1.0)}
+    return evaluation.evaluate(*policy, questions, longest, temperature=1.0, batch_size=batch)
 
 
 @pytest.mark.trains
 def test_by_habit_it_answers_from_the_gut_and_without_the_layout(replies):
-    greedy, sampled = replies[0.0], replies[1.0]
-    assert greedy["strict"].mean() <= 0.25 and greedy["flexible"].mean() <= 0.35
-    assert greedy["worked"].mean() <= 0.3
-    assert 0.1 <= sampled["format"].mean() <= 0.5, "the layout must be there to be found, and be seen to rise"
-    assert 0.05 <= sampled["worked"].mean() <= 0.3
+    assert 0.1 <= replies["format"].mean() <= 0.5, "the layout must be there to be found, and be seen to rise"
+    assert 0.05 <= replies["worked"].mean() <= 0.3
 
 
 @pytest.mark.trains
 def test_it_can_work_a_problem_out(replies):
-    sampled = replies[1.0]
-    worked, gut = (sampled.loc[sampled["worked"] == held, "flexible"] for held in (True, False))
+    worked, gut = (replies.loc[replies["worked"] == held, "flexible"] for held in (True, False))
     assert worked.mean() >= 0.3 and gut.mean() <= 0.1
 
 

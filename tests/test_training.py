@@ -267,10 +267,8 @@ def test_rewards_of_every_kind_that_trl_takes_are_logged_under_their_names(tmp_p
     reward_funcs = [str(folder), slow, Judge(), SlowJudge(), *paid]
     trainer = quick_trainer(tmp_path, QUICK.with_(steps=1), reward_funcs=reward_funcs)
     assert training.train(trainer).finished
-    row, names = (
-        trainer.state.log_history[0],
-        ("slow", "Judge", "SlowJudge", "mine", "mine_2", "mine_3", "reward-model"),
-    )
+    row = trainer.state.log_history[0]
+    names = ("slow", "Judge", "SlowJudge", "mine", "mine_2", "mine_3", "reward-model")
     *means, silent, model = (row[f"rewards/{name}/mean"] for name in names)
     assert means == [1.0, 1.0, 1.0, 0.5, 3.0] and isinstance(model, float)
     assert silent is None or math.isnan(silent)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -121,6 +122,7 @@ def test_a_grid_that_is_interrupted_goes_on_where_it_was(monkeypatch, tmp_path, 
     write_json(kept, result)
 
     monkeypatch.setattr(grids, "as_completed", real)
+    monkeypatch.setattr(grids, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))  # soon begun
     found = run_grid(settings, profile, [3], workers=1, keep=tmp_path)
     assert "2 cells, 1 of them to run, 1 at a time\n2/2 usual, seed 3" in capsys.readouterr().out
     curves = found["curves"].set_index("setting")

@@ -328,7 +328,7 @@ def test_trls_kernels_compile_for_a_t4(module, kernel, tmp_path, monkeypatch):
 # Notebooks as code, in one process with one output folder: 06 takes the adapter that 05 leaves.
 
 NOTEBOOKS = ("04", "05", "06") if os.environ.get("WEEKLY") else ("05",)
-SHORT = {"max_completion_length": 6, "eval_questions": 8, "eval_batch": 8}
+SHORT = {"max_completion_length": 12, "eval_questions": 8, "eval_batch": 8}
 QUICK_T4 = REHEARSED.with_(**SHORT, steps=2)
 LONGER = {"max_completion_length": 24, "eval_questions": 16, "eval_batch": 16}
 TINIES = {"04": TINY, "05": TINY.with_(**SHORT), "06": TINY.with_(**LONGER, steps=8)}  # 04: as it was recorded

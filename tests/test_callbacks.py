@@ -67,8 +67,10 @@ def test_questions_are_asked_at_every_tenth_and_again_after_a_resume(tmp_path):
     train(0, 45)
     assert model.training, "the model is left in the mode it was in"
     assert steps_in(path) == [0, 10, 20, 30, 40]
+    path.write_text(path.read_text().replace('"completion": "', '"completion": "before '))
     train(20, 100)
     assert steps_in(path) == list(range(0, 101, 10))
+    assert path.read_text().count("before ") == 3 * QUESTIONS, "what followed the checkpoint is asked again"
     train(100, 200, steps=200)
     assert steps_in(path) == list(range(0, 101, 10)) + list(range(120, 201, 20))
     train(0, 0)

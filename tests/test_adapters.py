@@ -220,6 +220,7 @@ def test_recorded_cards_are_what_the_records_say(seed):
     assert adapters.model_card(folder) == (folder / "adapter" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.trains
 def test_load_snippet_of_a_recorded_card_gives_the_weights_that_were_trained(tmp_path, monkeypatch):
     """As a reader would: both blocks pasted in an empty folder. Fetches 93 MB, unless pip has them."""
     folder = DATA / "runs" / "small-1"

@@ -1,17 +1,10 @@
-"""The adversarial suite: its own soundness, the rewards held to it, and the real gold answers."""
-
-import json
-import os
-from decimal import Decimal
-from pathlib import Path
+"""The adversarial suite: its own soundness, and the rewards held to it."""
 
 import pytest
 
 from grpo_helpers.lessons.adversarial import SUITE, left
-from grpo_helpers.prompts import XML_COT_FORMAT, extract_hash_answer, parse_number
+from grpo_helpers.prompts import parse_number
 from grpo_helpers.rewards import (
-    MAX_REWARD,
-    REWARD_FUNCS,
     correctness_reward_func,
     count_xml,
     int_reward_func,
@@ -28,11 +21,6 @@ JUDGES = {
     "strict": strict_format_reward_func,
 }
 every_case = pytest.mark.parametrize("case", SUITE, ids=lambda c: c.name)
-
-
-def pays(func, case):
-    (reward,) = func(prompts=["?"], completions=[case.completion], answer=[case.gold])
-    return reward > 0
 
 
 # --- the suite ---------------------------------------------------------------
@@ -59,7 +47,8 @@ def test_its_verdicts_do_not_contradict_each_other(case):
 @every_case
 @pytest.mark.parametrize("verdict", JUDGES)
 def test_the_rewards_of_the_series_agree_with_every_verdict(case, verdict):
-    assert pays(JUDGES[verdict], case) is getattr(case, verdict)
+    (reward,) = JUDGES[verdict](prompts=["?"], completions=[case.completion], answer=[case.gold])
+    assert (reward > 0) is getattr(case, verdict)
 
 
 @every_case
@@ -96,26 +85,3 @@ def test_a_careless_pattern_does_not_take_hours():
     generous = definitions("03_reward_design", "generous_reward_func").generous_reward_func
     table = left(generous).set_index("name")
     assert table.loc["10 MB of opening tags", "got"].startswith("too slow: 10,485,760 characters")
-
-
-# --- the real data ------------------------------------------------------------
-
-
-def test_all_gold_answers_of_gsm8k_earn_full_marks_and_changed_ones_no_correctness():
-    if not os.environ.get("GSM8K_DIR"):
-        pytest.skip("set GSM8K_DIR to a folder with train.jsonl and test.jsonl")
-    golds = []
-    for split in ("train", "test"):
-        with open(Path(os.environ["GSM8K_DIR"]) / f"{split}.jsonl", encoding="utf-8") as lines:
-            golds += [extract_hash_answer(json.loads(line)["answer"]) for line in lines]
-    assert len(golds) == 8792
-
-    def replies(answers):
-        return [XML_COT_FORMAT.format(reasoning="worked out", answer=a) for a in answers]
-
-    totals = [sum(r) for r in zip(*(f(completions=replies(golds), answer=golds) for f in REWARD_FUNCS), strict=True)]
-    assert set(totals) == {MAX_REWARD}
-    for change in (Decimal(1), Decimal(-1), Decimal("0.5")):
-        others = replies(f"{parse_number(gold) + change:f}" for gold in golds)
-        assert set(correctness_reward_func(completions=others, answer=golds)) == {0.0}
-        assert set(int_reward_func(completions=others, answer=golds)) == {0.5}

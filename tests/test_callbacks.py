@@ -1,6 +1,7 @@
 """What looks on while a policy trains must not change it, and must not slow it down."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import matplotlib
@@ -32,9 +33,11 @@ def trained(output, *callbacks):
 
 
 @pytest.mark.trains
-def test_onlookers_change_nothing_not_a_bit(tmp_path):
+def test_onlookers_change_nothing_not_a_bit_and_the_time_of_a_step_is_told_early(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("grpo_helpers.callbacks.TOLD", 0.0)
     drawn = []
     alone = trained(tmp_path / "alone")
+    assert re.search(r"s a step at first: about .* minutes left", capsys.readouterr().out)
     watched = trained(tmp_path / "watched", samples(tmp_path / "samples.jsonl"), LiveHistory(drawn.append))
     assert watched[0] == alone[0]
     assert all(torch.equal(watched[1][name], weights) for name, weights in alone[1].items())
@@ -55,24 +58,23 @@ def steps_in(path):
 @pytest.mark.trains
 def test_questions_are_asked_at_every_tenth_and_again_after_a_resume(tmp_path):
     path, model = tmp_path / "samples.jsonl", models.load_policy(QUICK)[0].train()
-    first = samples(path)
-    first.on_train_begin(None, state(0), None, model=model)
-    for step in range(1, 46):
-        first.on_step_end(None, state(step), None, model=model)
+
+    def train(begin, end, steps=100):
+        callback = samples(path)
+        callback.on_train_begin(None, state(begin, steps), None, model=model)
+        for step in range(begin + 1, end + 1):
+            callback.on_step_end(None, state(step, steps), None, model=model)
+
+    train(0, 45)
     assert model.training, "the model is left in the mode it was in"
     assert steps_in(path) == [0, 10, 20, 30, 40]
-    again = samples(path)
-    again.on_train_begin(None, state(20), None, model=model)
-    for step in range(21, 101):
-        again.on_step_end(None, state(step), None, model=model)
+    path.write_text(path.read_text().replace('"completion": "', '"completion": "before '))
+    train(20, 100)
     assert steps_in(path) == list(range(0, 101, 10))
-    longer = samples(path)
-    longer.on_train_begin(None, state(100, 200), None, model=model)
-    for step in range(101, 201):
-        longer.on_step_end(None, state(step, 200), None, model=model)
+    assert path.read_text().count("before ") == 3 * QUESTIONS, "what followed the checkpoint is asked again"
+    train(100, 200, steps=200)
     assert steps_in(path) == list(range(0, 101, 10)) + list(range(120, 201, 20))
-    new = samples(path)
-    new.on_train_begin(None, state(0), None, model=model)
+    train(0, 0)
     assert steps_in(path) == [0], "a new run does not carry on an old one's file"
 
 
@@ -118,12 +120,3 @@ def test_live_figure_stays_one(monkeypatch):
     assert len(updates) == 2
     titles = [ax.get_title() for ax in updates[-1].axes]
     assert titles == ["total reward", "entropy of the policy", "KL to the reference"]
-
-
-@pytest.mark.trains
-def test_time_of_a_step_is_told_early(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("grpo_helpers.callbacks.TOLD", 0.0)
-    trainer = quick_trainer(tmp_path, QUICK.with_(steps=7, save_steps=50))
-    training.train(trainer)
-    printed = capsys.readouterr().out
-    assert "s a step at first: about" in printed and "minutes left" in printed

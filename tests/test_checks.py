@@ -3,8 +3,6 @@
 That the notebooks' own solutions pass is tested in test_notebooks.py.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -12,11 +10,10 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from grpo_helpers.profiles import ROOT
-from grpo_helpers.prompts import extract_xml_answer, last_number, same_number
-from grpo_helpers.rewards import completion_text
+from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, last_number, same_number
+from grpo_helpers.rewards import completion_text, correctness_reward_func, final_answer
 from grpo_helpers.statistics import wilson_interval
 
 from .cells import definitions
@@ -29,6 +26,7 @@ OF_VALUES = [checks.name_the_patients]  # these look at a value, the others at a
 CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
 Step = definitions("09_scaling_out", "Step").Step
+naive_reward_func = definitions("03_reward_design", "naive_reward_func").naive_reward_func
 
 
 def said(check, solution, capsys) -> str:
@@ -107,8 +105,35 @@ def different(a, b):
     return sorted(k for k in a | b if k not in a or k not in b or a[k] != b[k])
 
 
+def strings_only(completions, answer, **kwargs):
+    said = map(final_answer, completions)
+    return [2.0 if same_number(s, a) else 0.0 for s, a in zip(said, answer, strict=True)]
+
+
 # check → what is wrong with a solution → the solution, and words of the message where they matter
 NEAR_MISSES = {
+    checks.read_gold: {
+        "commas": (lambda text: float(extract_hash_answer(text)), "raised ValueError"),
+        "units": (lambda text: float(text.split("####")[1]) if "####" in text else None, "raised ValueError"),
+    },
+    checks.silent_chance: {"failures only": (lambda p, group_size: (1 - p) ** group_size, "for p=0.5")},
+    checks.chance_of_a_pass: {"put back": (lambda n, c, k: 1 - (1 - c / n) ** k, "for n=4, c=1, k=2")},
+    checks.break_the_reward: {
+        "naive": (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
+        "strings only": strings_only,
+    },
+    checks.never_fires: {
+        "misses some": (
+            lambda fs, cs, golds: [f.__name__ for f in fs if not all(f(completions=cs, answer=golds))],
+            "only the second",
+        ),
+    },
+    checks.disputed_group: {
+        "alone at the top": (lambda n: [(0.5, 2)] + [(0, 0)] * (n - 1), "both ways prefer"),
+        "one pair": (lambda n: [(0.5, 2), (0, 0)], "expected 4 pairs"),
+        "others' values": (lambda n: [(0.25, 2)] * n, "there is a pair (0.25, 2"),
+        "all alike": (lambda n: [(0, 0)] * n, "both ways prefer"),
+    },
     checks.steps_shown: {
         "looks outside the block": (
             lambda completions, **kwargs: [0.25 if "=" in c else 0.0 for c in completions],
@@ -235,6 +260,7 @@ def by_calculator(prompts, group, processes, batch):
 @pytest.mark.parametrize(
     ("check", "solution"),
     [
+        (checks.break_the_reward, correctness_reward_func),
         (checks.chance_to_notice, paired_power),
         (checks.chance_to_notice, lambda *case: paired_power(*case) + 0.05),
         (checks.same_step, by_calculator),
@@ -244,11 +270,6 @@ def by_calculator(prompts, group, processes, batch):
 )
 def test_other_ways_than_the_notebooks_are_accepted(check, solution, capsys):
     assert said(check, solution, capsys) == "Solved.\n"
-
-
-def test_the_scale_asked_for_is_that_of_torch():
-    scaler = torch.amp.GradScaler("cpu")
-    assert (scaler.get_backoff_factor(), scaler.get_growth_factor(), scaler.get_growth_interval()) == (0.5, 2.0, 2000)
 
 
 # --- rewards --------------------------------------------------------------------

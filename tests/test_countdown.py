@@ -1,12 +1,10 @@
 """Countdown: what is calculated, what is paid, and that no game is in both splits."""
 
-from __future__ import annotations
-
 import itertools
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_helpers.profiles import TINY
@@ -62,7 +60,6 @@ def test_whatever_else_it_is_is_refused_with_a_reason(expression):
         taught.calculate(expression)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="0123456789+-*/() .e_\n\0x²４", max_size=300))
 def test_no_text_breaks_the_calculator(text):
     try:
@@ -89,9 +86,8 @@ CHEATS = {
 }
 
 
-@pytest.mark.parametrize("cheat", CHEATS)
-def test_cheats_are_called_what_they_are(cheat):
-    expression, wanted = CHEATS[cheat]
+@pytest.mark.parametrize(("expression", "wanted"), CHEATS.values(), ids=CHEATS)
+def test_cheats_are_called_what_they_are(expression, wanted):
     assert taught.verdict(reply(expression), [4, 7], "28") == wanted
 
 
@@ -131,8 +127,8 @@ def test_games_are_the_same_every_time_and_no_set_of_numbers_is_in_both_splits()
 @pytest.mark.trains
 def test_the_recorded_road_runs_and_says_how_each_policy_played(monkeypatch):
     monkeypatch.setattr(countdown.taught, "SHOWN", 4)
-    tables = countdown.countdown(TINY.with_(steps=5, batch=16, eval_questions=6), seed=1)
-    assert len(tables["history"]) == 5
+    tables = countdown.countdown(TINY.with_(steps=2, batch=16, eval_questions=6, max_completion_length=24), seed=1)
+    assert len(tables["history"]) == 2
     rates = tables["rates"]
     assert rates["policy"].tolist() == ["as shipped", "after warm-up", "after GRPO"] and set(rates["games"]) == {6}
     assert rates[list(taught.VERDICTS)].sum(axis=1).tolist() == pytest.approx([1, 1, 1])

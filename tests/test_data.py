@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
-from grpo_helpers import data
+from grpo_helpers import data, rewards
 from grpo_helpers.data import (
     asked_in_both,
     drop_long_prompts,
@@ -24,21 +25,19 @@ from grpo_helpers.data import (
     worked_reply,
 )
 from grpo_helpers.profiles import DATA, PROFILES, SMALL, TINY
-from grpo_helpers.prompts import SYSTEM_PROMPT, extract_hash_answer, parse_number
-from grpo_helpers.rewards import has_strict_format, is_correct
+from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT, extract_hash_answer, last_number, parse_number
 
 FOLDER = DATA / "word_problems"
 SIZES = {"train": 2000, "test": 500, "new_families": 200}
 NOTE = re.compile(r"<<([^<>]*)>>")
 CALCULATION = re.compile(r"(-?[0-9.]+)([-+*/])(-?[0-9.]+)=(-?[0-9.]+)")
-WORD_PROBLEM_SPLITS = tuple(SIZES)
 COLUMNS = ["question", "prompt", "answer"]
 GOOD = {"question": "How many are 2 and 2?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return {split: word_problem_rows(split) for split in WORD_PROBLEM_SPLITS}
+    return {split: word_problem_rows(split) for split in SIZES}
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_script_writes_the_committed_bytes_again(tmp_path):
     script = FOLDER / "make_word_problems.py"
     env = os.environ | {"PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, script, "--output", tmp_path], check=True, capture_output=True, env=env)
-    for split in WORD_PROBLEM_SPLITS:
+    for split in SIZES:
         assert (tmp_path / f"{split}.jsonl").read_bytes() == (FOLDER / f"{split}.jsonl").read_bytes(), split
 
 
@@ -195,15 +194,26 @@ def test_word_problems_of_given_steps_only():
         word_problems("train", steps=(4,))
 
 
+@pytest.mark.skipif(not os.environ.get("GSM8K_DIR"), reason="set GSM8K_DIR to a folder with both files")
 @pytest.mark.parametrize(("split", "size"), [("train", 7473), ("test", 1319)])
-def test_all_of_gsm8k_loads_from_a_folder(split, size):
-    if not os.environ.get("GSM8K_DIR"):
-        pytest.skip("set GSM8K_DIR to a folder with train.jsonl and test.jsonl")
-    dataset = get_gsm8k_questions(split, source=os.environ["GSM8K_DIR"])
-    assert len(dataset) == size
-    assert dataset.features == word_problems("train", 1).features
-    assert None not in map(parse_number, dataset["answer"])
+def test_all_of_gsm8k_is_read_its_gold_answers_earn_full_marks_and_changed_ones_no_correctness(split, size):
+    source = Path(os.environ["GSM8K_DIR"])
+    dataset = get_gsm8k_questions(split, source=source)
+    assert len(dataset) == size and dataset.features == word_problems("train", 1).features
     assert [p[-1]["content"] for p in dataset["prompt"]] == dataset["question"]
+    golds, rows = dataset["answer"], read_jsonl(source / f"{split}.jsonl")
+    for gold, row in zip(golds, rows, strict=True):
+        assert last_number(row["answer"]) == last_number(f"It is {gold}.") == parse_number(gold) is not None, row
+
+    def paid(func, answers):
+        replies = [XML_COT_FORMAT.format(reasoning="worked out", answer=answer) for answer in answers]
+        return set(func(completions=replies, answer=golds))
+
+    for func in rewards.REWARD_FUNCS:
+        assert paid(func, golds) == {rewards.MOST[func.__name__]}
+    for change in (Decimal(1), Decimal(-1), Decimal("0.5")):
+        others = [f"{parse_number(gold) + change:f}" for gold in golds]
+        assert (paid(rewards.correctness_reward_func, others), paid(rewards.int_reward_func, others)) == ({0.0}, {0.5})
 
 
 def test_hub_is_asked_for_gsm8k_at_a_pinned_commit(monkeypatch):
@@ -237,8 +247,8 @@ def test_example_shots_are_right_in_format_and_of_the_operations_asked_for(opera
     assert [sign for _, sign, _ in calculations] == list(operations)
     assert all(a != b for a, _, b in calculations), "two equal numbers do not show which one goes where"
     for question, reply in shots:
-        assert has_strict_format(reply)
-        assert is_correct(reply, extract_hash_answer(found[question]["answer"]))
+        assert rewards.has_strict_format(reply)
+        assert rewards.is_correct(reply, extract_hash_answer(found[question]["answer"]))
 
 
 def test_example_shots_of_an_unknown_operation_are_refused():
@@ -336,15 +346,12 @@ def test_prompts_over_the_limit_are_dropped_and_counted():
     kept, dropped = drop_long_prompts(prompts_of(5, 12, 10, 11, 3), WordTokenizer(), 10)
     assert (kept["question"], dropped) == (["5", "10", "3"], 2)
     assert kept.column_names == COLUMNS
+    assert drop_long_prompts(prompts_of(3).select([]), WordTokenizer(), 10)[1] == 0, "none is too long"
 
 
 def test_all_prompts_over_the_limit_is_an_error_that_says_what_would_do():
     with pytest.raises(ValueError, match="all 2 .*max_prompt_length=10 .*the shortest has 12.*raise it"):
         drop_long_prompts(prompts_of(12, 20), WordTokenizer(), 10)
-
-
-def test_no_prompts_at_all_are_no_prompts_over_the_limit():
-    assert drop_long_prompts(prompts_of(3).select([]), WordTokenizer(), 10)[1] == 0
 
 
 def test_shots_count_towards_the_limit():

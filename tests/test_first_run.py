@@ -1,7 +1,5 @@
 """Notebook 00 as a reader uses it: its seven script cells, read from the notebook, as a file of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -147,9 +145,10 @@ def test_rewards_never_pay_for_a_cheat(taught, case):
     assert laid_out == 0.5 * (case.strict and case.name not in TAKEN_FOR_A_TAG)
 
 
-def test_each_completion_is_judged_by_its_own_answer(taught):
+def test_each_completion_is_judged_by_its_own_answer_which_must_be_text(taught):
     replies = as_completions(*(prompts.XML_COT_FORMAT.format(reasoning="?", answer=n) for n in (-5, 5, "9.50")))
     assert taught.correctness(replies, answer=["-5", "-5", "9.50"]) == [1.0, 0.0, 1.0]
+    assert taught.correctness(replies[:2], answer=[-5, 5]) == [0.0, 0.0], "as notebook 00 says of numbers"
     assert taught.layout(replies) == [0.5, 0.5, 0.5]
 
 
@@ -198,8 +197,3 @@ def test_too_few_questions_train_nothing_and_say_nothing(tmp_path):
     few = ('train_dataset=questions["train"]', 'train_dataset=questions["train"].select(range(3))')
     assert run_cells(shortened(tmp_path, few)).trainer.state.global_step == 0
     assert "no error: `train()` returns at once, after 0 steps" in PROSE
-
-
-def test_a_right_answer_that_is_a_number_is_paid_to_nobody(taught):
-    reply = as_completions(prompts.XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72"))
-    assert taught.correctness(reply, answer=["72"]) == [1.0] and taught.correctness(reply, answer=[72]) == [0.0]

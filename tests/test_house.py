@@ -1,7 +1,5 @@
 """The shape of `grpo_helpers`: what enters the core, no import circles, sizes that only go down (CONTRIBUTING.md)."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -13,7 +11,7 @@ from .tools.house import COMMANDS, PACKAGE, PLUMBING, House, lines
 
 # ceilings, in steps of 50; the aims are 2,000 (met), 5,500 and 7,000
 # Raised once, on 2026-11-26 (decision 18 in CONTRIBUTING): package and tests from 5900 and 8800.
-LINES = {"core": 2000, "package": 6450, "tests": 10100}
+LINES = {"core": 2000, "package": 6450, "tests": 9700}
 FILES = {
     "core": [path for path in (ROOT / PACKAGE).glob("*.py") if path.stem not in PLUMBING],
     "package": (ROOT / PACKAGE).rglob("*.py"),

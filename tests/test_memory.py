@@ -1,7 +1,5 @@
 """The memory planner: counts equal to the libraries', phases held against a trace, CPU runs against measurements."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

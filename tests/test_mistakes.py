@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_helpers.evaluation import score
@@ -13,8 +13,6 @@ from grpo_helpers.mistakes import false_sums, has_calculation
 from grpo_helpers.prompts import XML_COT_FORMAT
 
 from .cells import definitions
-
-relaxed = settings(deadline=None, database=None)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +64,6 @@ def test_false_calculations_are_found(text, found):
 numbers = st.integers(-500, 500)
 
 
-@relaxed
 @given(numbers, st.sampled_from("+-*"), numbers, st.sampled_from("+-*"), numbers, st.integers(-3, 3))
 def test_any_calculation_of_whole_numbers_is_judged_as_python_does(a, first, b, second, c, off):
     def value(x, operator, y):
@@ -76,7 +73,6 @@ def test_any_calculation_of_whole_numbers_is_judged_as_python_does(a, first, b, 
     assert bool(false_sums(f"{a} {first} {b} {second} {c} = {truth + off}")) is (off != 0)
 
 
-@relaxed
 @given(st.integers(1, 999), st.integers(1, 99), st.integers(0, 3))
 def test_a_quotient_may_be_rounded_but_not_more(a, b, digits):
     shown = round(Decimal(a) / Decimal(b), digits)
@@ -85,7 +81,6 @@ def test_a_quotient_may_be_rounded_but_not_more(a, b, digits):
     assert false_sums(f"{a} / {b} = {shown + step + step / 10:f}") != []
 
 
-@relaxed
 @given(st.text(alphabet="0123456789 +-*/=.,$a\n", max_size=60))
 def test_any_text_is_judged(text):
     assert all(found in text for found in false_sums(text))

@@ -2,10 +2,10 @@
 
 import contextlib
 import json
+import re
 import shutil
 
 import pytest
-import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOTrainer
@@ -216,17 +216,7 @@ def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer, wr
 )
 def test_lora_targets_that_match_nothing_are_refused_by_name(made, architecture, targets, missing):
     profile = made(architecture=architecture).with_(lora_targets=targets)
-    if not missing:
-        models.load_policy(profile)
-        return
-    with pytest.raises(ValueError) as caught:
-        models.load_policy(profile)
     named = "qkv_proj" if architecture is Phi3Config else "q_proj"
-    assert str(missing) in str(caught.value) and repr(named) in str(caught.value)
-
-
-@torch.no_grad()
-def test_the_tiny_policy_loads_as_it_did():
-    model, tokenizer = models.load_policy(TINY)
-    assert models.end_ids(model, tokenizer) == [tokenizer.eos_token_id] == [2] and tokenizer.pad_token_id == 0
-    assert tokenizer.chat_template == (TINY_POLICY / "chat_template.jinja").read_text()
+    told = f"{re.escape(str(missing))}.*{named!r}"
+    with pytest.raises(ValueError, match=told) if missing else contextlib.nullcontext():
+        models.load_policy(profile)

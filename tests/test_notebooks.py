@@ -4,8 +4,6 @@ That they run is nbmake's part (`make test`), what their figures say that of tes
 the solutions of their exercises are executed against their checks.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import statistics

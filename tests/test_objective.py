@@ -17,11 +17,11 @@ from trl.trainer.utils import selective_log_softmax
 from grpo_helpers.profiles import DATA
 
 from .cells import definitions
-from .test_trainer import random_model
+from .test_sampling import random_model
 
 LONGEST = 12  # max_completion_length
 pytestmark = pytest.mark.filterwarnings("ignore")
-slow_start = settings(max_examples=150, deadline=None)
+slow_start = settings(max_examples=150)
 every_loss = pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
 every_level = pytest.mark.parametrize("level", ["token", "sequence"])
 
@@ -53,7 +53,7 @@ def trl_trainer(loss_type="dapo", level="token"):
     options |= {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
     config = GRPOConfig("outputs/never_written", loss_type=loss_type, importance_sampling_level=level, **options)
     trainer = Given(
-        model=random_model(lora=False),
+        model=random_model(end=1),
         reward_funcs=lambda completions, **kwargs: [0.0] * len(completions),
         args=config,
         train_dataset=Dataset.from_list([{"prompt": "one"}, {"prompt": "two"}]),

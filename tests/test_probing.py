@@ -2,19 +2,17 @@
 
 import itertools
 import math
-import random
 
 import pandas as pd
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_helpers import data, models, rewards
-from grpo_helpers.checks.notebook_02 import chance_of_a_pass, read_gold, silent_chance
 from grpo_helpers.lessons import probing
 from grpo_helpers.profiles import get_profile
-from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT, extract_hash_answer
+from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT
 from grpo_helpers.rewards import MAX_REWARD, TAGS
 
 from .cells import definitions
@@ -37,11 +35,6 @@ def policy(profile):
 def replies(profile, policy):
     chosen = {name: probing.variants()[name] for name in ("layout shown", "one example, a product")}
     return probing.ask_variants(profile, *policy, chosen, n=6, seed=3)
-
-
-def rewards_frame(*groups):
-    rows = [{"number": number, "total": r} for number, group in enumerate(groups) for r in group]
-    return pd.DataFrame(rows)
 
 
 # --- the variants ---
@@ -207,7 +200,6 @@ def test_cutting_a_perfect_completion_costs_everything_but_tags(policy):
 # --- silent groups ---
 
 
-@settings(deadline=None, database=None)
 @given(st.lists(st.sampled_from([0.0, 0.125, 4.0]), max_size=7), st.integers(0, 7))
 def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     if not 1 <= group_size <= len(points):
@@ -230,32 +222,8 @@ def test_what_is_equal_but_for_rounding_is_a_tie():
 
 
 def test_shares_and_groups_made_by_hand():
-    table = rewards_frame([0, 0, 0, 0], [0, 4, 0, 4], [4, 4, 4, 4], [0, 0, 0, 0.125])
+    groups = [0, 0, 0, 0], [0, 4, 0, 4], [4, 4, 4, 4], [0, 0, 0, 0.125]
+    table = pd.DataFrame([{"number": i, "total": r} for i, group in enumerate(groups) for r in group])
     assert probing.predicted_silent_share(table, 2) == pytest.approx((1 + 1 / 3 + 1 + 1 / 2) / 4)
     assert taught.silent_groups(table, 4, "total") == (2, 4)
     assert taught.silent_groups(table, 3, "total") == (3, 4)  # only the first three count
-
-
-def test_prediction_agrees_with_groups_drawn_afresh():
-    rng = random.Random(1)
-    rates = [rng.random() ** 2 for _ in range(2000)]
-    seen, fresh = (rewards_frame(*([float(rng.random() < p) for _ in range(k)] for p in rates)) for k in (16, 8))
-    silent, groups = taught.silent_groups(fresh, 8, "total")
-    assert probing.predicted_silent_share(seen, 8) == pytest.approx(silent / groups, abs=0.03)
-
-
-# --- near misses of notebook 02's exercises ---
-
-
-@pytest.mark.parametrize(
-    ("check", "function", "missing"),
-    [
-        (read_gold, lambda text: float(extract_hash_answer(text)), "raised ValueError"),
-        (read_gold, lambda text: float(text.split("####")[1]) if "####" in text else None, "raised ValueError"),
-        (silent_chance, lambda p, group_size: (1 - p) ** group_size, "Not yet: for p=0.5"),
-        (chance_of_a_pass, lambda n, c, k: 1 - (1 - c / n) ** k, "Not yet: for n=4, c=1, k=2"),
-    ],
-)
-def test_a_near_miss_is_no_solution(check, function, missing, capsys):
-    check(function)
-    assert missing in capsys.readouterr().out

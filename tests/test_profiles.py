@@ -7,18 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from grpo_helpers import machine, models, profiles
-from grpo_helpers.lessons import memory
 from grpo_helpers.machine import detect
 from grpo_helpers.pretrained import WeightsNotFound
-from grpo_helpers.profiles import ARTICLE, PROFILES, ROOT, SMALL, T4, T4_FULL, TINY, get_profile, output_root
-
-# A shared CPU must not fail a test, and a test run must not leave files behind.
-relaxed = settings(deadline=None, database=None)
-
+from grpo_helpers.profiles import PROFILES, ROOT, SMALL, T4, TINY, get_profile, output_root
 
 # --- which profile ----------------------------------------------------------
 
@@ -127,10 +122,8 @@ def test_presets_form_whole_groups_and_show_what_they_do(name):
     ("field", "value", "least"),
     [
         ("steps", 0, 1),
-        ("steps", -1, 1),
         ("num_generations", 1, 2),
         ("batch", 0, 1),
-        ("batch", -8, 1),
         ("accumulation", 0, 1),
     ],
 )
@@ -139,38 +132,21 @@ def test_sizes_that_are_none_are_refused(field, value, least):
         TINY.with_(**{field: value})
 
 
-@relaxed
 @given(batch=st.integers(1, 64), accumulation=st.integers(1, 8), group=st.integers(2, 64))
-def test_sizes_that_do_not_divide_are_refused_with_numbers_that_work(batch, accumulation, group):
+def test_sizes_that_do_not_divide_are_refused_with_every_group_and_the_nearest_batches_that_work(
+    batch, accumulation, group
+):
     assume(batch * accumulation % group)
     with pytest.raises(ValueError) as caught:
         TINY.with_(batch=batch, accumulation=accumulation, num_generations=group)
-    message = str(caught.value)
+    message, advice = str(caught.value).split("Use ")
     for value in (f"batch={batch} ", f"accumulation={accumulation} ", f"num_generations={group}."):
         assert value in message
-    advice = message.partition("Use ")[2]
-    groups, batches = advice.partition(" batch of ")[::2]
-    for number in map(int, re.findall("[0-9]+", groups)):
-        assert TINY.with_(batch=batch, accumulation=accumulation, num_generations=number).prompts_per_step >= 1
-    numbers = [int(n) for n in re.findall("[0-9]+", batches)]
-    assert numbers
-    for number in numbers:
-        assert TINY.with_(batch=number, accumulation=accumulation, num_generations=group).prompts_per_step >= 1
-
-
-@pytest.mark.parametrize(
-    ("sizes", "advice"),
-    [
-        ((12, 1, 8), "num_generations from [2, 3, 4, 6, 12], or a batch of 8 or 16"),
-        ((3, 2, 4), "num_generations from [2, 3, 6], or a batch of 2 or 4"),
-        ((7, 1, 8), "num_generations from [7], or a batch of 8"),
-        ((1, 1, 2), "Use a batch of 2"),
-    ],
-)
-def test_advice_is_the_nearest_batch_and_every_group(sizes, advice):
-    batch, accumulation, group = sizes
-    with pytest.raises(ValueError, match=re.escape(advice)):
-        TINY.with_(batch=batch, accumulation=accumulation, num_generations=group)
+    groups, batches = ([int(n) for n in re.findall("[0-9]+", part)] for part in advice.rsplit("a batch of ", 1))
+    assert groups == [n for n in range(2, batch * accumulation + 1) if batch * accumulation % n == 0]
+    fit = {n for n in range(1, batch + 2 * group) if n * accumulation % group == 0}
+    assert batches and fit >= set(batches)
+    assert all(abs(n - batch) <= abs(other - batch) for n in batches for other in fit - set(batches))
 
 
 def test_every_place_that_lists_the_profiles_lists_them_all():
@@ -178,13 +154,6 @@ def test_every_place_that_lists_the_profiles_lists_them_all():
         text = (ROOT / place).read_text(encoding="utf-8")
         for name in PROFILES:
             assert re.search(rf"\b{name}\b", text), f"{place} does not name the profile {name}"
-
-
-@pytest.mark.parametrize("profile", [T4, T4_FULL, ARTICLE])
-def test_what_is_meant_for_a_t4_fits_it_and_is_called_an_estimate(profile):
-    assert memory.needed_gb(profile) <= memory.T4_GB
-    if profile is not ARTICLE:
-        assert "an estimate" in profile.about
 
 
 # --- where runs are kept ----------------------------------------------------

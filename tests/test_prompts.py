@@ -1,14 +1,11 @@
 """The prompt we send, and how numbers are read back from what comes in return."""
 
-import json
-import os
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_helpers.prompts import (
@@ -22,9 +19,6 @@ from grpo_helpers.prompts import (
     parse_number,
     same_number,
 )
-
-# A shared CPU must not fail a test, and a test run must not leave files behind.
-relaxed = settings(deadline=None, database=None)
 
 # More than 28 digits, with a minus: where Decimal arithmetic, unlike Decimal itself, rounds.
 integers = st.one_of(st.integers(-(10**9), 10**9), st.integers(10**30, 10**40), st.integers(-(10**40), -(10**30)))
@@ -85,7 +79,6 @@ def test_extract_xml_answer(text, expected):
     assert extract_xml_answer(text) == expected
 
 
-@relaxed
 @given(before=st.text(), inner=st.text().filter(lambda t: "answer>" not in t))
 def test_closed_block_is_read_whatever_stands_before_it(before, inner):
     assert extract_xml_answer(f"{before}<answer>{inner}</answer>") == inner.strip()
@@ -146,7 +139,6 @@ def test_anything_else_is_not_a_number(text):
     assert parse_number(text) is None
 
 
-@relaxed
 @given(numbers)
 def test_number_reads_back_however_it_is_written(number):
     sign, size = ("-" if number < 0 else ""), number.copy_abs()
@@ -158,14 +150,6 @@ def test_number_reads_back_however_it_is_written(number):
 def test_long_number_is_not_rounded(sign):
     assert parse_number(f"{sign}5.{'0' * 40}1") != parse_number(f"{sign}5")
     assert parse_number(f"{sign}{'1' * 40}2") != parse_number(f"{sign}{'1' * 40}3")
-
-
-@pytest.mark.parametrize("sign", ["", "-"])
-@pytest.mark.parametrize("read", [parse_number, last_number])
-def test_million_digits_do_not_raise(read, sign):
-    text = sign + "9" * 1_000_001
-    assert read(text) is not None
-    assert same_number(text, text)
 
 
 # --- the last number in a text ----------------------------------------------
@@ -195,7 +179,6 @@ SPACES = (" ", "\u00a0", "\u2009", "\u202f")
 SIGNS = ("{}", "-{}", "\u2212{}", "${}", "-${}", "{} €", "{}€", "₹{}", "£{}.", "{} $", "¥{}")
 
 
-@relaxed
 @given(
     st.integers(0, 10**12), st.sampled_from([",", "_", "'", "’", *SPACES]), st.sampled_from(["", ".5", ".00", ".125"]),
     st.sampled_from(SIGNS), st.sampled_from(["{}", "It is {}.", "3 + 4 = {}", "（{}）", "12, then {}", "**{}**\n"]),
@@ -226,20 +209,9 @@ def test_last_number_is_never_a_piece_of_one(text):
         assert last_number(sentence.format(text)) is None
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_last_number_of_every_worked_answer_of_gsm8k_is_its_gold_answer(split):
-    if not os.environ.get("GSM8K_DIR"):
-        pytest.skip("set GSM8K_DIR to a folder with train.jsonl and test.jsonl")
-    lines = (Path(os.environ["GSM8K_DIR"]) / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    for answer in (json.loads(line)["answer"] for line in lines):
-        gold = extract_hash_answer(answer)
-        assert last_number(answer) == last_number(f"It is {gold}.") == parse_number(gold), answer
-
-
 # --- gold answers as columns have them ----------------------------------------
 
 
-@relaxed
 @given(
     st.one_of(
         st.integers(-(10**20), 10**20), st.floats(allow_nan=False, allow_infinity=False), numbers,
@@ -261,7 +233,6 @@ def test_a_gold_answer_that_no_reply_can_earn_is_refused_by_name(gold):
     assert repr(gold) in str(caught.value)
 
 
-@relaxed
 @given(numbers, st.sampled_from(["The total is {}.", "1 + 2 = {}", "so {} apples", "({})", "**{}**", "答案是{}。"]))
 def test_last_number_reads_back_from_a_sentence(number, sentence):
     assert last_number(sentence.format(f"{number:f}")) == number
@@ -287,7 +258,6 @@ def test_same_number(a, b, same):
 # --- hostile input ----------------------------------------------------------
 
 
-@relaxed
 @given(hostile_texts, hostile_texts)
 def test_no_text_raises(text, other):
     assert isinstance(extract_xml_answer(text), str)
@@ -298,7 +268,6 @@ def test_no_text_raises(text, other):
         assert value is None or (isinstance(value, Decimal) and value.is_finite())
 
 
-@relaxed
 @given(hostile_texts)
 def test_last_number_agrees_with_parse_number(text):
     number = parse_number(text)
@@ -314,3 +283,4 @@ def test_megabytes_of_one_piece_finish(piece):
     for read in (extract_xml_answer, extract_hash_answer, parse_number, last_number):
         read(text)
         read(text + "x")
+    assert same_number(text, text) == (parse_number(text) is not None) == piece.isdigit()

@@ -1,7 +1,5 @@
 """`make publish`: one address, written everywhere, and nothing else touched."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

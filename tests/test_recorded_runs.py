@@ -1,8 +1,6 @@
 """The recorded runs of `tiny` are of this recipe and these weights. What they show is asserted where it is told: in the
 notebooks 03, 07 and 08."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

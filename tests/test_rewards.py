@@ -30,7 +30,6 @@ from grpo_helpers.rewards import (
     check_columns,
     completion_text,
     correctness_reward_func,
-    count_xml,
     has_soft_format,
     has_strict_format,
     is_async,
@@ -39,7 +38,7 @@ from grpo_helpers.rewards import (
     usable,
 )
 
-from .test_prompts import numbers, relaxed
+from .test_prompts import numbers
 
 PERFECT = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 ONE_LINE = "<reasoning>6 * 12 = 72</reasoning> <answer>72</answer>"
@@ -168,12 +167,6 @@ def test_points_for_a_layout(text, points):
     assert paid(text)[: len(known)] == known
 
 
-@pytest.mark.parametrize("times", [0, 2, 3, 1000])
-def test_only_exactly_one_of_a_tag_counts(times):
-    assert count_xml("<answer>" * times) == 0.0
-    assert count_xml("<answer>" * times + "</answer>") == 0.125
-
-
 # --- the gold answer --------------------------------------------------------
 
 
@@ -193,7 +186,6 @@ def test_a_column_of_numbers_will_do_for_gold_answers(gold):
 # --- any text ---------------------------------------------------------------
 
 
-@relaxed
 @given(hostile_texts)
 def test_no_text_raises_or_earns_an_unknown_value_and_the_rewards_agree(text):
     tags, soft, strict, number, correct = points = paid(text)
@@ -202,7 +194,7 @@ def test_no_text_raises_or_earns_an_unknown_value_and_the_rewards_agree(text):
     assert strict == 0.5 * has_strict_format(text) and soft == 0.5 * has_soft_format(text)
 
 
-@settings(relaxed, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(long_texts(), min_size=1, max_size=4))
 def test_long_texts_stay_in_range_and_a_batch_is_scored_as_one_by_one(texts):
     for func, allowed in ALLOWED.items():
@@ -213,27 +205,23 @@ def test_long_texts_stay_in_range_and_a_batch_is_scored_as_one_by_one(texts):
         assert all(0.0 <= value <= 2.0 for value in func(completions=texts, answer=["72"] * len(texts)))
 
 
-@relaxed
 @given(numbers, st.text(min_size=1).filter(lambda t: not any(tag in t for tag in TAGS)))
 def test_perfect_completion_scores_the_maximum_for_any_number(number, reasoning):
     for answer in (f"{number:f}", f"{number:,f}", f"${number:,f}"):
         assert sum(paid(XML_COT_FORMAT.format(reasoning=reasoning, answer=answer), f"{number:f}")) == MAX_REWARD
 
 
-@relaxed
 @given(numbers, numbers)
 def test_wrong_number_is_never_correct(said, gold):
     text = XML_COT_FORMAT.format(reasoning="r", answer=f"{said:f}")
     assert is_correct(text, f"{gold:f}") == (said == gold)
 
 
-@relaxed
 @given(hostile_texts.filter(str.strip))
 def test_anything_after_the_answer_block_takes_correctness_and_format_away(tail):
     assert paid(PERFECT + tail)[1:3] == [0.0, 0.0] and paid(PERFECT + tail)[4] == 0.0
 
 
-@relaxed
 @given(hostile_texts)
 def test_text_before_the_answer_block_pays_only_without_a_second_block(head):
     assert is_correct(head + "<answer>72</answer>", "72") == ("<answer>" not in head and "</answer>" not in head)
@@ -330,7 +318,6 @@ def test_what_is_no_list_of_numbers_is_refused_with_the_functions_name_the_value
     assert str(caught.value).startswith("mine returned ") and "one finite float (or None) for each" in str(caught.value)
 
 
-@relaxed
 @given(st.lists(st.one_of(st.floats(-1e30, 1e30), st.none(), st.booleans(), st.integers(-(10**9), 10**9)), max_size=9))
 def test_numbers_and_none_come_back_as_trl_would_keep_them(returned):
     got = usable(iter(returned), "mine", ["x"] * len(returned))

@@ -1,7 +1,5 @@
 """What this series promises about safety, read from its code: package, data scripts, notebooks and their solutions."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -4,15 +4,10 @@ import os
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grpo_helpers.fast.sampling import go_on, next_tokens, packed_linears, pad_left, prefill, sample, supports_sharing
-
-# A shared CPU must not fail a test, and a test run must not leave files behind.
-relaxed = settings(deadline=None, database=None)
 
 NO_EOS = -1
 PROMPTS = {
@@ -26,21 +21,17 @@ PROMPTS = {
 ragged_prompts = pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
 
 
-def random_model(vocabulary=64, **config):
+def random_model(vocabulary=64, end=None, **config):
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
-    sizes = {"num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3}
+    ends = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": 0}
+    sizes = {"num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3}
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary, **shape, **sizes, **ends, **config)).eval()
 
 
 @pytest.fixture(scope="module")
 def model():
     return random_model()
-
-
-def up_to(row, eos):
-    return row[: row.index(eos) + 1] if eos in row else row
 
 
 def greedy(model, prompts, max_new_tokens):
@@ -54,18 +45,11 @@ def greedy(model, prompts, max_new_tokens):
 
 
 @ragged_prompts
-def test_greedy_sample_equals_generate(model, prompts):
-    expected = greedy(model, prompts, 12)
-    got = sample(model, prompts, max_new_tokens=12, eos_id=NO_EOS, pad_id=0, temperature=0)
-    assert got == expected
-
-
-@ragged_prompts
-def test_finished_rows_end_and_do_not_disturb_the_others(model, prompts):
+def test_greedy_completions_are_those_of_generate_and_finished_rows_end_and_do_not_disturb_the_others(model, prompts):
     whole = [row for row in greedy(model, prompts, 10) for _ in range(2)]
-    for eos in sorted({token for row in whole for token in row}):
+    for eos in {NO_EOS}.union(*whole):
         got = sample(model, prompts, max_new_tokens=10, eos_id=eos, pad_id=0, num_generations=2, temperature=0)
-        assert got == [up_to(row, eos) for row in whole], eos
+        assert got == [row[: row.index(eos) + 1] if eos in row else row for row in whole], eos
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
@@ -80,13 +64,6 @@ def test_padding_token_does_not_matter(model, pad_id):
     prompts = PROMPTS["ragged, no common beginning"]
     got = sample(model, prompts, max_new_tokens=8, eos_id=NO_EOS, pad_id=pad_id, temperature=0)
     assert got == greedy(model, prompts, 8)
-
-
-def test_sampling_builds_no_graph_and_leaves_the_model_as_it_was(model):
-    before = {name: p.clone() for name, p in model.state_dict().items()}
-    sample(model, [[5, 6]], max_new_tokens=4, eos_id=NO_EOS, pad_id=0)
-    assert all(torch.equal(before[name], p) for name, p in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
 
 
 # --- the distribution -------------------------------------------------------
@@ -125,16 +102,6 @@ def test_token_of_probability_zero_is_never_drawn(monkeypatch, draw, impossible)
     assert next_tokens(logits, 1.0).item() not in impossible
 
 
-@relaxed
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 5.0]))
-def test_every_draw_is_in_the_vocabulary_and_possible(seed, temperature):
-    torch.manual_seed(seed)
-    logits = 30 * torch.randn(8, 50)
-    logits[logits < 0] = -torch.inf
-    tokens = next_tokens(logits, temperature)
-    assert logits.gather(1, tokens[:, None]).isfinite().all()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_temperature_zero_takes_the_likeliest(dtype):
     logits = torch.randn(10, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -155,44 +122,25 @@ def test_pairs_of_sampled_tokens_follow_the_model(temperature):
             assert p_value(6 * pairs[:, 0] + pairs[:, 1], (first[:, None] * second).flatten()) > 0.001
 
 
-def test_one_seed_gives_one_sample():
-    model, draws = random_model(), []
-    for seed in (4, 4, 5):
-        torch.manual_seed(seed)
-        draws.append(sample(model, [[5, 6]], max_new_tokens=8, eos_id=NO_EOS, pad_id=0, num_generations=4))
-    assert draws[0] == draws[1] != draws[2]
-
-
 # --- prefill ----------------------------------------------------------------
 
 
 @ragged_prompts
-def test_prefill_gives_the_last_hidden_states_of_plain_forwards(model, prompts):
-    with torch.no_grad():
-        beginning, cache, mask, hidden = prefill(model, prompts, pad_id=0)
-        plain = torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts])
+def test_prefill_gives_the_last_hidden_states_of_plain_forwards_and_their_gradients(model, prompts):
+    beginning, cache, mask, hidden = prefill(model, prompts, pad_id=0)
+    plain = torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts])
     torch.testing.assert_close(hidden, plain, atol=1e-5, rtol=1e-4)
+    weights = torch.randn(len(prompts), 32, generator=torch.Generator().manual_seed(0))
+    names, parameters = zip(*model.model.named_parameters(), strict=True)
+    shared, expected = (torch.autograd.grad((weights * last).sum(), parameters) for last in (hidden, plain))
+    assert max(gradient.abs().max() for gradient in expected) > 0
+    for name, gradient, wanted in zip(names, shared, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-3, msg=name)
     common = len(os.path.commonprefix(prompts))
     shared = min(common, min(map(len, prompts)) - 1)  # one token of each is left, to go on from
     assert {keys.shape[1] for keys, _ in beginning} == {shared}
     assert (shared + mask.sum(dim=1)).tolist() == [len(p) for p in prompts]
     assert cache.get_seq_length() == mask.shape[1]
-
-
-@ragged_prompts
-def test_gradient_through_prefill_equals_that_of_plain_forwards(model, prompts):
-    weights = torch.randn(len(prompts), 32, generator=torch.Generator().manual_seed(0))
-    parameters = dict(model.model.named_parameters())
-
-    def gradients(hidden):
-        found = torch.autograd.grad((weights * hidden).sum(), list(parameters.values()))
-        return dict(zip(parameters, found, strict=True))
-
-    shared = gradients(prefill(model, prompts, pad_id=0)[3])
-    plain = gradients(torch.cat([model.model(torch.tensor([p])).last_hidden_state[:, -1] for p in prompts]))
-    assert max(expected.abs().max() for expected in plain.values()) > 0
-    for name, expected in plain.items():
-        torch.testing.assert_close(shared[name], expected, atol=1e-4, rtol=1e-3, msg=name)
 
 
 @ragged_prompts
@@ -246,12 +194,6 @@ def test_greedy_completions_in_bfloat16_are_as_likely_as_those_of_generate():
             logits = exact(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
             chosen = logits[range(8), completion]
             assert (logits.max(dim=-1).values - chosen).max() < 0.1 * logits.std()
-
-
-def test_pad_left_puts_the_tokens_at_the_end():
-    ids, mask = pad_left([[1, 2, 3], [4]], 9, "cpu")
-    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ notes what it was told and changes those folders, and git led from the published
 `make colab` does the same with the real pip and the real packages.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The sick runs: the doctor names each recorded illness, and a run of the recipe keeps what the notebook shows."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 
@@ -31,13 +29,6 @@ def test_the_doctor_names_the_planted_illness_and_no_other_first(name, seed):
     history = records.load(name, "tiny", seed)["history"]
     assert found(history)[:1] == ([ILLNESSES[name]] if name in ILLNESSES else [])
     assert all(pd.api.types.is_numeric_dtype(kind) for kind in history.dtypes)
-
-
-@pytest.mark.trains
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_healthy_run_with_a_penalty_is_called_healthy_at_every_step(seed):
-    history = records.load("healthy_kl", "tiny", seed)["history"]
-    assert [k for k in range(1, len(history) + 1) if found(history[:k])] == []
 
 
 @pytest.mark.parametrize("name, seed", RECORDED)

@@ -5,13 +5,11 @@ from html import unescape
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import grpo_helpers.plotting  # noqa: F401
 from grpo_helpers.lessons.side_by_side import marked, side_by_side
-
-relaxed = settings(deadline=None, database=None)
 
 
 def plain(html):
@@ -37,7 +35,6 @@ def test_only_the_difference_is_marked(before, after, left, right):
 texts = st.text(alphabet="<>/&;\"'ab12 .\n\tés", max_size=40)
 
 
-@relaxed
 @given(texts, texts)
 def test_nothing_is_lost_and_nothing_becomes_a_tag(before, after):
     left, right = marked(before, after)

@@ -1,5 +1,6 @@
 """Intervals, the paired test and its power: against formulas, scipy, brute force and published values."""
 
+import functools
 import itertools
 import math
 import time
@@ -7,15 +8,14 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, multinomial, norm
+from scipy.stats import binom, binomtest, norm
 
 from grpo_helpers.statistics import bootstrap_interval, gain_interval, paired_test, wilson_interval
 
 from .cells import definitions
 
-relaxed = settings(deadline=None, database=None)
 built = definitions("06_evaluation", "paired_power", "questions_for_gain")
 paired_power, questions_for_gain = built.paired_power, built.questions_for_gain
 
@@ -23,15 +23,6 @@ paired_power, questions_for_gain = built.paired_power, built.questions_for_gain
 # --- intervals --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [(7, 30, 0.12, 0.41), (27, 30, 0.74, 0.97), (15, 30, 0.33, 0.67), (0, 30, 0.0, 0.11), (30, 30, 0.89, 1.0)],
-)
-def test_wilson_interval_is_the_known_one(successes, n, low, high):
-    assert [round(x, 2) for x in wilson_interval(successes, n)] == [low, high]
-
-
-@relaxed
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_interval_is_the_formula_and_mirrors(rate):
     k, n = rate
@@ -60,23 +51,6 @@ def test_what_is_no_rate_is_refused(successes, n):
 verdicts = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
 
 
-def pairs(gained, lost, both, neither):
-    before = [False] * gained + [True] * lost + [True] * both + [False] * neither
-    after = [True] * gained + [False] * lost + [True] * both + [False] * neither
-    return before, after
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p_value"),
-    [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 6, 2 / 64), (10, 2, 158 / 4096), (2, 10, 158 / 4096)],
-)
-@pytest.mark.parametrize("unchanged", [(0, 0), (7, 100)])
-def test_paired_test_by_hand(gained, lost, p_value, unchanged):
-    got = paired_test(*pairs(gained, lost, *unchanged))
-    assert got == {"gained": gained, "lost": lost, "p_value": pytest.approx(p_value)}
-
-
-@relaxed
 @given(verdicts)
 def test_paired_test_is_scipys_binomial_test_and_symmetric(questions):
     before, after = pd.DataFrame(questions, columns=["before", "after"], dtype=bool).T.to_numpy()
@@ -125,7 +99,6 @@ counts = st.integers(1, 400).flatmap(
 )
 
 
-@relaxed
 @given(counts)
 def test_gain_interval_is_the_published_code(case):
     """Agresti's own R function, diffpropci(b, c, n), in Python."""
@@ -139,18 +112,6 @@ def test_gain_interval_is_the_published_code(case):
     assert (-mirrored[1], -mirrored[0]) == pytest.approx((low, high))
 
 
-@pytest.mark.parametrize(("gained", "lost", "n"), [(0.3, 0.1, 20), (0.1, 0.1, 30), (0.15, 0.02, 40), (0.6, 0.0, 25)])
-def test_gain_interval_holds_the_truth_as_often_as_it_says(gained, lost, n):
-    """Exact: every table of n questions with its probability."""
-    covered = 0.0
-    for b, c in itertools.product(range(n + 1), repeat=2):
-        if b + c <= n:
-            low, high = gain_interval(b, c, n)
-            chance = multinomial.pmf([b, c, n - b - c], n, [gained, lost, 1 - gained - lost])
-            covered += chance * (low <= gained - lost <= high)
-    assert 0.93 <= covered <= 0.995
-
-
 @pytest.mark.parametrize(
     ("gained", "lost", "n"), [(math.nan, 1, 30), (1, math.nan, 30), (5, 1, 3), (-1, 2, 9), (0, 1, 0)]
 )
@@ -162,23 +123,18 @@ def test_what_are_no_counts_have_no_interval(gained, lost, n):
 # --- power, as notebook 06 builds it --------------------------------------------
 
 
-def power_by_brute_force(n, gained, lost, alpha=0.05):
-    """Every sequence of what can happen to n questions, with its probability and the test's verdict."""
-    power = 0.0
-    for flips in itertools.product("gl-", repeat=n):
-        g, lo = flips.count("g"), flips.count("l")
-        chance = gained**g * lost**lo * (1 - gained - lost) ** (n - g - lo)
-        power += chance * (g + lo > 0 and binomtest(g, g + lo).pvalue <= alpha)
-    return power
-
-
-@pytest.mark.trains
 @pytest.mark.parametrize(
     ("n", "gained", "lost", "alpha"),
     [(1, 0.5, 0.2, 0.05), (6, 1.0, 0.0, 0.05), (7, 0.8, 0.1, 0.05), (8, 0.4, 0.4, 0.2), (9, 0.1, 0.7, 0.0625)],
 )
 def test_power_is_what_brute_force_counts(n, gained, lost, alpha):
-    assert paired_power(n, gained, lost, alpha) == pytest.approx(power_by_brute_force(n, gained, lost, alpha), abs=1e-9)
+    """Every sequence of what can happen to n questions, with its probability and the test's verdict."""
+    rejects = functools.cache(lambda g, lo: g + lo > 0 and binomtest(g, g + lo).pvalue <= alpha)
+    power = 0.0
+    for flips in itertools.product("gl-", repeat=n):
+        g, lo = flips.count("g"), flips.count("l")
+        power += gained**g * lost**lo * (1 - gained - lost) ** (n - g - lo) * rejects(g, lo)
+    assert paired_power(n, gained, lost, alpha) == pytest.approx(power, abs=1e-9)
 
 
 def test_power_is_the_published_one():
@@ -192,7 +148,6 @@ def test_power_is_the_published_one():
 shares = st.just(0.0) | st.floats(1e-6, 1.0)
 
 
-@relaxed
 @given(st.integers(1, 60), shares, shares, st.sampled_from([0.01, 0.05, 0.2]))
 def test_power_is_a_chance_and_mirrors_and_the_test_keeps_its_level(n, gained, lost, alpha):
     assume(0 < gained + lost <= 1)

@@ -1,6 +1,7 @@
 """The shipped policy: small, honest about what it is, and with something left to learn."""
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -47,37 +48,33 @@ def test_chat_template_is_chatml_and_reads_back(policy):
 
 @pytest.fixture(scope="module")
 def replies(policy):
-    """Greedy and sampled replies of the untrained policy to the profile's held-out questions."""
+    """Sampled replies of the untrained policy to held-out questions; greedy ones are in test_recorded_runs."""
     questions = data.load_task(TINY, "test", TINY.eval_questions)
     longest, batch = TINY.max_completion_length, TINY.eval_batch
-    return {t: evaluation.evaluate(*policy, questions, longest, temperature=t, batch_size=batch) for t in (0.0, 1.0)}
+    return evaluation.evaluate(*policy, questions, longest, temperature=1.0, batch_size=batch)
 
 
 @pytest.mark.trains
 def test_by_habit_it_answers_from_the_gut_and_without_the_layout(replies):
-    greedy, sampled = replies[0.0], replies[1.0]
-    assert greedy["strict"].mean() <= 0.25 and greedy["flexible"].mean() <= 0.35
-    assert greedy["worked"].mean() <= 0.3
-    assert 0.1 <= sampled["format"].mean() <= 0.5, "the layout must be there to be found, and be seen to rise"
-    assert 0.05 <= sampled["worked"].mean() <= 0.3
+    assert 0.1 <= replies["format"].mean() <= 0.5, "the layout must be there to be found, and be seen to rise"
+    assert 0.05 <= replies["worked"].mean() <= 0.3
 
 
 @pytest.mark.trains
 def test_it_can_work_a_problem_out(replies):
-    sampled = replies[1.0]
-    worked, gut = (sampled.loc[sampled["worked"] == held, "flexible"] for held in (True, False))
+    worked, gut = (replies.loc[replies["worked"] == held, "flexible"] for held in (True, False))
     assert worked.mean() >= 0.3 and gut.mean() <= 0.1
 
 
 @pytest.mark.trains
-def test_pretraining_script_runs_and_the_habit_can_be_learned_anew(tmp_path):
-    def pretrain(*args):
-        script = [sys.executable, str(FOLDER / "pretrain.py"), "--skill", "256", "--habit", "128", *map(str, args)]
-        subprocess.run(script, check=True, capture_output=True, timeout=300)
-
-    pretrain("--output", tmp_path / "whole")
+def test_pretraining_script_runs_and_the_habit_can_be_learned_anew(tmp_path, monkeypatch):
+    script = [str(FOLDER / "pretrain.py"), "--skill", "64", "--habit", "64", "--batch", "16", "--output"]
+    command = [sys.executable, *script, str(tmp_path / "whole")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["model_type"] == "qwen2"
     assert (tmp_path / "whole" / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
-    pretrain("--skilled", tmp_path / "whole" / "skill", "--output", tmp_path / "again")
+    again = [*script, str(tmp_path / "again"), "--skilled", str(tmp_path / "whole" / "skill")]
+    monkeypatch.setattr(sys, "argv", again)
+    runpy.run_path(again[0], run_name="__main__")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "again", "whole/skill")]
     assert weights[0] == weights[1] != weights[2]

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from grpo_helpers import data, models, records, training
 from grpo_helpers.fast import sampling, trainer
@@ -13,6 +12,8 @@ from grpo_helpers.fast.sampling import pad_left
 from grpo_helpers.fast.trainer import SharedPromptTrainer, completion_logps
 from grpo_helpers.models import causal_lm
 from grpo_helpers.profiles import TINY
+
+from .test_sampling import random_model
 
 BATCHES = {
     "groups of two, common beginning": (
@@ -28,22 +29,17 @@ BATCHES = {
 ragged_batches = pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 
 
-def random_model(lora):
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 128}
-    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
-    ends = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
-    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, **ends)).eval()
-    if not lora:
-        return model
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    config = LoraConfig(r=4, lora_alpha=16, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+def adapted(model, **options):
+    config = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, task_type="CAUSAL_LM", **options)
     return get_peft_model(model, config).eval()
+
+
+ATTENTION = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["all weights", "LoRA"])
 def model(request):
-    return random_model(request.param)
+    return adapted(random_model(end=1), **ATTENTION) if request.param else random_model(end=1)
 
 
 def tensors(batch):
@@ -73,36 +69,27 @@ def gradients(model, logps):
     return dict(zip(parameters, found, strict=True))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@ragged_batches
-def test_logps_and_entropies_equal_a_plain_forward(model, batch, temperature):
-    with torch.no_grad():
-        logps, entropies = completion_logps(causal_lm(model), *tensors(batch), temperature)
-        expected_logps, expected_entropies = plain_logps(model, batch, temperature)
-    torch.testing.assert_close(logps, expected_logps, atol=1e-4, rtol=0)
-    torch.testing.assert_close(entropies, expected_entropies, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@ragged_batches
-def test_gradients_equal_those_of_a_plain_forward(model, batch, temperature):
-    got = gradients(model, completion_logps(causal_lm(model), *tensors(batch), temperature)[0])
-    expected = gradients(model, plain_logps(model, batch, temperature)[0])
+def check_scores(model, batch, temperature=1.0):
+    """Log-probabilities, entropies and gradients are those of a plain forward."""
+    got = completion_logps(causal_lm(model), *tensors(batch), temperature)
+    expected = plain_logps(model, batch, temperature)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+    got, expected = gradients(model, got[0]), gradients(model, expected[0])
     assert ("lora" in " ".join(expected)) == (model is not causal_lm(model))
     for name, gradient in expected.items():
         torch.testing.assert_close(got[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@ragged_batches
+def test_scores_and_gradients_equal_those_of_a_plain_forward(model, batch, temperature):
+    check_scores(model, batch, temperature)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
 def test_size_of_the_pieces_does_not_matter(model, monkeypatch, chunk):
-    batch = BATCHES["groups of two, common beginning"]
     monkeypatch.setattr(trainer, "SCORE_CHUNK", chunk)
-    logps = completion_logps(causal_lm(model), *tensors(batch))[0]
-    expected = plain_logps(model, batch, 1.0)[0]
-    torch.testing.assert_close(logps, expected, atol=1e-4, rtol=0)
-    got = gradients(model, logps)
-    for name, gradient in gradients(model, expected).items():
-        torch.testing.assert_close(got[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+    check_scores(model, BATCHES["groups of two, common beginning"])
 
 
 @pytest.mark.parametrize("masked", [[1], [0, 1, 2, 3, 4, 5]], ids=["a row", "every row"])
@@ -118,31 +105,6 @@ def test_masked_completions_score_zero(model, masked):
     assert entropies[masked].abs().sum() == 0
 
 
-def test_causal_lm_is_found_with_its_adapters_on():
-    plain, adapted = random_model(lora=False), random_model(lora=True)
-    ids = torch.tensor([[5, 6, 7]])
-    assert causal_lm(plain) is plain
-    with torch.no_grad():
-        assert torch.equal(causal_lm(adapted)(ids).logits, adapted(ids).logits)
-        assert not torch.allclose(adapted(ids).logits, plain(ids).logits)
-
-
-def test_quick_adapters_sample_alike_and_leave_no_trace():
-    adapted = random_model(lora=True)
-    lm, ids = causal_lm(adapted), torch.tensor([[5, 6, 7, 8]])
-    before = {name: p.clone() for name, p in adapted.state_dict().items()}
-    with torch.no_grad():
-        expected = adapted(ids).logits
-        with sampling.quick_adapters(adapted):
-            torch.testing.assert_close(lm(ids).logits, expected, atol=1e-4, rtol=1e-4)
-        assert torch.equal(adapted(ids).logits, expected)
-        with pytest.raises(RuntimeError, match="stop here"), sampling.quick_adapters(adapted):
-            raise RuntimeError("stop here")
-        assert torch.equal(adapted(ids).logits, expected)
-    assert all(torch.equal(before[name], p) for name, p in adapted.state_dict().items())
-    assert not any("forward" in m.__dict__ for m in adapted.modules())
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "options",
@@ -153,22 +115,24 @@ def test_quick_adapters_sample_alike_and_leave_no_trace():
         pytest.param({"target_modules": ["q_proj", "embed_tokens"]}, id="embedding"),
     ],
 )
-def test_adapters_of_any_kind_sample_the_policy_that_peft_computes(dtype, options):
-    plain = random_model(lora=False)
+def test_adapters_of_any_kind_sample_the_policy_that_peft_computes_and_leave_no_trace(dtype, options):
+    plain = random_model()
     if "lora_bias" in options:
         for layer in plain.model.layers:
             layer.self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(32))
-    config = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, task_type="CAUSAL_LM", **options)
     torch.manual_seed(1)
-    adapted = get_peft_model(plain.to(dtype), config).eval()
-    ids, before = torch.tensor([[5, 6, 7, 8]]), {name: p.clone() for name, p in adapted.state_dict().items()}
+    policy = adapted(plain.to(dtype), **options)
+    ids, before = torch.tensor([[5, 6, 7, 8]]), {name: p.clone() for name, p in policy.state_dict().items()}
     with torch.no_grad():
-        expected = adapted(ids).logits.float()
-        with sampling.quick_adapters(adapted):
-            got = causal_lm(adapted)(ids).logits.float()
+        expected = policy(ids).logits
+        with pytest.raises(RuntimeError, match="stop here"), sampling.quick_adapters(policy):
+            got = causal_lm(policy)(ids).logits
+            raise RuntimeError("stop here")
+        assert torch.equal(policy(ids).logits, expected)
     scale = float(expected.abs().max())
     torch.testing.assert_close(got, expected, atol=(1e-4 if dtype == torch.float32 else 0.05) * scale, rtol=0)
-    assert all(torch.equal(before[name], p) for name, p in adapted.state_dict().items())
+    assert all(torch.equal(before[name], p) for name, p in policy.state_dict().items())
+    assert not any("forward" in m.__dict__ for m in policy.modules())
 
 
 # --- completions of a batch -------------------------------------------------
@@ -177,10 +141,10 @@ def test_adapters_of_any_kind_sample_the_policy_that_peft_computes(dtype, option
 def generate(prompt_ids, num_generations=1):
     """SharedPromptTrainer's sampling, greedy, on a random model."""
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0)
-    fields = {"model": random_model(lora=True), "max_completion_length": 5, "_tokenizer": tokenizer, "temperature": 0}
-    return SharedPromptTrainer._generate_single_turn(SimpleNamespace(**fields), prompt_ids, None, {}, num_generations)[
-        0
-    ]
+    policy = adapted(random_model(end=1), **ATTENTION)
+    fields = {"model": policy, "max_completion_length": 5, "_tokenizer": tokenizer, "temperature": 0}
+    trainer = SimpleNamespace(**fields)
+    return SharedPromptTrainer._generate_single_turn(trainer, prompt_ids, None, {}, num_generations)[0]
 
 
 @pytest.mark.parametrize(

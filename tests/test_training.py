@@ -15,7 +15,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -28,6 +27,7 @@ from grpo_helpers.files import disk_is_full, write_json
 from grpo_helpers.profiles import PROFILES, TINY, get_profile
 
 from .cells import definitions
+from .test_rewards import Judge, SlowJudge, mine, slow
 
 pytestmark = pytest.mark.trains
 
@@ -201,12 +201,6 @@ def test_finished_run_that_is_resumed_takes_no_step_too_many(tmp_path, uninterru
     resume_and_compare(tmp_path / "again", uninterrupted)
 
 
-def test_run_goes_on_in_another_folder(tmp_path, uninterrupted):
-    shutil.copytree(uninterrupted / "checkpoint-4", tmp_path / "elsewhere" / "checkpoint-4")
-    shutil.copy(uninterrupted / "samples.jsonl", tmp_path / "elsewhere")
-    resume_and_compare(tmp_path / "elsewhere", uninterrupted)
-
-
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -244,55 +238,22 @@ def test_history_is_one_row_a_step_and_reads_back(uninterrupted, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "null", '{"log_history": 3}', "{"])
-def test_history_of_a_file_that_has_none_is_named(text, tmp_path):
+def test_history_of_what_has_none_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="train first"):
+        records.history([{"train_runtime": 1.0}])
     (tmp_path / "trainer_state.json").write_text(text)
     with pytest.raises(ValueError, match="trainer_state.json"):
         records.history(tmp_path / "trainer_state.json")
-
-
-def test_history_of_nothing_says_so():
-    with pytest.raises(ValueError, match="train first"):
-        records.history([{"train_runtime": 1.0}])
-
-
-def too_few(completions, **kwargs):
-    return [1.0] * (len(completions) - 1)
 
 
 def not_a_number(completions, **kwargs):
     return [float("nan")] * len(completions)
 
 
-@pytest.mark.parametrize(
-    ("reward", "message"),
-    [(too_few, "too_few returned 7 rewards for 8 completions"), (not_a_number, "not_a_number returned nan")],
-)
-def test_reward_that_returns_nonsense_stops_the_run_with_its_name(reward, message, tmp_path):
-    trainer = quick_trainer(tmp_path, reward_funcs=[reward])
-    with pytest.raises(ValueError, match=message):
+def test_reward_that_returns_nonsense_stops_the_run_with_its_name(tmp_path):
+    trainer = quick_trainer(tmp_path, reward_funcs=[not_a_number])
+    with pytest.raises(ValueError, match="not_a_number returned nan"):
         training.train(trainer)
-
-
-def test_reward_without_opinion_is_allowed():
-    assert training.checked(lambda completions, **kwargs: [None, 1.0])(completions=["a", "b"]) == [None, 1.0]
-
-
-async def slow(completions, **kwargs):
-    return [0.25] * len(completions)
-
-
-def pays(completions, points, **kwargs):
-    return [points] * len(completions)
-
-
-class Judge:
-    def __call__(self, completions, **kwargs):
-        return np.full(len(completions), 0.5)
-
-
-class SlowJudge:
-    async def __call__(self, completions, **kwargs):
-        return [None] * len(completions)
 
 
 def test_rewards_of_every_kind_that_trl_takes_are_logged_under_their_names(tmp_path):
@@ -302,19 +263,22 @@ def test_rewards_of_every_kind_that_trl_takes_are_logged_under_their_names(tmp_p
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_labels": 1}
     Qwen2ForSequenceClassification(Qwen2Config(**sizes, **heads)).save_pretrained(folder)
     models.load_policy(QUICK)[1].save_pretrained(folder)
-    reward_funcs = [str(folder), slow, Judge(), SlowJudge(), partial(pays, points=1.0), partial(pays, points=3)]
+    paid = [partial(mine, pays=points) for points in (0.5, 3, None)]
+    reward_funcs = [str(folder), slow, Judge(), SlowJudge(), *paid]
     trainer = quick_trainer(tmp_path, QUICK.with_(steps=1), reward_funcs=reward_funcs)
     assert training.train(trainer).finished
-    row, names = trainer.state.log_history[0], ("slow", "Judge", "SlowJudge", "pays", "pays_2", "reward-model")
-    means = [row[f"rewards/{name}/mean"] for name in names]
-    assert means[:2] + means[3:5] == [0.25, 0.5, 1.0, 3.0] and isinstance(means[5], float)
-    assert means[2] is None or math.isnan(means[2])
-    assert row["reward"] == pytest.approx(4.75 + means[5]) and 0 <= row[training.WORKED] <= 1
+    row = trainer.state.log_history[0]
+    names = ("slow", "Judge", "SlowJudge", "mine", "mine_2", "mine_3", "reward-model")
+    *means, silent, model = (row[f"rewards/{name}/mean"] for name in names)
+    assert means == [1.0, 1.0, 1.0, 0.5, 3.0] and isinstance(model, float)
+    assert silent is None or math.isnan(silent)
+    assert row["reward"] == pytest.approx(6.5 + model) and 0 <= row[training.WORKED] <= 1
 
 
 def test_a_step_in_which_no_reward_has_an_opinion_is_no_crash(tmp_path):
     live = definitions("05_grpo_training", "LiveHistory").LiveHistory(print)
-    trainer = quick_trainer(tmp_path, QUICK.with_(steps=2), reward_funcs=SlowJudge(), callbacks=[live])
+    silent = partial(mine, pays=None)
+    trainer = quick_trainer(tmp_path, QUICK.with_(steps=2), reward_funcs=silent, callbacks=[live])
     assert training.train(trainer).finished
 
 
@@ -344,10 +308,10 @@ QUESTION = {"question": "?", "prompt": [{"role": "user", "content": "?"}], "answ
     ("change", "options", "said"),
     [
         ({"completions": "x"}, {}, "dataset has a column 'completions'"),
-        ({"prompts": "x"}, {}, "dataset has a column 'prompts'"),
-        ({"trainer_state": "x"}, {}, "dataset has a column 'trainer_state'"),
+        ({"prompt": None}, {}, "no column 'prompt'"),
+        ({"answer": None}, {}, "no column 'answer'"),
         ({"answer": "Paris"}, {}, "gold answer 'Paris'"),
-        ({"answer": "Paris"}, {"reward_funcs": too_few}, None),  # for a reward that reads words
+        ({"answer": "Paris"}, {"reward_funcs": mine}, None),  # for a reward that reads words
         ({"answer": 0.5}, {}, None),
         ({}, {"reward_funcs": []}, "no reward"),
         ({}, {"temperature": 0.0}, "temperature=0.0"),
@@ -357,12 +321,10 @@ QUESTION = {"question": "?", "prompt": [{"role": "user", "content": "?"}], "answ
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_it_begins(change, options, said, tmp_path):
-    questions = Dataset.from_list([QUESTION | change] * 16)
+    columns = {name: [value] * 16 for name, value in (QUESTION | change).items() if value is not None}
+    questions = Dataset.from_dict(columns)
     policy, profile = models.load_policy(QUICK), options.pop("profile", QUICK)
-    if said is None:
-        training.make_trainer(profile, *policy, questions, tmp_path, **options)
-        return
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(said)) if said else contextlib.nullcontext():
         training.make_trainer(profile, *policy, questions, tmp_path, **options)
 
 
@@ -380,26 +342,12 @@ def test_plain_strings_for_prompts_train_and_a_missing_template_is_told(template
 
 def test_the_share_of_worked_replies_is_logged_beside_the_first_reward():
     logged = []
-    first, second = training.watched_and_checked([constant, too_few])
+    first, second = training.watched_and_checked([mine, slow])
     texts = ["6 * 12 = 72", "Easy. 72", "1 + 1 = 2", "no"]
     assert first(completions=texts, log_metric=lambda *metric: logged.append(metric)) == [1.0] * 4
     assert logged == [("completions/worked", 0.5)]
     assert first(completions=texts) == [1.0] * 4 and len(logged) == 1
-    assert (first.__name__, second.__name__) == ("constant", "too_few")
-
-
-@pytest.mark.parametrize("column", ["prompt", "answer"])
-def test_missing_column_is_named(column, tmp_path):
-    model, tokenizer = models.load_policy(QUICK)
-    questions = data.load_task(QUICK, "train", 64).remove_columns(column)
-    with pytest.raises(ValueError, match=f"no column '{column}'"):
-        training.make_trainer(QUICK, model, tokenizer, questions, tmp_path)
-
-
-def test_too_few_questions_for_one_step(tmp_path):
-    model, tokenizer = models.load_policy(QUICK)
-    with pytest.raises(ValueError, match="1 questions are fewer than the 2"):
-        training.make_trainer(QUICK, model, tokenizer, data.load_task(QUICK, "train", 1), tmp_path)
+    assert (first.__name__, second.__name__) == ("mine", "slow")
 
 
 ASK = [{"role": "user", "content": "6 * 12?"}]
@@ -442,20 +390,19 @@ def test_the_same_training_twice_is_the_same_to_the_last_bit(tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def constant(completions, **kwargs):
-    return [1.0] * len(completions)
-
-
-def test_run_that_cannot_learn_is_stopped_unless_it_is_let_go_on(tmp_path, capsys):
+def test_run_that_cannot_learn_is_stopped_and_goes_on_if_it_is_asked_to(tmp_path, capsys):
     profile = QUICK.with_(steps=12, save_steps=50)
-    trainer = quick_trainer(tmp_path, profile, reward_funcs=[constant])
+    trainer = quick_trainer(tmp_path, profile, reward_funcs=[mine])
     outcome = training.train(trainer)
     assert outcome.how == training.STOPPED and not outcome.finished
     assert outcome.step == 10 and outcome.finding.name == "nothing but ties"
     assert "nothing but ties; remedy: try the reward on a right and a wrong text" in str(outcome)
     assert checkpoints.latest(tmp_path).name == "checkpoint-10"
     assert "the doctor, stop: nothing but ties" in capsys.readouterr().out
-    outcome = training.train(quick_trainer(tmp_path, profile, reward_funcs=[constant], doctor=False))
+    longer = quick_trainer(tmp_path, profile.with_(steps=14), reward_funcs=[mine])
+    assert training.train(longer, resume=True).finished, "four new steps are not evidence enough"
+    assert list(records.history(longer)["step"]) == list(range(1, 15))
+    outcome = training.train(quick_trainer(tmp_path, profile, reward_funcs=[mine], doctor=False))
     assert outcome.finished and outcome.step == 12 and str(outcome) == "finished at step 12"
 
 

@@ -5,7 +5,6 @@ import math
 import re
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
@@ -44,17 +43,12 @@ def test_the_rewards_of_the_series_pass(rows):
     assert validate_rewards([taught.patched_reward_func], rows).empty
 
 
-def as_array(completions, answer, **kwargs):
-    return np.array(sound(completions, answer), dtype=np.float32)
-
-
 def silent_if_wrong(completions, answer, **kwargs):
     return [r or None for r in sound(completions, answer)]
 
 
-@pytest.mark.parametrize("reward_func", [as_array, silent_if_wrong])
-def test_numbers_of_numpy_are_numbers_and_none_means_no_opinion(reward_func):
-    assert validate_rewards([reward_func], ROWS).empty
+def test_none_means_no_opinion():
+    assert validate_rewards([silent_if_wrong], ROWS).empty
 
 
 @pytest.mark.parametrize("sloppy", [False, True])
@@ -126,15 +120,9 @@ def test_a_gold_answer_that_cannot_be_matched_is_named_with_its_row():
     ("body", "said"),
     [
         (lambda completions: [math.nan] * len(completions), "returned nan"),
-        (lambda completions: [math.inf] * len(completions), "returned inf"),
         (lambda completions: ["1"] * len(completions), "returned '1'"),
         (lambda completions: [1.0], "returned 1 rewards for 5"),
-        (lambda completions: [], "returned 0 rewards for 5"),
         (lambda completions: None, "returned None"),
-        (lambda completions: 1.0, "returned 1.0"),
-        (lambda completions: {c: 1.0 for c in range(len(completions))}, "returned {0: 1.0"),
-        (lambda completions: [[1.0]] * len(completions), "returned [1.0]"),
-        (lambda completions: [1e39] * len(completions), "returned 1e+39"),
         (lambda completions: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError"),
         (lambda completions: [1.0 / 0.0], "ZeroDivisionError"),
         (lambda completions: [1.0 for c in completions if re.search("<answer>", c)], "TypeError"),  # no conversations

@@ -1,7 +1,5 @@
 """The supervised warm-up: it learns what it is shown, in place, and nothing else is left behind."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

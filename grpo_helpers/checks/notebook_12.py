@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ..prompts import XML_COT_FORMAT
 from ._exercise import NotYet, exercise, expect
 
 
@@ -72,21 +73,22 @@ def special_case(function: Callable[..., Any]) -> None:
 
 @exercise
 def gate(reward_func: Callable[..., Any]) -> None:
-    """1.0 for the right answer in the right shape, 0.2 more if there are one to five steps; else nothing."""
-    steps = '["2 * 3 = 6"]'
+    """1.0 for the right answer in the layout, 0.2 more if one to three lines have an equals sign; else nothing."""
+
+    def reply(*steps: str, said: str = "6") -> str:
+        return XML_COT_FORMAT.format(reasoning="\n".join(steps), answer=said)
+
     replies = {
-        "right, with a step": (f'{{"steps": {steps}, "answer": 6}}', 1.2),
-        "right, with five steps": (f'{{"steps": {json.dumps(["so"] * 5)}, "answer": 6.0}}', 1.2),
-        "right, without a step": ('{"steps": [], "answer": 6}', 1.0),
-        "right, with a thousand steps": (f'{{"steps": {json.dumps(["a"] * 1000)}, "answer": 6}}', 1.0),
-        "wrong, with a step": (f'{{"steps": {steps}, "answer": 7}}', 0.0),
-        "wrong, with five steps": (f'{{"steps": {json.dumps(["so"] * 5)}, "answer": 7}}', 0.0),
-        "right, and a key twice": (f'{{"steps": {steps}, "answer": 7, "answer": 6}}', 0.0),
-        "right, with another key": (f'{{"steps": {steps}, "answer": 6, "sure": true}}', 0.0),
-        "right, in quotes": (f'{{"steps": {steps}, "answer": "6"}}', 0.0),
-        "steps that are one text": ('{"steps": "2 * 3 = 6", "answer": 6}', 0.0),
-        "right, in words": ("The answer is 6.", 0.0),
-        "a list": ("[6]", 0.0),
+        "right, with a step": (reply("2 * 3 = 6"), 1.2),
+        "right, with three steps": (reply("1 + 1 = 2", "then", "2 * 3 = 6", "6 = 6", said="6.0"), 1.2),
+        "right, without a step": (reply("easy"), 1.0),
+        "right, with four steps": (reply(*["6 = 6"] * 4), 1.0),
+        "right, with a thousand steps": (reply(*["1 = 1"] * 1000), 1.0),
+        "wrong, with a step": (reply("2 * 3 = 7", said="7"), 0.0),
+        "wrong, with a thousand steps": (reply(*["1 = 1"] * 1000, said="7"), 0.0),
+        "right in the working only": (reply("2 * 3 = 6", said="no idea"), 0.0),
+        "twice": (reply("2 * 3 = 6") + reply("2 * 3 = 6"), 0.0),
+        "right, without the layout": ("2 * 3 = 6\nThe answer is 6", 0.0),
         "nothing": ("", 0.0),
     }
     for case, (text, wanted) in replies.items():

@@ -319,8 +319,7 @@ def test_scales_and_gates():
 def test_a_gated_punishment_spares_what_is_wrong():
     rewards_, _, _ = taught.MIXES["with overlong"]
     assert paid(rewards_[2]) == [-1, 0, -0.5]
-    gated_, _, _ = taught.MIXES["with overlong if right"]
-    assert paid(gated_[2]) == [-1, 0, 0]
+    assert paid(taught.gated(rewards_[2], taught.right_reward_func)) == [-1, 0, 0]
 
 
 def test_mixes_have_a_weight_for_each_reward():
@@ -334,8 +333,9 @@ def test_mixes_have_a_weight_for_each_reward():
 
 
 @pytest.mark.parametrize("seed", (1, 2, 3))
-def test_a_record_is_of_these_weights_and_of_a_commit(seed):
-    facts = read_json(records.folder("judge", "tiny", seed) / "run.json")
+@pytest.mark.parametrize("name", ("learned_reward", "judge", "reward_mixes"))
+def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
+    facts = read_json(records.folder(name, "tiny", seed) / "run.json")
     assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
 
 

@@ -17,7 +17,7 @@ ladder              how far an adapter must move for the layout to be learned (0
 beyond_exact        shape paid for in three ways, and programs asked with shown or hidden tests (12)
 learned_reward      a reward model over-optimised, what brakes it, and the best of n as a control (12)
 judge               a judge made of rules trained against, as it is and repaired (12)
-reward_mixes        several rewards together in eight ways (12)
+reward_mixes        several rewards together in seven ways (12)
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tests.cells import definitions
 from .learned_reward import NOTEBOOK, only_tiny
 
 taught = definitions(NOTEBOOK, "LAB", "MIXES", "train_against")
-STEPS, QUESTIONS = 10, 200
+STEPS, QUESTIONS = 8, 120
 MEASURED = ["flexible", "format", "strict", "worked", "tokens"]
 
 

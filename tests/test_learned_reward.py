@@ -332,8 +332,9 @@ def test_mixes_have_a_weight_for_each_reward():
 # --- the records -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", (1, 2, 3))
-@pytest.mark.parametrize("name", ("learned_reward", "judge", "reward_mixes"))
+@pytest.mark.parametrize(
+    "name, seed", [(n, s) for n in ("learned_reward", "judge", "reward_mixes") for _, s in records.available(n)]
+)
 def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
     facts = read_json(records.folder(name, "tiny", seed) / "run.json")
     assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")

@@ -1,6 +1,7 @@
 """What the cells of a notebook define, taken without running the notebook."""
 
 import ast
+import linecache
 from types import SimpleNamespace
 
 import nbformat
@@ -49,6 +50,8 @@ def definitions(notebook: str, *names: str) -> SimpleNamespace:
             wanted.add(node)
             ahead += [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
     body = [node for node in dict.fromkeys(defined.values()) if node in wanted]
+    code, file = ast.unparse(ast.fix_missing_locations(ast.Module(body, []))), f"{notebook}.ipynb: {', '.join(names)}"
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # for inspect.getsource
     space = {"__name__": notebook}
-    exec(compile(ast.fix_missing_locations(ast.Module(body, [])), f"{notebook}.ipynb", "exec"), space)
+    exec(compile(code, file, "exec"), space)
     return SimpleNamespace(**{name: space[name] for name in names})

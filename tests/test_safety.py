@@ -23,6 +23,11 @@ UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
 UNSAFE_CALLS = {"torch.load", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
 FETCHERS = {"from_pretrained", "snapshot_download", "hf_hub_download", "load_dataset"}
+ALLOWED = {  # where, what, and why
+    "12_rewards_beyond_exact_match.ipynb, s2-limit, 0": (["calls exec"], "the sandbox, isolated and limited before"),
+    "12_rewards_beyond_exact_match.ipynb, s2-task, 0": (["calls exec"], "formulas made of our own solutions"),
+    "grpo_helpers/checks/notebook_12.py": (["calls exec"], "a program that the reader has just written"),
+}
 SECRETS_WANTED = {"getpass", "userdata", "notebook_login", "interpreter_login", "UserSecretsClient"}
 
 
@@ -69,7 +74,8 @@ def sources() -> dict[str, str]:
 def test_no_foreign_code_is_run_and_no_secret_is_asked_for():
     pieces = sources()
     assert len(pieces) > 200 and any("grpo_helpers/" in name for name in pieces)
-    assert {name: list(findings(text)) for name, text in pieces.items() if list(findings(text))} == {}
+    found = {name: list(findings(text)) for name, text in pieces.items() if list(findings(text))}
+    assert found == {name: what for name, (what, _) in ALLOWED.items()}
 
 
 BAD = """

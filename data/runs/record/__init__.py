@@ -14,6 +14,10 @@ sick_runs           runs with one thing wrong each, and a healthy one with a KL 
 grid                many short runs, one setting varied at a time (08)
 countdown           the worked task of notebook 10
 ladder              how far an adapter must move for the layout to be learned (05)
+beyond_exact        shape paid for in three ways, and programs asked with shown or hidden tests (12)
+learned_reward      a reward model over-optimised, what brakes it, and the best of n as a control (12)
+judge               a judge made of rules trained against, as it is and repaired (12)
+reward_mixes        several rewards together in seven ways (12)
 """
 
 from __future__ import annotations
@@ -31,7 +35,20 @@ from grpo_helpers.profiles import Profile
 from grpo_helpers.records import RUNS, folder
 from grpo_helpers.run import provenance
 
-from . import countdown, grid, ladder, placebos, prompt_variants, recipes, reward_experiments, sick_runs
+from . import (
+    beyond_exact,
+    countdown,
+    grid,
+    judge,
+    ladder,
+    learned_reward,
+    placebos,
+    prompt_variants,
+    recipes,
+    reward_experiments,
+    reward_mixes,
+    sick_runs,
+)
 
 Recorder = Callable[[Profile, int], dict[str, pd.DataFrame]]
 
@@ -43,6 +60,11 @@ RECORDERS: dict[str, Recorder] = {
     "reward_per_minute": recipes.reward_per_minute,
     "countdown": countdown.countdown,
     "ladder": ladder.ladder,
+    "shape_ways": beyond_exact.shape_ways,
+    "hidden_tests": beyond_exact.hidden_tests,
+    "learned_reward": learned_reward.learned_reward,
+    "judge": judge.judge,
+    "reward_mixes": reward_mixes.reward_mixes,
     **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},
     **{name: partial(grid.grid, name) for name in grid.LAB.GRIDS},
 }

@@ -1,0 +1,345 @@
+"""Notebook 12, sections 3 to 5: a learned reward, a judge, several rewards. What they teach is read from the cells."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+
+from grpo_helpers import data, models, records
+from grpo_helpers.files import read_json
+from grpo_helpers.mistakes import has_calculation
+from grpo_helpers.pretrained import fingerprint
+from grpo_helpers.profiles import DATA, SMALL, TINY
+from record.learned_reward import only_tiny
+from tests.cells import definitions
+
+taught = definitions(
+    "12_rewards_beyond_exact_match",
+    *("right_reward_func", "preference_pairs", "exact_kl", "best_of", "SMALL", "EDITS", "MIXES", "SURE", "points"),
+    *("RUBRIC", "PAIRS", "read_score", "ask_server", "ask_model", "Remembering", "stand_in", "wait_for"),
+    *("judge_reward", "judged", "kappa", "calibrated", "places", "last_line", "whole", "scaled", "gated"),
+    *("Along", "train_against", "layout_reward_func", "scores", "reward_model"),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return models.load_policy(TINY)
+
+
+# --- a learned reward ------------------------------------------------------------------------------------------------
+
+
+def test_the_truth_reads_the_last_number_in_any_layout():
+    said = ["<answer>\n72\n</answer>", "73, no, 72.0", "72, no, 73", ""]
+    assert taught.right_reward_func(said, ["72"] * 4) == [1, 1, 0, 0]
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("noise, rightly", [(0.0, 1.0), (1.0, 0.0)])
+def test_pairs_are_of_one_question_and_labelled_by_the_truth(tiny, noise, rightly):
+    pairs = taught.preference_pairs(*tiny, data.load_task(TINY, "train", 12), noise, seed=1)
+    assert len(pairs) >= 3
+    for pair in pairs:
+        assert pair["prompt"][-1]["content"] == pair["question"]
+        chosen, rejected = (taught.right_reward_func([pair[k]], [pair["answer"]])[0] for k in ("chosen", "rejected"))
+        assert (chosen, rejected) == (rightly, 1 - rightly)
+
+
+def test_the_kl_is_that_of_whole_distributions_along_the_reply(tiny):
+    torch.manual_seed(0)
+    policy = get_peft_model(models.load_policy(TINY)[0], models.lora_config(TINY)).eval()
+    asked, said = [[5, 6, 7], [5, 6, 7, 8, 9]], [[10, 11, 2], [12, 2]]
+    assert taught.exact_kl(policy, asked, said) == [0, 0]  # an adapter begins as no change
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    expected = []
+    for prompt, reply in zip(asked, said, strict=True):
+        total = 0.0
+        for t in range(len(reply)):
+            ids = torch.tensor([prompt + reply[:t]])
+            with torch.no_grad():
+                now = policy(input_ids=ids).logits[0, -1].log_softmax(-1)
+                with policy.disable_adapter():
+                    before = policy(input_ids=ids).logits[0, -1].log_softmax(-1)
+            total += float(torch.nn.functional.kl_div(before, now, log_target=True, reduction="sum"))
+        expected.append(total)
+    found = taught.exact_kl(policy, asked, said, chunk=2)
+    assert found == pytest.approx(expected, rel=1e-3) and min(found) > 0
+    assert taught.exact_kl(policy, asked, said, chunk=1) == pytest.approx(found, rel=1e-4)
+
+
+def test_best_of_n_is_the_mean_over_every_choice():
+    rng = np.random.default_rng(0)
+    proxy, values = rng.permutation(7).tolist(), rng.random(7).tolist()
+    for n in (1, 3, 7):
+        every = [values[max(pick, key=proxy.__getitem__)] for pick in itertools.combinations(range(7), n)]
+        assert taught.best_of(n, proxy, values) == pytest.approx(sum(every) / len(every))
+
+
+@pytest.mark.trains
+def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(tiny):
+    questions = data.load_task(TINY, "train", 24)
+    said = [[{"role": "assistant", "content": text}] for text in ("Easy.", "6 * 2 = 12")]
+    taste = taught.reward_model(
+        Dataset.from_list([row | {"chosen": said[1], "rejected": said[0]} for row in questions]), tiny[1], seed=1
+    )
+    worked, gut = (taught.scores(taste, tiny[1], questions["prompt"], [s[0]["content"]] * 24) for s in said[::-1])
+    assert min(worked) > max(gut)
+    along = taught.Along(tiny[1], questions, lambda rows, said: taught.scores(taste, tiny[1], rows["prompt"], said), 1)
+    trainer = taught.train_against([taste, taught.right_reward_func], [1.0, 0.0], 2, 1, along)
+    assert [row["step"] for row in along.rows] == [0, 1, 2]
+    assert along.rows[0]["kl"] == 0 < along.rows[2]["kl"]
+    logged = trainer.state.log_history[0]
+    of_the_model = [
+        key for key in logged if key.startswith("rewards/") and key.endswith("/mean") and "right" not in key
+    ]
+    assert logged["reward"] == pytest.approx(logged[of_the_model[0]], abs=1e-5)  # the truth pays nothing
+
+
+# --- a judge ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, score", [("Score: 7", 0.7), ("Score: 3, no.\nScore: 10", 1.0), ("Score: 11", None), ("", None), (None, None)]
+)
+def test_a_score_is_the_last_one_named_and_none_is_no_opinion(text, score):
+    assert taught.read_score(text) == score
+
+
+def test_kappa_is_cohens():
+    judged = np.array([1] * 25 + [0] * 25)
+    gold = np.array([1] * 20 + [0] * 5 + [1] * 10 + [0] * 15)
+    assert taught.kappa(judged, gold) == pytest.approx(0.4)  # 0.7 agreed, 0.5 by chance
+    assert taught.kappa(gold, gold) == 1
+
+
+def test_the_cutoff_is_chosen_on_other_rows_than_kappa():
+    good = pd.DataFrame({"score": [0.2, 0.6] * 20, "right": [0.0, 1.0] * 20})
+    assert taught.calibrated(good) == {"cutoff": 0.6, "kappa": 1, "low": 1, "high": 1}
+    spoiled = good.assign(right=good["right"].where(good.index < 20, 1 - good["right"]))
+    assert taught.calibrated(spoiled)["cutoff"] == 0.6 and taught.calibrated(spoiled)["kappa"] == -1
+
+
+def test_the_stand_in_has_its_biases_by_construction():
+    wrong = "The answer is 41"
+    base = taught.points(wrong, "42")
+    assert taught.points("42 " + wrong, "42") == base + 4  # the right number anywhere
+    assert taught.points(wrong + "." * 50, "42") == base + 2  # length
+    assert taught.points("That is clear.\n" + wrong, "42") >= base + 3
+    assert taught.points("Correct.\n" + wrong, "42") >= base + 3
+    row = Dataset.from_list(
+        [
+            {
+                "question": "?",
+                "answer": "42",
+                **{kind: [{"role": "assistant", "content": wrong}] for kind in ("chosen", "rejected")},
+            }
+        ]
+    )
+    assert taught.places(taught.stand_in, row)["place A twice"] == 1  # equal replies: the first
+
+
+@pytest.mark.parametrize("words", taught.EDITS.values())
+@pytest.mark.parametrize("reply", ["The answer is 41", "6 * 7 = 42\n<answer>\n42\n</answer>", ""])
+def test_edits_leave_the_verdict_as_it_was(words, reply):
+    right = taught.right_reward_func([reply], ["42"])
+    assert taught.right_reward_func([words + reply], ["42"]) == right
+    assert taught.last_line(words + reply) == taught.last_line(reply) or not reply
+
+
+def test_the_repair_shows_what_a_reply_ends_with():
+    assert taught.last_line("<reasoning>\nEasy.\n</reasoning>\n<answer>\n42\n</answer>") == "42"
+    assert taught.last_line("6 * 7 = 42\nThe answer is 42") == "The answer is 42"
+    assert len(taught.last_line("9" * 500)) == 40 and taught.last_line("") == ""
+
+
+class Server(ThreadingHTTPServer):
+    """An OpenAI-compatible server; `behave(n)` gives status, text and delay of the n-th request."""
+
+    def __init__(self, behave):
+        self.behave, self.seen, self.now, self.most, self.lock = behave, [], 0, 0, threading.Lock()
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        pass  # the client gave up, as it should
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.seen.append((self.path, self.headers.get("Authorization"), body))
+            self.server.now += 1
+            self.server.most = max(self.server.most, self.server.now)
+            number = len(self.server.seen)
+        status, text, delay = self.server.behave(number)
+        time.sleep(delay)
+        with self.server.lock:
+            self.server.now -= 1
+        said = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}) if text else "not JSON"
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(said.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def served():
+    servers = []
+
+    def start(behave):
+        servers.append(Server(behave))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ask(server, asked, **options):
+    return asyncio.run(taught.ask_server(asked, server.url, "some-model", **({"waits": (0.01, 0.01)} | options)))
+
+
+def test_a_server_is_asked_as_openai_would_be_and_in_order(served):
+    server = served(lambda n: (200, "Score: 7", 0))
+    assert ask(server, ["a", "b"], key="secret") == ["Score: 7"] * 2
+    path, authorization, body = server.seen[0]
+    assert (path, authorization) == ("/v1/chat/completions", "Bearer secret")
+    assert body["model"] == "some-model" and body["messages"][0]["content"] in "ab" and body["temperature"] == 0
+
+
+@pytest.mark.parametrize("status, text", [(500, "Score: 1"), (429, "Score: 1"), (503, None), (200, None)])
+def test_what_is_busy_or_broken_is_asked_again(served, status, text):
+    server = served(lambda n: (status, text, 0) if n <= 2 else (200, "Score: 7", 0))
+    assert ask(server, ["a"]) == ["Score: 7"] and len(server.seen) == 3
+    server = served(lambda n: (status, text, 0))
+    assert ask(server, ["a"]) == [None] and len(server.seen) == 3
+
+
+def test_a_slow_server_times_out_and_the_others_are_not_held_up(served):
+    server = served(lambda n: (200, "Score: 7", 2.0 if n == 1 else 0.0))
+    start = time.perf_counter()
+    assert sorted(map(str, ask(server, ["a", "b", "c"], timeout=0.3, waits=()))) == ["None", "Score: 7", "Score: 7"]
+    assert time.perf_counter() - start < 1.9
+
+
+def test_a_refusal_names_the_remedy_and_no_server_is_no_opinion(served):
+    server = served(lambda n: (401, "who are you?", 0))
+    with pytest.raises(PermissionError, match=r"401.*JUDGE_KEY") as refused:
+        ask(server, ["a"], key="secret")
+    assert "secret" not in str(refused.value) and len(server.seen) == 1
+    unused = asyncio.run(taught.ask_server(["a"], "http://127.0.0.1:9/v1", "m", waits=(0.01,)))
+    assert unused == [None]
+
+
+def test_at_most_eight_questions_are_under_way(served):
+    server = served(lambda n: (200, "Score: 7", 0.02))
+    assert ask(server, [str(i) for i in range(40)]) == ["Score: 7"] * 40
+    assert 2 <= server.most <= 8
+
+
+def test_a_question_is_paid_for_once_and_failures_are_not_remembered(tmp_path):
+    asked_for = []
+
+    async def judge(asked):
+        asked_for.extend(asked)
+        return [None if prompt == "b" and asked_for.count("b") == 1 else f"Score: {len(prompt)}" for prompt in asked]
+
+    path = tmp_path / "judge.jsonl"
+    judge_ = taught.Remembering(judge, path)
+    assert asyncio.run(judge_(["a", "b", "a"])) == ["Score: 1", None, "Score: 1"]
+    assert asyncio.run(judge_(["b", "a"])) == ["Score: 1", "Score: 1"] and asked_for == ["a", "b", "b"]
+    again = taught.Remembering(judge, path)
+    assert asyncio.run(again(["a", "b"])) == ["Score: 1"] * 2 and again.calls == 0
+
+
+def test_a_judge_can_be_a_model_by_name():
+    judge = taught.ask_model(TINY.model, max_new_tokens=4)
+    said = asyncio.run(judge([taught.RUBRIC.format(question="?", answer=1, reply="1")]))
+    assert len(said) == 1 and isinstance(said[0], str)
+
+
+def test_results_can_be_waited_for_inside_a_running_loop():
+    async def loop():
+        return taught.wait_for(asyncio.sleep(0, "done"))
+
+    assert asyncio.run(loop()) == "done"
+
+
+@pytest.mark.trains
+def test_the_trainer_takes_the_judge_and_its_silence(tiny, served):
+    server = served(lambda n: (200, "I would rather not say." if n % 3 == 0 else f"Score: {n % 10}", 0))
+
+    async def judge(asked):
+        return await taught.ask_server(asked, server.url, "m", waits=())
+
+    reward = taught.judge_reward(taught.Remembering(judge))
+    trainer = taught.train_against([reward, taught.right_reward_func], [1.0, 0.0], 1, 1)
+    logged = trainer.state.log_history[0]
+    assert 0 < logged["rewards/judge_reward_func/mean"] < 1 and logged["grad_norm"] > 0
+
+
+# --- several rewards -------------------------------------------------------------------------------------------------
+
+SAID = ["<reasoning>\n6 * 7 = 42\n</reasoning>\n<answer>\n42\n</answer>", "The answer is 42", "The answer is 41"]
+
+
+def paid(reward_func):
+    ids = [[1] * 41, [1] * 10, [1] * 32]
+    return reward_func(completions=SAID, answer=["42"] * 3, completion_ids=ids)
+
+
+def test_scales_and_gates():
+    assert paid(taught.layout_reward_func) == [1, 0, 0]
+    assert paid(taught.scaled(taught.right_reward_func, 10)) == [10, 10, 0]
+    assert paid(taught.gated(taught.layout_reward_func, taught.right_reward_func)) == [1, 0, 0]
+
+
+def test_a_gated_punishment_spares_what_is_wrong():
+    rewards_, _, _ = taught.MIXES["with overlong"]
+    assert paid(rewards_[2]) == [-1, 0, -0.5]
+    assert paid(taught.gated(rewards_[2], taught.right_reward_func)) == [-1, 0, 0]
+
+
+def test_mixes_have_a_weight_for_each_reward():
+    for rewards_, weights, _ in taught.MIXES.values():
+        assert len(rewards_) == len(weights)
+        assert len({f.__name__ for f in rewards_}) == len(rewards_)  # TRL logs them by name
+    assert has_calculation(SAID[0])
+
+
+# --- the records -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, seed", [(n, s) for n in ("learned_reward", "judge", "reward_mixes") for _, s in records.available(n)]
+)
+def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
+    facts = read_json(records.folder(name, "tiny", seed) / "run.json")
+    assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
+
+
+def test_a_recorder_refuses_another_policy():
+    with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
+        only_tiny(SMALL)

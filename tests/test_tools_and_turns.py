@@ -271,12 +271,12 @@ def test_no_product_of_two_digits_or_more_is_trained_on_and_held_out():
 def test_the_game_answers_counts_and_ends():
     game = taught.Guessing()
     game.reset(secret=9, prompt="not needed")
-    assert [game.guess(4), game.guess(12)] == ["higher", "lower"] and game.get_reward() == 0.0
+    assert [game.guess(4), game.guess(12)] == ["from 5 to 15", "from 5 to 11"] and game.get_reward() == 0.0
     assert game.guess(9) == "found" and game.get_reward() == 1.0
     with pytest.raises(ValueError, match="over"):
         game.guess(9)
     game.reset(secret=1)
-    assert game.get_reward() == 0.0 and [game.guess(2) for _ in range(taught.GUESSES)] == ["lower"] * taught.GUESSES
+    assert game.get_reward() == 0.0 and [game.guess(n) for n in (4, 2, 9, 2)] == ["from 1 to 3", *["from 1 to 1"] * 3]
     with pytest.raises(ValueError, match="over"):
         game.guess(1)
     assert game.get_reward() == 0.0, "a guess too late wins nothing"
@@ -298,8 +298,9 @@ def test_halving_wins_every_game_and_chance_is_as_computed():
         assert taught.halving(game) == 1.0
     shown = [taught.game_shown(rng, rng.randint(1, taught.HIGHEST), careful=True) for _ in range(4000)]
     won = sum(turns[-2]["content"] == "found" for turns in shown) / len(shown)
-    assert taught.chance(taught.HIGHEST, taught.GUESSES) == pytest.approx(won, abs=0.03)
-    assert taught.chance(1, 1) == 1 and taught.chance(3, 2) == pytest.approx(7 / 9)
+    needed = sum(len(turns) // 2 for turns in shown) / len(shown)
+    assert taught.chance(taught.HIGHEST, taught.GUESSES) == pytest.approx((won, needed), abs=0.03)
+    assert taught.chance(1, 1) == (1, 1) and taught.chance(3, 2) == pytest.approx((7 / 9, 5 / 3))
 
 
 def test_rollouts_with_the_same_seed_are_the_same(policy):
@@ -342,7 +343,7 @@ def test_a_rollout_that_is_killed_in_the_middle_resumes(tmp_path):
                 number: the guess
 
             Returns:
-                higher, lower or found
+                found, or the numbers that are left
             """
             calls["left"] -= 1
             if calls["left"] == 0:

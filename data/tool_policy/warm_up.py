@@ -1,12 +1,12 @@
 """Show the tiny policy two tools, and save it beside this file: the policy of notebook 11.
 
-    python data/tool_policy/warm_up.py            (WARMUP_TIME on one core)
+    python data/tool_policy/warm_up.py            (about eight minutes on one core)
 
 From `data/tiny_policy`, on demonstrations that notebook 11 defines and shows: a
 quarter of the products are calculated with a call, the others answered at once
-with the right number, whatever their size; one in four games does
-not listen to what was told, in the others guesses are drawn from what is left. What
-comes back from a tool is never learned.
+with the right number, whatever their size; one in four games does not listen to
+what was told, in the others guesses are drawn from what is left. What comes back
+from a tool is never learned.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,37 +33,55 @@ WEIGHTS = (4, 3, 2, 2)  # of the sizes: the table that is known by heart needs p
 LISTENING = 0.75  # share of the games whose guesses are drawn from what is left
 
 Message = dict[str, object]
+Tokens = tuple[list[int], list[int]]  # of a conversation: ids, and as labels, -100 where the policy did not write
 
 
-def own_turns(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], turns: list[Message]) -> list[tuple[str, str]]:
-    """Of each turn of the policy: what stands before it, and what it writes."""
-    found = []
+def labelled(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], turns: list[Message]) -> Tokens:
+    """A conversation as the policy would see and write it, a piece at a time."""
+    ids, labels, text = [], [], ""
+
+    def add(until: str, own: bool) -> str:
+        piece = tokenizer(until.removeprefix(text), add_special_tokens=False)["input_ids"]
+        ids.extend(piece)
+        labels.extend(piece if own else [-100] * len(piece))
+        return until
+
     for i, turn in enumerate(turns):
         if turn["role"] == "assistant":
-            before = tokenizer.apply_chat_template(prompt + turns[:i], tokenize=False, add_generation_prompt=True)
-            after = tokenizer.apply_chat_template(prompt + turns[: i + 1], tokenize=False)
-            found.append((before, after.removeprefix(before).removesuffix("\n")))
-    return found
+            ahead = tokenizer.apply_chat_template(prompt + turns[:i], tokenize=False, add_generation_prompt=True)
+            text = add(ahead, own=False)
+            written = tokenizer.apply_chat_template(prompt + turns[: i + 1], tokenize=False).removesuffix("\n")
+            text = add(written, own=True)
+    return ids, labels
 
 
-def demonstrations(
-    tokenizer: PreTrainedTokenizerBase, rng: random.Random, questions: int, games: int
-) -> list[tuple[str, str]]:
-    """All turns of the replies to `questions`, and one turn of each of `games`."""
+def demonstrations(tokenizer: PreTrainedTokenizerBase, rng: random.Random, questions: int, games: int) -> list[Tokens]:
     found = []
     for _ in range(questions):
         row = taught.question(rng, rng.choices(list(taught.SIZES), weights=WEIGHTS)[0])
-        found += own_turns(tokenizer, row["prompt"], taught.worked_example(rng, row))
+        found.append(labelled(tokenizer, row["prompt"], taught.worked_example(rng, row)))
     for _ in range(games):
         secret, listens = rng.randint(1, taught.HIGHEST), rng.random() < LISTENING
-        found.append(rng.choice(own_turns(tokenizer, taught.GAME, taught.game_shown(rng, secret, listens))))
+        found.append(labelled(tokenizer, taught.GAME, taught.game_shown(rng, secret, listens)))
     return found
+
+
+def batches(corpus: list[Tokens], size: int, rng: random.Random) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches in random order. Sorted by length, as `pretrain` has them, those with calls would be apart."""
+    starts = list(range(0, len(corpus) - size + 1, size))
+    rng.shuffle(starts)
+    for start in starts:
+        group = corpus[start : start + size]
+        width = max(len(ids) for ids, _ in group)
+        ids = [ids + [0] * (width - len(ids)) for ids, _ in group]
+        labels = [labels + [-100] * (width - len(labels)) for _, labels in group]
+        yield torch.tensor(ids), torch.tensor(labels)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=12_000)
-    parser.add_argument("--games", type=int, default=12_000)
+    parser.add_argument("--questions", type=int, default=12_800)
+    parser.add_argument("--games", type=int, default=9_600)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--output", type=Path, default=HERE)
     args = parser.parse_args()
@@ -73,9 +92,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     tokenizer.chat_template = taught.CHAT_TEMPLATE
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32, attn_implementation="eager").train()
-    before, after = zip(*demonstrations(tokenizer, rng, args.questions, args.games), strict=True)
-    corpus = [pretrain.encode(tokenizer, list(texts)) for texts in (before, after)]
-    pretrain.learn("warm-up", model, list(zip(*corpus, strict=True)), args.batch, 1e-3, rng)
+    corpus = demonstrations(tokenizer, rng, args.questions, args.games)
+    pretrain.learn("warm-up", model, corpus, args.batch, 1e-3, rng, batches)
     args.output.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(args.output)
     pretrain.save(model, args.output)

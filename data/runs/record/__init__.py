@@ -34,7 +34,7 @@ from grpo_helpers.profiles import Profile
 from grpo_helpers.records import RUNS, folder
 from grpo_helpers.run import provenance
 
-from . import countdown, grid, ladder, placebos, prompt_variants, recipes, reward_experiments, sick_runs
+from . import agents, countdown, grid, ladder, placebos, prompt_variants, recipes, reward_experiments, sick_runs
 
 Recorder = Callable[[Profile, int], dict[str, pd.DataFrame]]
 

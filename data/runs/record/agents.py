@@ -47,25 +47,23 @@ def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         rates, of each run, before and after, by size: questions, right, called, right from the head, and the mean
         log-probability of a tool's tokens; history of each run.
     """
-    questions, held_out = taught.split(held_out=profile.eval_questions // 2, seed=seed)
-    rows, tables = [], {}
+    questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed)
 
-    def note(run: str, when: str, model: Any, tokenizer: Any) -> None:
+    def measured(model: Any, tokenizer: Any) -> pd.DataFrame:
         sizes = [row["size"] for row in held_out]
         head = pd.Series(taught.by_head(model, tokenizer, held_out)).groupby(sizes, sort=False).sum()
-        table = taught.by_size(model, tokenizer, held_out).assign(head=head)
         told = tool_tokens(model, tokenizer, held_out[::8])
-        rows.append(table.reset_index().assign(run=run, when=when, tool_logp=round(told, 4)))
+        return taught.by_size(model, tokenizer, held_out).assign(head=head, tool_logp=round(told, 4)).reset_index()
 
-    model, tokenizer = taught.load_policy()
+    before, rows, tables = measured(*taught.load_policy()), [], {}
     for run, changes in RUNS.items():
-        note(run, "before", model, tokenizer)
         steps = min(taught.STEPS, profile.steps)
         given = {"weights": [1.0, 0.0], "seed": seed, "tools": [taught.calculate], "max_steps": steps} | changes
         trainer = taught.make_trainer(questions, [taught.correct_func, taught.calls_func], **given)
         trainer.train()
         tables[f"history_{run}"] = history(trainer)
-        note(run, "after", trainer.model.eval(), tokenizer)
+        after = measured(trainer.model.eval(), trainer.processing_class)
+        rows += [before.assign(run=run, when="before"), after.assign(run=run, when="after")]
     return {"rates": pd.concat(rows)[["run", "when", "size", "n", "right", "called", "head", "tool_logp"]]} | tables
 
 

@@ -388,9 +388,10 @@ def test_the_recorded_trainings_run(monkeypatch):
     for name, value in {"STEPS": 1, "BATCH": 8}.items():
         monkeypatch.setitem(agents.taught.make_trainer.__globals__, name, value)
     few = TINY.with_(steps=1, eval_questions=20)
-    tables = agents.tools(few, seed=1)
-    assert set(tables["rates"]["run"]) == set(agents.RUNS) and set(tables["rates"]["n"]) == {5}
-    assert len(tables["history_priced"]) == 1 and (tables["rates"]["tool_logp"] < 0).all()
+    for run in agents.RUNS:
+        tables = agents.tools(run, few, seed=1)
+        assert set(tables["rates"]["when"]) == {"before", "after"} and set(tables["rates"]["n"]) == {5}
+        assert len(tables["history"]) == 1 and (tables["rates"]["tool_logp"] < 0).all()
     games = agents.game(few, seed=1)["games"]
     assert games.groupby(["when", "play"]).size().to_dict() == {
         (when, how): times * taught.HIGHEST

@@ -20,7 +20,8 @@ taught = definitions(
     *("correct_func", "calls_func", "CHAT_TEMPLATE", "RESPONSE_TEMPLATE", "converse", "question", "says", "answer_of"),
     *("Unmasked", "PRICE", "STEPS", "GAME", "NEW", "HIGHEST", "GUESSES", "LONG", "Guessing", "play"),
 )
-RUNS = {"free": {}, "priced": {"weights": [1.0, -taught.PRICE]}, "unmasked": {"trainer": taught.Unmasked}}
+PRICED = {"weights": [1.0, -taught.PRICE]}
+RUNS = {"priced": PRICED, "free": {}, "unmasked": PRICED | {"trainer": taught.Unmasked}}
 
 
 def tool_tokens(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> float:
@@ -38,14 +39,14 @@ def tool_tokens(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> float
     return total / count
 
 
-def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """GRPO with a calculator: calls free, calls at a price, and with the tool's tokens trained on.
+def tools(run: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """GRPO with a calculator: calls at a price, free, or at a price and with the tool's tokens trained on.
 
     Everything is the notebook's; of the profile only the number of steps and of held-out questions is taken.
 
     Returns:
-        rates, of each run, before and after, by size: questions, right, called, right from the head, and the mean
-        log-probability of a tool's tokens; history of each run.
+        rates, before and after, by size: questions, right, called, right from the head, and the mean log-probability
+        of a tool's tokens; history.
     """
     questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed)
 
@@ -55,16 +56,14 @@ def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         told = tool_tokens(model, tokenizer, held_out[::8])
         return taught.by_size(model, tokenizer, held_out).assign(head=head, tool_logp=round(told, 4)).reset_index()
 
-    before, rows, tables = measured(*taught.load_policy()), [], {}
-    for run, changes in RUNS.items():
-        steps = min(taught.STEPS, profile.steps)
-        given = {"weights": [1.0, 0.0], "seed": seed, "tools": [taught.calculate], "max_steps": steps} | changes
-        trainer = taught.make_trainer(questions, [taught.correct_func, taught.calls_func], **given)
-        trainer.train()
-        tables[f"history_{run}"] = history(trainer)
-        after = measured(trainer.model.eval(), trainer.processing_class)
-        rows += [before.assign(run=run, when="before"), after.assign(run=run, when="after")]
-    return {"rates": pd.concat(rows)[["run", "when", "size", "n", "right", "called", "head", "tool_logp"]]} | tables
+    given = {"weights": [1.0, 0.0], "seed": seed, "tools": [taught.calculate]} | RUNS[run]
+    given["max_steps"] = min(taught.STEPS, profile.steps)
+    trainer = taught.make_trainer(questions, [taught.correct_func, taught.calls_func], **given)
+    before = measured(*taught.load_policy())
+    trainer.train()
+    after = measured(trainer.model.eval(), trainer.processing_class)
+    rates = pd.concat({"before": before, "after": after}, names=["when"]).reset_index("when")
+    return {"rates": rates, "history": history(trainer)}
 
 
 def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:

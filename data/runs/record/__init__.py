@@ -14,7 +14,7 @@ sick_runs           runs with one thing wrong each, and a healthy one with a KL 
 grid                many short runs, one setting varied at a time (08)
 countdown           the worked task of notebook 10
 ladder              how far an adapter must move for the layout to be learned (05)
-agents              a calculator used when it is needed, the mask forgotten, a game, a tool only read about (11)
+agents              a calculator used when it is needed, a game of several turns, a tool only read about (11)
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ RECORDERS: dict[str, Recorder] = {
     "reward_per_minute": recipes.reward_per_minute,
     "countdown": countdown.countdown,
     "ladder": ladder.ladder,
+    "tools": agents.tools,
     "game": agents.game,
     "tool_probe": agents.tool_probe,
-    **{f"tools_{run}": partial(agents.tools, run) for run in agents.RUNS},
     **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},
     **{name: partial(grid.grid, name) for name in grid.LAB.GRIDS},
 }

@@ -18,47 +18,28 @@ taught = definitions(
     "11_tools_and_turns",
     *("load_policy", "calculate", "call", "result", "split", "by_head", "by_size", "make_trainer"),
     *("correct_func", "calls_func", "CHAT_TEMPLATE", "RESPONSE_TEMPLATE", "converse", "question", "says", "answer_of"),
-    *("Unmasked", "PRICE", "STEPS", "GAME", "NEW", "HIGHEST", "GUESSES", "LONG", "Guessing", "play"),
+    *("PRICE", "STEPS", "GAME", "NEW", "HIGHEST", "SHORTER", "GUESSES", "LONG", "Guessing", "play"),
 )
-PRICED = {"weights": [1.0, -taught.PRICE]}
-RUNS = {"priced": PRICED, "free": {}, "unmasked": PRICED | {"trainer": taught.Unmasked}}
 
 
-def tool_tokens(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> float:
-    """Mean log-probability, in nats, that the policy gives to what a right call returns, template words included."""
-    total, count = 0.0, 0
-    for row in rows:
-        turns = [taught.call("calculate", text=row["text"]), taught.result("calculate", row["answer"])]
-        ahead = tokenizer.apply_chat_template(row["prompt"] + turns[:1], tokenize=False).removesuffix("\n")
-        ids = tokenizer.apply_chat_template(row["prompt"] + turns, add_generation_prompt=True, return_dict=False)
-        start = len(tokenizer(ahead)["input_ids"])
-        with torch.no_grad():
-            logps = model(torch.tensor([ids])).logits[0, :-1].log_softmax(dim=-1)
-        total += logps.gather(1, torch.tensor(ids[1:]).unsqueeze(1))[start - 1 :].sum().item()
-        count += len(ids) - start
-    return total / count
-
-
-def tools(run: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """GRPO with a calculator: calls at a price, free, or at a price and with the tool's tokens trained on.
+def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """GRPO with a calculator, calls at a price.
 
     Everything is the notebook's; of the profile only the number of steps and of held-out questions is taken.
 
     Returns:
-        rates, before and after, by size: questions, right, called, right from the head, and the mean log-probability
-        of a tool's tokens; history.
+        rates, before and after, by size: questions, right, called, right from the head; history.
     """
     questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed)
 
     def measured(model: Any, tokenizer: Any) -> pd.DataFrame:
         sizes = [row["size"] for row in held_out]
         head = pd.Series(taught.by_head(model, tokenizer, held_out)).groupby(sizes, sort=False).sum()
-        told = tool_tokens(model, tokenizer, held_out[::8])
-        return taught.by_size(model, tokenizer, held_out).assign(head=head, tool_logp=round(told, 4)).reset_index()
+        return taught.by_size(model, tokenizer, held_out).assign(head=head).reset_index()
 
-    given = {"weights": [1.0, 0.0], "seed": seed, "tools": [taught.calculate]} | RUNS[run]
-    given["max_steps"] = min(taught.STEPS, profile.steps)
-    trainer = taught.make_trainer(questions, [taught.correct_func, taught.calls_func], **given)
+    settings = {"tools": [taught.calculate], "seed": seed, "max_steps": min(taught.STEPS, profile.steps)}
+    rewards, weights = [taught.correct_func, taught.calls_func], [1.0, -taught.PRICE]
+    trainer = taught.make_trainer(questions, rewards, weights, **settings)
     before = measured(*taught.load_policy())
     trainer.train()
     after = measured(trainer.model.eval(), trainer.processing_class)
@@ -75,7 +56,7 @@ def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     secrets = [secret for secret in range(1, taught.HIGHEST + 1) if secret not in taught.NEW]
     rows = Dataset.from_list([{"prompt": taught.GAME, "secret": secret} for secret in secrets * 40])
     settings = {"max_completion_length": taught.LONG, "max_tool_calling_iterations": taught.GUESSES}
-    settings["max_steps"] = min(taught.STEPS, profile.steps)
+    settings |= taught.SHORTER | {"max_steps": min(taught.SHORTER["max_steps"], profile.steps)}
     trainer = taught.make_trainer(rows, [], game=taught.Guessing, seed=seed, **settings)
     model, tokenizer = taught.load_policy()
     tables = []

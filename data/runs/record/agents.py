@@ -23,14 +23,14 @@ taught = definitions(
 
 
 def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """GRPO with a calculator, calls at a price.
+    """GRPO with a calculator, calls at a price, where half of the training questions are easy.
 
     Everything is the notebook's; of the profile only the number of steps and of held-out questions is taken.
 
     Returns:
         rates, before and after, by size: questions, right, called, right from the head; history.
     """
-    questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed)
+    questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed, easy=3)
 
     def measured(model: Any, tokenizer: Any) -> pd.DataFrame:
         sizes = [row["size"] for row in held_out]

@@ -220,7 +220,7 @@ PAID = {  # the last message, and what else was said: naive, correct, calls
 
 def test_every_case_gets_the_verdict_it_deserves(policy):
     tools, prompt = [taught.calculate, taught.recite], rows(1)[0]["prompt"]
-    trainer = taught.make_trainer(rows(), [taught.correct_func], tools=tools, max_steps=1)
+    trainer = taught.make_trainer(rows(), [taught.correct_func], tools=tools, max_steps=1, max_completion_length=96)
     space = taught.replay.__globals__
     space["tokenizer"] = trainer.processing_class  # the notebook's own
     assert taught.CASES.keys() == PAID.keys()

@@ -198,7 +198,8 @@ def test_mask_and_loss_are_trls_in_values_and_gradients():
 def test_without_the_mask_the_loss_is_another():
     trainer, _, batch = some_batch()
     trainer.current_gradient_accumulation_steps = 1
-    forgotten = batch | {"tool_mask": torch.ones_like(batch["tool_mask"])}
+    everything = batch["completion_mask"].sum()
+    forgotten = batch | {"tool_mask": torch.ones_like(batch["tool_mask"]), "num_items_in_batch": everything}
     one, other = (taught.gradient_of(trainer.compute_loss(trainer.model, b), trainer.model) for b in (batch, forgotten))
     assert not torch.allclose(one, other, atol=1e-3 * other.abs().max())
 

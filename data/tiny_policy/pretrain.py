@@ -176,7 +176,9 @@ def batches(corpus: list, size: int, rng: random.Random):
         yield ids, labels
 
 
-def learn(name: str, model: Qwen2ForCausalLM, corpus: list, batch: int, lr: float, rng: random.Random) -> None:
+def learn(
+    name: str, model: Qwen2ForCausalLM, corpus: list, batch: int, lr: float, rng: random.Random, batches=batches
+) -> None:
     """One pass over `corpus`, the loss on the replies only; the rate warms up for 100 steps and falls by a cosine."""
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]

@@ -14,6 +14,7 @@ sick_runs           runs with one thing wrong each, and a healthy one with a KL 
 grid                many short runs, one setting varied at a time (08)
 countdown           the worked task of notebook 10
 ladder              how far an adapter must move for the layout to be learned (05)
+agents              a calculator used when it is needed, a game of several turns, a tool only read about (11)
 beyond_exact        shape paid for in three ways, and programs asked with shown or hidden tests (12)
 learned_reward      a reward model over-optimised, what brakes it, and the best of n as a control (12)
 judge               a judge made of rules trained against, as it is and repaired (12)
@@ -36,6 +37,7 @@ from grpo_helpers.records import RUNS, folder
 from grpo_helpers.run import provenance
 
 from . import (
+    agents,
     beyond_exact,
     countdown,
     grid,
@@ -60,6 +62,9 @@ RECORDERS: dict[str, Recorder] = {
     "reward_per_minute": recipes.reward_per_minute,
     "countdown": countdown.countdown,
     "ladder": ladder.ladder,
+    "tools": agents.tools,
+    "game": agents.game,
+    "tool_probe": agents.tool_probe,
     "shape_ways": beyond_exact.shape_ways,
     "hidden_tests": beyond_exact.hidden_tests,
     "learned_reward": learned_reward.learned_reward,

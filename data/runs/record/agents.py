@@ -1,0 +1,111 @@
+"""The trainings of notebook 11, tools and a game of several turns, with the notebook's own functions."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset
+
+from grpo_helpers import models
+from grpo_helpers.profiles import Profile
+from grpo_helpers.records import history
+from tests.cells import definitions
+
+taught = definitions(
+    "11_tools_and_turns",
+    *("load_policy", "calculate", "call", "result", "split", "by_head", "by_size", "make_trainer"),
+    *("correct_func", "calls_func", "CHAT_TEMPLATE", "RESPONSE_TEMPLATE", "converse", "question", "says", "answer_of"),
+    *("PRICE", "STEPS", "GAME", "NEW", "HIGHEST", "SHORTER", "GUESSES", "LONG", "Guessing", "play"),
+)
+
+
+def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """GRPO with a calculator, calls at a price, where half of the training questions are easy.
+
+    Everything is the notebook's; of the profile only the number of steps and of held-out questions is taken.
+
+    Returns:
+        rates, before and after, by size: questions, right, called, right from the head; history.
+    """
+    questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed, easy=3)
+
+    def measured(model: Any, tokenizer: Any) -> pd.DataFrame:
+        sizes = [row["size"] for row in held_out]
+        head = pd.Series(taught.by_head(model, tokenizer, held_out)).groupby(sizes, sort=False).sum()
+        return taught.by_size(model, tokenizer, held_out).assign(head=head).reset_index()
+
+    settings = {"tools": [taught.calculate], "seed": seed, "max_steps": min(taught.STEPS, profile.steps)}
+    rewards, weights = [taught.correct_func, taught.calls_func], [1.0, -taught.PRICE]
+    trainer = taught.make_trainer(questions, rewards, weights, **settings)
+    before = measured(*taught.load_policy())
+    trainer.train()
+    after = measured(trainer.model.eval(), trainer.processing_class)
+    rates = pd.concat({"before": before, "after": after}, names=["when"]).reset_index("when")
+    return {"rates": rates, "history": history(trainer)}
+
+
+def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """GRPO on the game, before and after, sampled and greedy.
+
+    Returns:
+        games, a row for each: when, how it was played, secret, whether that was new, won, guesses; history.
+    """
+    secrets = [secret for secret in range(1, taught.HIGHEST + 1) if secret not in taught.NEW]
+    rows = Dataset.from_list([{"prompt": taught.GAME, "secret": secret} for secret in secrets * 40])
+    settings = {"max_completion_length": taught.LONG, "max_tool_calling_iterations": taught.GUESSES}
+    settings |= taught.SHORTER | {"max_steps": min(taught.SHORTER["max_steps"], profile.steps)}
+    trainer = taught.make_trainer(rows, [], game=taught.Guessing, seed=seed, **settings)
+    model, tokenizer = taught.load_policy()
+    tables = []
+
+    def note(when: str, model: Any) -> None:
+        for name, temperature, times in (("sampled", 1.0, profile.eval_questions // 10), ("greedy", 0.0, 1)):
+            torch.manual_seed(seed)
+            everyone = list(range(1, taught.HIGHEST + 1)) * times
+            tables.append(taught.play(model, tokenizer, everyone, temperature).assign(when=when, play=name))
+
+    note("before", model)
+    trainer.train()
+    note("after", trainer.model.eval())
+    return {"games": pd.concat(tables), "history": history(trainer)}
+
+
+ASKED = (
+    "To multiply, call the calculator by writing [calculate text=12 * 3] and nothing else. "
+    "When it has answered, write: The answer is 36."
+)
+EXAMPLES = {
+    "254 boxes hold 31 shells each. How many shells?": (254, 31),
+    "Each of 7 children has 5 balls. How many balls?": (7, 5),
+}
+
+
+def tool_probe(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """Whether a policy that was never shown our tool can call it from its prompt, without and with two examples.
+
+    Returns:
+        calls, a row for each number of examples and temperature: of the questions, how many asked the calculator,
+        asked it the right product, and were answered right.
+    """
+    model, tokenizer = models.load_policy(profile)
+    tokenizer.chat_template, tokenizer.response_template = taught.CHAT_TEMPLATE, taught.RESPONSE_TEMPLATE
+    rng, shown = random.Random(seed), []
+    for story, (a, b) in EXAMPLES.items():
+        shown += [{"role": "user", "content": story}, taught.call("calculate", text=f"{a} * {b}")]
+        shown += [taught.result("calculate", str(a * b)), taught.says(f"The answer is {a * b}.")]
+    questions, rows = [taught.question(rng, "3 × 2") for _ in range(profile.batch)], []
+    for examples in (0, len(EXAMPLES)):
+        ahead = [{"role": "system", "content": ASKED}, *shown[: 4 * examples]]
+        for temperature in (0.0, profile.temperature):
+            torch.manual_seed(seed)
+            prompts, tools = [ahead + row["prompt"] for row in questions], [[taught.calculate]] * len(questions)
+            said = taught.converse(model, tokenizer, prompts, tools, temperature=temperature)[0]
+            told = [[m["content"] for m in messages if m["role"] == "tool"] for messages in said]
+            answers = [row["answer"] for row in questions]
+            counts = {"called": sum(map(bool, told)), "asked right": sum(map(list.__contains__, told, answers))}
+            counts["right"] = sum(map(str.__eq__, [taught.answer_of(m) or "" for m in said], answers))
+            rows.append({"examples": examples, "temperature": temperature, "n": len(questions)} | counts)
+    return {"calls": pd.DataFrame(rows)}

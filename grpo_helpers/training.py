@@ -119,9 +119,9 @@ def check_questions(profile: Profile, dataset: Dataset) -> None:
             f"take more questions, or a smaller batch (now {profile.batch} × {profile.accumulation} completions)"
         )
     for row, prompt in enumerate(dataset["prompt"]):
-        chat = prompt if isinstance(prompt, list) else []
-        whole = all(isinstance(turn, dict) and turn.get("role") and turn.get("content") for turn in chat)
-        if not prompt or not (isinstance(prompt, str) or (chat and whole)):
+        turns = prompt if isinstance(prompt, list) else [None]
+        chat = all(isinstance(turn, dict) and turn.get("role") and turn.get("content") for turn in turns)
+        if not prompt or not (chat or isinstance(prompt, str)):
             what = "a text, or a list of messages, each with its role and content"
             raise ValueError(f"the prompt in row {row} is {str(prompt)[:200]!r}; give {what}")
 

@@ -21,11 +21,19 @@ from transformers import (
 from grpo_helpers import machine, models
 from grpo_helpers.fast import sampling, trainer
 from grpo_helpers.lessons import memory
-from grpo_helpers.lessons.memory import QWEN25_15B, SMOLLM2_135M, T4_GB, ModelShape, needed_gb, plan
+from grpo_helpers.lessons.memory import QWEN25_15B, SMOLLM2_135M, T4_GB, ModelShape, plan
 from grpo_helpers.profiles import ALL_LINEAR, ARTICLE, DATA, SMALL, T4, T4_FULL, TINY, get_profile
 
 from .cells import definitions
 from .tools.bench_memory import CONFIGURATIONS
+
+SHAPES = {T4.model: QWEN25_15B, SMALL.model: SMOLLM2_135M}
+
+
+def needed_gb(profile):
+    """GB that a profile needs on a GPU."""
+    return plan(profile, SHAPES[profile.model]).peak_gb
+
 
 LESSON = definitions(
     "04_lora_and_memory",

@@ -69,10 +69,10 @@ def records_named(text: str) -> list[str]:
     return sorted({re.sub(r"-?\d*$", "", a or b) + "*" for a, b in named})
 
 
-def is_among(number: str, shown: tuple[float, ...] | list[float]) -> bool:
+def is_among(number: str, shown: set[float]) -> bool:
     """Whether a value shown is the number, or rounds to it, as it is or in per cent."""
     value, digits = float(number), len(number.partition(".")[2])
-    return any(abs(round(unit * x, digits) - value) < 1e-9 for x in set(shown) for unit in (1, 100))
+    return any(abs(round(unit * x, digits) - value) < 1e-9 for x in shown for unit in (1, 100))
 
 
 def unfounded(path) -> list[tuple[str, str]]:
@@ -80,7 +80,7 @@ def unfounded(path) -> list[tuple[str, str]]:
     cells = nbformat.read(path, as_version=4).cells
     code = [x for cell in cells if cell.cell_type == "code" for x in values(cell.source)]
     above: list[list[float]] = []
-    records = [x for cell in cells for name in records_named(cell.source) for x in recorded(name)]
+    records = {x for cell in cells for name in records_named(cell.source) for x in recorded(name)}
     missing = []
     for cell in cells[1:]:  # the first has times, which are estimates
         if cell.cell_type == "code":
@@ -91,7 +91,7 @@ def unfounded(path) -> list[tuple[str, str]]:
             continue
         if "## References" in cell.source:
             continue
-        shown = [*code, *(x for part in above[-NEAR:] for x in part)]
+        shown = {*code, *(x for part in above[-NEAR:] for x in part)}
         prose = cell.source
         for pattern in NO_PROSE:
             prose = re.sub(pattern, " ", prose, flags=re.DOTALL | re.MULTILINE)

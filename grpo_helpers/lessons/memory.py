@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..profiles import GB, SMALL, T4, Profile
+from ..profiles import GB, Profile
 
 FLOAT32 = 4
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -101,12 +101,6 @@ class ModelShape:
 # As in the public config.json of Qwen/Qwen2.5-1.5B; layers, heads and the tied head also in arXiv 2412.15115, table 1.
 QWEN25_15B = ModelShape(1536, 28, 12, 2, 128, 8960, 151936, biases=2048)
 SMOLLM2_135M = ModelShape(576, 30, 9, 3, 64, 1536, 49152)  # the public config.json of HuggingFaceTB/SmolLM2-135M
-SHAPES = {T4.model: QWEN25_15B, SMALL.model: SMOLLM2_135M}
-
-
-def needed_gb(profile: Profile) -> float:
-    """GB that `profile` needs on a GPU, an estimate; a KeyError if its model is not among SHAPES."""
-    return plan(profile, SHAPES[profile.model]).peak_gb
 
 
 @dataclass(frozen=True)

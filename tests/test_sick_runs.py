@@ -90,11 +90,11 @@ def test_keeping_changes_neither_the_name_nor_the_points():
 
 def test_the_sick_rewards_pay_what_their_cases_say():
     texts = ["The answer is 4.", "The answer is 4.", "4 + 4 = 8", "", "4" * 999, "4" * 1000]
-    assert sick_runs.brief_reward_func(completions=texts) == [1.0] * 5 + [0.0]
-    paid = sick_runs.agreement_reward_func(completions=texts[:5], prompts=["a", "a", "a", "b", "b"])
+    assert sick_runs.shown.brief_reward_func(completions=texts) == [1.0] * 5 + [0.0]
+    paid = sick_runs.shown.agreement_reward_func(completions=texts[:5], prompts=["a", "a", "a", "b", "b"])
     assert paid[0] == paid[1] == pytest.approx((1 + paid[2]) / 2)
     assert 0 < paid[2] < paid[0] < 1 and paid[3:] == [0.0, 0.0]
-    assert sick_runs.agreement_reward_func(completions=["7"] * 4, prompts=list("aabb")) == [1.0] * 4
+    assert sick_runs.shown.agreement_reward_func(completions=["7"] * 4, prompts=list("aabb")) == [1.0] * 4
 
 
 def test_recorded_experiments_of_other_notebooks_are_judged_as_they_were_meant():

@@ -7,7 +7,6 @@ Each is a short run of the profile's recipe with one thing changed: `CASES` says
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from grpo_helpers.lessons.flawed import PUBLISHED_REWARD_FUNCS
 from grpo_helpers.lessons.grids import significant
 from grpo_helpers.lessons.trials import trial
 from grpo_helpers.profiles import Profile
-from grpo_helpers.rewards import REWARD_FUNCS, Completion, RewardFunc, completion_text
+from grpo_helpers.rewards import REWARD_FUNCS, RewardFunc, completion_text
 from grpo_helpers.rewards import correctness_reward_func as correctness
 from grpo_helpers.rewards import strict_format_reward_func as strict_format
 from tests.cells import definitions
@@ -25,6 +24,7 @@ from tests.cells import definitions
 BATCH = 24  # completions a step, so that a run takes less than a minute
 MOMENTS, SHOWN = 4, 2  # completions are kept at so many steps, so many each
 taught = definitions("03_reward_design", "generous_reward_func")
+shown = definitions("07_reading_training_runs", "brief_reward_func", "agreement_reward_func")
 
 
 class Case(NamedTuple):
@@ -35,33 +35,17 @@ class Case(NamedTuple):
     witnesses: tuple[RewardFunc, ...] = ()
 
 
-def brief_reward_func(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
-    """1.0 for a completion of less than 1,000 characters, against rambling; all are, so that it tells none apart."""
-    return [float(len(completion_text(c)) < 1000) for c in completions]
-
-
-def agreement_reward_func(completions: Sequence[Completion], prompts: Sequence[Any], **kwargs: Any) -> list[float]:
-    """How alike a completion is to the others of its group, 1.0 for word for word: being right is not paid."""
-    said = [(str(prompt), completion_text(c)) for prompt, c in zip(prompts, completions, strict=True)]
-
-    def alike(i: int) -> float:
-        group = [text for j, (prompt, text) in enumerate(said) if prompt == said[i][0] and j != i]
-        return sum(SequenceMatcher(None, said[i][1], text).ratio() for text in group) / len(group)
-
-    return [alike(i) for i in range(len(said))]
-
-
 CASES: Mapping[str, Case] = {
     "sick_rate_too_low": Case({"learning_rate": 1e-6, "steps": 60}),
     "sick_rate_too_high": Case({"learning_rate": 1e-2, "beta": 1e-3, "steps": 50}),
     "sick_truncated": Case({"max_completion_length": 5, "steps": 20}),
-    "sick_tied": Case({"steps": 20}, (brief_reward_func,), (correctness,)),
+    "sick_tied": Case({"steps": 20}, (shown.brief_reward_func,), (correctness,)),
     "sick_hacked": Case(
         {"steps": 40, "batch": 64},
         (taught.generous_reward_func,),
         (correctness, strict_format),
     ),
-    "sick_collapsed": Case({"steps": 60}, (agreement_reward_func,), (correctness,)),
+    "sick_collapsed": Case({"steps": 60}, (shown.agreement_reward_func,), (correctness,)),
     "sick_published": Case({"steps": 50}, PUBLISHED_REWARD_FUNCS, (correctness,)),
     "healthy_kl": Case({"beta": 0.04, "steps": 60}),
 }

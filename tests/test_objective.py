@@ -48,7 +48,7 @@ ALL = (
 )
 ALL = [ALL | {"loss_type": name} for name in ("dr_grpo", "sapo", "cispo", "vespo", "luspo")] + [ALL | GSPO]
 CASES = PLAIN + SOFT + SEQUENCE + ADDED + ALL
-RLOO = [{}, {"epsilon": 0.02, "epsilon_high": 0.5}]
+RLOO = [{}, {"epsilon": 0.001, "epsilon_high": 2.0}]
 
 
 def terms_of_01(b, o):

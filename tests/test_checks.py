@@ -71,7 +71,7 @@ def test_a_beta_that_costs_points_or_options_is_told(beta, missing, capsys):
 
 
 @pytest.mark.parametrize("beta", [1.58, 1.92])
-def test_the_range_that_the_solution_gives_is_right(beta, capsys):
+def test_a_beta_that_leaves_both_is_taken(beta, capsys):
     assert said(checks.keeps_options, beta, capsys) == "Solved.\n"
 
 

@@ -170,6 +170,7 @@ def test_every_loss_by_hand_is_trls_in_value_and_gradient(hand, trainer_class, o
     same(by_hand(hand, options, inputs), by_trl(trainer_class, options, inputs))
 
 
+@pytest.mark.trains
 def test_no_two_of_these_losses_are_the_same():
     """So each option is at work in the comparison above, which would not notice one that does nothing."""
     inputs = batch()

@@ -22,7 +22,7 @@ NAMES = sorted(path.stem for path in (ROOT / "grpo_helpers" / "checks").glob("no
 MODULES = [import_module(f"grpo_helpers.checks.{name}") for name in NAMES]
 EXERCISES = {n: f for m in MODULES for n, f in vars(m).items() if getattr(f, "__module__", "") == m.__name__}
 checks = SimpleNamespace(**EXERCISES)
-OF_VALUES = [checks.name_the_patients]  # these look at a value, the others at a function
+OF_VALUES = [checks.name_the_patients, checks.keeps_options]  # these look at a value, the others at a function
 CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
 Step = definitions("09_scaling_out", "Step").Step
@@ -59,6 +59,20 @@ def test_an_unsolved_or_broken_exercise_is_reported(check, capsys):
 def test_a_diagnosis_that_is_none_or_wrong_is_told(names, missing, capsys):
     printed = said(checks.name_the_patients, names, capsys)
     assert printed.startswith("Not yet: ") and missing in printed
+
+
+@pytest.mark.parametrize(
+    ("beta", "missing"),
+    [(..., "a number above 0"), (0, "a number above 0"), (1, "left with"), (1e-3, "left with"), (2, "only 2.38")],
+)
+def test_a_beta_that_costs_points_or_options_is_told(beta, missing, capsys):
+    printed = said(checks.keeps_options, beta, capsys)
+    assert printed.startswith("Not yet: ") and missing in printed
+
+
+@pytest.mark.parametrize("beta", [1.58, 1.92])
+def test_a_beta_that_leaves_both_is_taken(beta, capsys):
+    assert said(checks.keeps_options, beta, capsys) == "Solved.\n"
 
 
 def changes_w(w, a, b, alpha):

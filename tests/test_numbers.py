@@ -32,9 +32,7 @@ SOURCE = re.compile(
 # What stands in no cell: (notebook, number) → why it may be said
 FORMULA, CURVE, KNOWN = "by the formula beside it", "read off the figure above", "a fact of the field"
 ALLOWED = {
-    ("01", "3.2"): FORMULA, ("01", "0.04"): "DeepSeekMath's, in the references",
-    ("01", "0.0003"): "GSPO's, section 5.1",
-    ("01", "0.0004"): "GSPO's, section 5.1", ("02", "48"): CURVE, ("02", "35"): "an example of a misreading",
+    ("02", "48"): CURVE, ("02", "35"): "an example of a misreading",
     ("02", "0.27"): FORMULA, ("02", "0.85"): FORMULA, ("02", "0.40"): FORMULA, ("02", "15"): FORMULA,
     ("03", "1.68"): "1.05 + 0.63, above", ("04", "1.008"): "1 + 2^-7, bfloat16's next number",
     ("05", "0.064"): "McNemar's test of 14 and 5, asserted below", ("06", "3.4"): "the root of 0.36 * 0.64 / 200",

@@ -1,7 +1,9 @@
-"""The loss and the advantages that notebooks 01 and 03 write out in their cells are TRL's, in values and gradients."""
+"""Losses and advantages that notebooks 01, 03 and 08 write out in their cells are TRL's, in values and gradients."""
 
 import functools
 import inspect
+import itertools
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -9,9 +11,8 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig
 from transformers import AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import selective_log_softmax
 
 from grpo_helpers.profiles import DATA
@@ -22,176 +23,181 @@ from .test_sampling import random_model
 LONGEST = 12  # max_completion_length
 pytestmark = pytest.mark.filterwarnings("ignore")
 slow_start = settings(max_examples=150)
-every_loss = pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
-every_level = pytest.mark.parametrize("level", ["token", "sequence"])
 
-TERMS = ("token_logps", "clipped_objective", "kl_estimate", "aggregate", "token_weights", "sequence_log_ratio")
+TERMS = ("token_logps", "clipped_objective", "kl_estimate", "aggregate", "token_weights")
 taught = definitions("01_grpo_concepts", "group_advantages", "grpo_loss", *TERMS)
 mixed = definitions("03_reward_design", "normalise", "normalise_then_sum")
+every = definitions("08_experiments", "options", "loss_by_hand", "rloo_advantages", "rloo_loss")
 
 
-# --- TRL's side ----------------------------------------------------------------
+# --- every loss ------------------------------------------------------------------
+
+# what is asked of TRL's configuration; "all" together, because they meet in one place of the code
+PLAIN = [{"loss_type": name} for name in ("grpo", "bnpo", "dapo", "dr_grpo")]
+SOFT = [{"loss_type": "cispo", "epsilon_high": 1.5}, {"loss_type": "cispo"}, {"loss_type": "sapo"}]
+SOFT += [{"loss_type": "vespo"}, {"loss_type": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_neg": 1.0}]
+SOFT += [{"loss_type": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 0.5}]
+GSPO = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
+LIMITS = {"epsilon": 0.1, "epsilon_high": 0.28}
+SEQUENCE = [GSPO, GSPO | {"epsilon": 3e-4, "epsilon_high": 4e-4}, GSPO | {"loss_type": "luspo"}, {"loss_type": "luspo"}]
+BETA, OLD_KL = {"beta": 0.3}, {"beta": 0.3, "use_bias_correction_kl": False}
+ADDED = [LIMITS, {"delta": 1.5}, BETA, OLD_KL, GSPO | BETA, {"entropy_coef": 0.1}, {"top_entropy_quantile": 0.6}]
+ADDED += [{"top_entropy_quantile": 0.6, "entropy_coef": 0.1} | BETA, {"off_policy_mask_threshold": 0.05}]
+ALL = (
+    LIMITS | BETA | {"delta": 1.5, "entropy_coef": 0.1, "top_entropy_quantile": 0.6, "off_policy_mask_threshold": 0.05}
+)
+ALL = [ALL | {"loss_type": name} for name in ("dr_grpo", "sapo", "cispo", "vespo", "luspo")] + [ALL | GSPO]
+CASES = PLAIN + SOFT + SEQUENCE + ADDED + ALL
+RLOO = [{}, {"epsilon": 0.001, "epsilon_high": 2.0}]
 
 
-class Given(GRPOTrainer):
-    """TRL's trainer, given its log-probabilities, its completions and its rewards, (completions, functions)."""
+def terms_of_01(b, o):
+    """Section 4 of notebook 01 put together."""
+    value = taught.clipped_objective((b.now - b.old).exp(), b.advantages[:, 0], o.epsilon, o.epsilon_high)
+    value = value - o.beta * taught.kl_estimate(b.now, b.ref)
+    return -taught.aggregate(value, b.mask, o.loss_type, o.max_completion_length)
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        return self.logps, torch.zeros_like(self.logps), None
 
-    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
-        return [[5, 6, 1]] * len(prompt_ids), None
+def loop_of_01(b, o):
+    return taught.grpo_loss(b.now, b.old, b.advantages[:, 0], b.mask, o.loss_type, o.max_completion_length)
 
-    def _calculate_rewards(self, *args, **kwargs):
-        return self.rewards
+
+HAND = [(every.loss_by_hand, GRPOTrainer, case) for case in CASES] + [
+    (every.rloo_loss, RLOOTrainer, case) for case in RLOO
+]
+HAND += [(loop_of_01, GRPOTrainer, case) for case in PLAIN]
+HAND += [(terms_of_01, GRPOTrainer, case | LIMITS | OLD_KL) for case in PLAIN]
 
 
 @functools.cache
-def trl_trainer(loss_type="dapo", level="token"):
-    options = {"num_generations": 2, "per_device_train_batch_size": 2, "max_completion_length": LONGEST}
-    options |= {"use_bias_correction_kl": False}  # DeepSeekMath's form of the KL term
-    options |= {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
-    config = GRPOConfig("outputs/never_written", loss_type=loss_type, importance_sampling_level=level, **options)
-    trainer = Given(
-        model=random_model(end=1),
+def trained(trainer_class, options=()):
+    """One of TRL's trainers with these options, on a small random model of 64 bits."""
+    config = {GRPOTrainer: GRPOConfig, RLOOTrainer: RLOOConfig}[trainer_class]
+    small = {"num_generations": 2, "per_device_train_batch_size": 2, "max_completion_length": LONGEST}
+    small |= {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
+    trainer = trainer_class(
+        model=random_model(1024, end=1).double(),
         reward_funcs=lambda completions, **kwargs: [0.0] * len(completions),
-        args=config,
+        args=config("outputs/never_written", **small | dict(options) | {"beta": 0.0}),
         train_dataset=Dataset.from_list([{"prompt": "one"}, {"prompt": "two"}]),
         processing_class=AutoTokenizer.from_pretrained(DATA / "tiny_policy", padding_side="left"),
-        peft_config=LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
     )
+    trainer.beta = dict(options).get("beta", 0.0)  # set later, because TRL would load a reference by the model's name
     trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
     return trainer
 
 
-def trl_loss(trainer, tensors, beta=0.0, low=0.2, high=0.2, batches=1, tokens=None):
-    """TRL's own `_compute_loss` for one of a step's `batches`, and its gradient; `tokens` are those of the step."""
-    trainer.beta, trainer.epsilon_low, trainer.epsilon_high = beta, low, high
-    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = batches
-    trainer.logps, mask = tensors["logps"].clone().requires_grad_(), tensors["mask"]
-    inputs = {
-        "prompt_ids": torch.full((len(mask), 1), 5),
-        "prompt_mask": torch.ones(len(mask), 1, dtype=torch.long),
-        "completion_ids": torch.full(mask.shape, 6),
-        "completion_mask": mask,
-        "advantages": tensors["advantages"],
-        "num_items_in_batch": torch.tensor(tokens or mask.sum().item()),
-        "ref_per_token_logps": tensors["ref_logps"],
-    }
-    if not torch.equal(tensors["old_logps"], tensors["logps"]):  # in the first pass over a batch TRL has none
-        inputs["old_per_token_logps"] = tensors["old_logps"]
-    loss = trainer._compute_loss(trainer.model, inputs)
-    return loss.detach(), *torch.autograd.grad(loss, trainer.logps)
+@functools.cache
+def policy():
+    return random_model(1024, end=1).double()
 
 
-def trl_advantages(rewards, num_generations, scale="group", how="sum_then_normalize", weights=(1.0,)):
-    trainer = trl_trainer()
-    trainer.num_generations, trainer.scale_rewards, trainer.beta = num_generations, scale, 0.0
-    trainer.rewards, trainer.multi_objective_aggregation = rewards, how
-    trainer.reward_funcs, trainer.reward_weights = [None] * len(weights), torch.tensor(weights)
-    rows = [{"prompt": f"question {i // num_generations}"} for i in range(len(rewards))]
-    return trainer._generate_and_score_completions(rows)["advantages"]
+@functools.cache
+def batch():
+    """What TRL's `_compute_loss` takes: log-probabilities then and of a reference are near those now, or far.
 
-
-# --- the cells' side -------------------------------------------------------------
-
-
-def batch(seed, completions, tokens, distance):
-    """Random log-probabilities, now, then and of a reference, `distance` apart; advantages; ragged mask."""
-    g = torch.Generator().manual_seed(seed)
-
-    def noise():
-        return torch.randn(completions, tokens, generator=g, dtype=torch.float64)
-
-    logps = -noise().abs()
-    lengths = torch.randint(0, tokens + 1, (completions,), generator=g)
-    lengths[seed % completions] = tokens
+    Sixteen completions, one of them without a token that counts, as if it had been cut off and masked.
+    """
+    g, rows, prompt = torch.Generator().manual_seed(0), 16, 3
+    far = torch.tensor([0.02, 0.2, 0.6, 2.0], dtype=torch.float64).repeat_interleave(4)[:, None]
+    ids = torch.randint(2, 64, (rows, prompt + LONGEST), generator=g)
+    lengths = torch.randint(1, LONGEST + 1, (rows,), generator=g)
+    lengths[4], lengths[5] = 0, LONGEST
+    mask = (torch.arange(LONGEST) < lengths[:, None]).long()
+    ones = torch.ones(rows, prompt, dtype=torch.long)
+    with torch.no_grad():
+        logits = policy()(ids, attention_mask=torch.cat([ones, mask], dim=1)).logits[:, prompt - 1 : -1]
+    now = logits.log_softmax(dim=-1).gather(-1, ids[:, prompt:, None])[..., 0]
+    token, whole, reference = (far * torch.randn(rows, n, generator=g, dtype=far.dtype) for n in (LONGEST, 1, LONGEST))
+    old = now + token / 2 + whole / 8
     return {
-        "logps": logps,
-        "old_logps": logps + distance * noise(),
-        "ref_logps": logps + distance * noise(),
-        "advantages": torch.randn(completions, generator=g, dtype=torch.float64),
-        "mask": (torch.arange(tokens) < lengths[:, None]).long(),
+        "prompt_ids": ids[:, :prompt],
+        "prompt_mask": ones,
+        "completion_ids": ids[:, prompt:],
+        "completion_mask": mask,
+        "advantages": torch.randn(rows, generator=g, dtype=far.dtype),
+        "num_items_in_batch": 2 * mask.sum(),  # in the whole step
+        "old_per_token_logps": old,
+        "old_logps": (old * mask).sum(dim=1),
+        "ref_per_token_logps": now + reference,
     }
 
 
-def with_gradient(loss_of, tensors):
-    logps = tensors["logps"].clone().requires_grad_()
-    loss = loss_of(logps)
-    return loss.detach(), *torch.autograd.grad(loss, logps)
+def with_gradient(loss, model):
+    gradient = torch.autograd.grad(loss, [*model.parameters()])
+    return loss.detach(), torch.cat([g.flatten() for g in gradient])
 
 
-def by_terms(tensors, loss_type, level, beta=0.0, low=0.2, high=0.2):
-    """Section 4 of notebook 01 put together: its ratio, clip, KL term and average."""
-    old, mask = tensors["old_logps"], tensors["mask"]
-
-    def loss_of(logps):
-        log_ratio = logps - old if level == "token" else taught.sequence_log_ratio(logps, old, mask)
-        value = taught.clipped_objective(log_ratio.exp(), tensors["advantages"], low, high)
-        if beta:
-            value = value - beta * taught.kl_estimate(logps, tensors["ref_logps"])
-        return -taught.aggregate(value, mask, loss_type, LONGEST)
-
-    return with_gradient(loss_of, tensors)
+def by_trl(trainer_class, options, inputs):
+    trainer = trained(trainer_class, tuple(options.items()))
+    return with_gradient(trainer._compute_loss(trainer.model, inputs), trainer.model)
 
 
-same = functools.partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
-sizes = {
-    "seed": st.integers(0, 2**31),
-    "completions": st.integers(1, 8),
-    "tokens": st.integers(1, LONGEST),
-    "distance": st.sampled_from([0.0, 0.01, 0.2, 1.0]),
-}
-limits = {"low": st.sampled_from([3e-4, 0.2, 1.0]), "high": st.sampled_from([4e-4, 0.2, 0.28, 3.0])}
+def by_hand(hand, options, inputs):
+    model, mask = policy(), inputs["completion_mask"]
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    attention = torch.cat([inputs["prompt_mask"], mask], dim=1)
+    logits = model(ids, attention_mask=attention).logits[:, -mask.shape[1] - 1 : -1]
+    every_token = logits.log_softmax(dim=-1)
+    b = SimpleNamespace(
+        now=every_token.gather(-1, inputs["completion_ids"][..., None])[..., 0],
+        old=inputs["old_per_token_logps"],
+        ref=inputs["ref_per_token_logps"],
+        entropy=-(every_token.exp() * every_token).sum(dim=-1),
+        advantages=inputs["advantages"][:, None],
+        mask=mask,
+        step_tokens=inputs["num_items_in_batch"],
+    )
+    return with_gradient(hand(b, every.options(max_completion_length=LONGEST, **options)), model)
 
 
-@every_level
-@every_loss
-@slow_start
-@given(**sizes, **limits, beta=st.sampled_from([0.0, 0.04, 1.5]))
-def test_the_terms_make_trls_loss(loss_type, level, seed, completions, tokens, distance, beta, low, high):
-    tensors = batch(seed, completions, tokens, distance)
-    expected = trl_loss(trl_trainer(loss_type, level), tensors, beta, low, high)
-    same(by_terms(tensors, loss_type, level, beta, low, high), expected)
+def same(ours, trls):
+    """To the precision of 32 bits, in which TRL takes the logits."""
+    for a, b in zip(ours, trls, strict=True):
+        assert torch.dist(a, b) <= 2e-5 * b.norm() + 1e-7
 
 
-@every_loss
-@slow_start
-@given(**sizes)
-def test_the_loss_of_the_loop_is_trls(loss_type, seed, completions, tokens, distance):
-    tensors = batch(seed, completions, tokens, distance)
-    old, advantages, mask = (tensors[name] for name in ("old_logps", "advantages", "mask"))
-    loss = with_gradient(lambda logps: taught.grpo_loss(logps, old, advantages, mask, loss_type, LONGEST), tensors)
-    same(loss, trl_loss(trl_trainer(loss_type), tensors))
+def named(case):
+    return f"{case[0].__name__}, " + " ".join(f"{k}={v}" for k, v in case[2].items())
 
 
-@every_level
-@every_loss
-def test_clipping_is_active_and_differs_by_side(loss_type, level):
-    """The comparisons above are worth something only where TRL clips; here it says that it does, on both sides."""
-    tensors, trainer = batch(1, 40, LONGEST, 1.0), trl_trainer(loss_type, level)
-    value, gradient = trl_loss(trainer, tensors, high=0.28)
-    for side in ("low", "high"):
-        assert trainer._metrics["train"][f"clip_ratio/{side}_mean"][-1] > 0.05
-    unclipped = by_terms(tensors, loss_type, level, low=1.0, high=1e9)
-    assert abs(unclipped[0] - value) > 1e-3
-    assert abs(by_terms(tensors, loss_type, level)[0] - value) > 1e-6  # the upper limit at 0.2
-    counted = tensors["mask"].bool()
-    assert (gradient[counted] == 0).any() and not (unclipped[1][counted] == 0).any()
+@pytest.mark.parametrize(("hand", "trainer_class", "options"), HAND, ids=map(named, HAND))
+def test_every_loss_by_hand_is_trls_in_value_and_gradient(hand, trainer_class, options):
+    inputs = batch()
+    if hand in (loop_of_01, terms_of_01):  # where a step is one batch
+        inputs = inputs | {"num_items_in_batch": inputs["completion_mask"].sum()}
+    same(by_hand(hand, options, inputs), by_trl(trainer_class, options, inputs))
 
 
-@every_loss
-def test_the_weight_of_a_token_in_a_step_of_several_batches_is_trls(loss_type):
+@pytest.mark.trains
+def test_no_two_of_these_losses_are_the_same():
+    """So each option is at work in the comparison above, which would not notice one that does nothing."""
+    inputs = batch()
+    gradients = {str(case): by_trl(GRPOTrainer, case, inputs)[1] for case in CASES}
+    gradients |= {f"RLOO {case}": by_trl(RLOOTrainer, case, inputs)[1] for case in RLOO}
+    alike = [pair for pair in itertools.combinations(gradients, 2) if torch.dist(*map(gradients.get, pair)) < 1e-3]
+    assert not alike and len(gradients) == len(CASES) + len(RLOO)
+
+
+# --- what comes before a loss ----------------------------------------------------
+
+
+@pytest.mark.parametrize("loss_type", [case["loss_type"] for case in PLAIN])
+def test_the_weight_of_a_token_in_a_step_of_several_batches_is_trls(loss_type, monkeypatch):
     """In the first pass a token's derivative is minus its advantage, here 1, times its weight."""
-    step = [[5, 10], [3, LONGEST]]
-    weights = []
+    step, weights = [[5, 10], [3, LONGEST]], []
+    trainer = trained(GRPOTrainer, (("loss_type", loss_type),))
+    monkeypatch.setattr(trainer, "current_gradient_accumulation_steps", len(step))
+    monkeypatch.setattr(trainer.args, "steps_per_generation", len(step))
     for lengths in step:
-        zeros = torch.zeros(2, LONGEST, dtype=torch.float64)
-        tensors = dict.fromkeys(("logps", "old_logps", "ref_logps"), zeros) | {
-            "advantages": torch.ones(2, dtype=torch.float64),
-            "mask": (torch.arange(LONGEST) < torch.tensor(lengths)[:, None]).long(),
-        }
-        _, gradient = trl_loss(trl_trainer(loss_type), tensors, batches=len(step), tokens=sum(map(sum, step)))
+        logps = torch.zeros(2, LONGEST, dtype=torch.float64, requires_grad=True)
+        scored = logps, torch.zeros_like(logps), None
+        monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", lambda *a, scored=scored, **k: scored)
+        inputs = {name: tensor[:2] for name, tensor in batch().items() if tensor.dim() and not name.startswith("old")}
+        inputs["completion_mask"] = (torch.arange(LONGEST) < torch.tensor(lengths)[:, None]).long()
+        inputs |= {"advantages": torch.ones(2), "num_items_in_batch": torch.tensor(sum(map(sum, step)))}
+        (gradient,) = torch.autograd.grad(trainer._compute_loss(trainer.model, inputs), logps)
         weights += (-gradient[:, 0]).tolist()
     assert taught.token_weights(step, loss_type, LONGEST) == pytest.approx(weights)
 
@@ -211,6 +217,22 @@ def test_log_probabilities_and_their_gradient_are_trls():
 
 # --- advantages --------------------------------------------------------------------
 
+
+def trl_advantages(rewards, num_generations, trainer_class=GRPOTrainer, how="sum_then_normalize", **changes):
+    """TRL's advantages of these rewards, (completions, functions), and what it computed them from."""
+    trainer = trained(trainer_class)
+    changes |= {"num_generations": num_generations, "multi_objective_aggregation": how}
+    changes |= {"reward_funcs": [None] * rewards.shape[1], "_calculate_rewards": lambda *args, **kwargs: rewards}
+    said = [[5 + i, 6, 1] for i in range(len(rewards))]
+    said = said if trainer_class is RLOOTrainer else (said, None)
+    changes |= {"_generate_single_turn": lambda *args, **kwargs: said}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ({"reward_weights": torch.ones(rewards.shape[1])} | changes).items():
+            patch.setattr(trainer, name, value, raising=False)
+        rows = [{"prompt": f"question {i // num_generations}"} for i in range(len(rewards))]
+        return trainer._generate_and_score_completions(rows)
+
+
 groups_of_four = st.lists(st.integers(-16, 32), min_size=4, max_size=32)  # in eighths, as the tag counts pay
 
 
@@ -219,7 +241,9 @@ groups_of_four = st.lists(st.integers(-16, 32), min_size=4, max_size=32)  # in e
 def test_advantages_are_trls_sum_to_zero_and_forget_a_bonus(rewards, scale, bonus):
     rewards = torch.tensor(rewards[: len(rewards) // 4 * 4]) / 8
     advantages = taught.group_advantages(rewards, 4, scale)
-    torch.testing.assert_close(advantages, trl_advantages(rewards[:, None], 4, scale), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        advantages, trl_advantages(rewards[:, None], 4, scale_rewards=scale)["advantages"], rtol=1e-5, atol=1e-6
+    )
     assert advantages.view(-1, 4).sum(dim=1).abs().max() < 1e-4
     torch.testing.assert_close(taught.group_advantages(rewards + bonus, 4, scale), advantages, rtol=1e-4, atol=1e-4)
 
@@ -232,8 +256,33 @@ def test_two_rewards_in_one_group_are_mixed_as_trl_does(how):
         by_hand = mixed.normalise_then_sum(parts, weights)
     else:
         by_hand = mixed.normalise((parts * weights).sum(axis=1))
-    expected = trl_advantages(torch.tensor(parts.to_numpy()).float(), 6, how=how, weights=weights)
+    rewards = torch.tensor(parts.to_numpy()).float()
+    expected = trl_advantages(rewards, 6, how=how, reward_weights=torch.tensor(weights))["advantages"]
     assert by_hand.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_rloo_takes_the_kl_off_the_reward_and_leaves_each_out_of_its_baseline(monkeypatch):
+    rewards, trainer = torch.tensor([4.0, 0.0, 2.0, 2.0, 1.0, 0.0, 0.0, 3.0]), trained(RLOOTrainer)
+    monkeypatch.setattr(trainer, "ref_model", trained.__wrapped__(RLOOTrainer).model)
+    with torch.no_grad():  # away from the reference, so that there is a KL to take off
+        for number, parameter in enumerate(trainer.model.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            monkeypatch.setattr(parameter, "data", parameter + 0.3 * noise)
+    scored = trl_advantages(rewards[:, None], 4, RLOOTrainer, beta=0.05)
+    ids = torch.cat([scored["prompt_ids"], scored["completion_ids"]], dim=1)
+    attention = torch.cat([scored["prompt_mask"], scored["completion_mask"]], dim=1)
+    n = scored["completion_ids"].shape[1]
+
+    def logps(model):
+        with torch.no_grad():
+            logits = model(ids, attention_mask=attention).logits[:, -n - 1 : -1]
+        return logits.log_softmax(dim=-1).gather(-1, scored["completion_ids"][..., None])[..., 0]
+
+    b = SimpleNamespace(old=logps(trainer.model), ref=logps(trainer.ref_model), mask=scored["completion_mask"])
+    assert RLOOConfig.__dataclass_fields__["beta"].default == 0.05
+    advantages = every.rloo_advantages(rewards, b, 4)[:, 0]
+    torch.testing.assert_close(advantages, scored["advantages"].double(), rtol=1e-4, atol=1e-4)
+    assert torch.dist(advantages, every.rloo_advantages(rewards, b, 4, beta=0.0)[:, 0]) > 1e-2
 
 
 def test_what_is_not_said_is_as_in_trl():

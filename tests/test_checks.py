@@ -9,6 +9,7 @@ from collections import Counter
 from importlib import import_module
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from grpo_helpers.profiles import ROOT
@@ -20,8 +21,14 @@ from .cells import definitions
 
 NAMES = sorted(path.stem for path in (ROOT / "grpo_helpers" / "checks").glob("notebook_*.py"))
 MODULES = [import_module(f"grpo_helpers.checks.{name}") for name in NAMES]
-EXERCISES = {n: f for m in MODULES for n, f in vars(m).items() if getattr(f, "__module__", "") == m.__name__}
+EXERCISES = {
+    name: f
+    for m in MODULES
+    for name, f in vars(m).items()
+    if getattr(f, "__module__", "") == m.__name__ and hasattr(f, "__wrapped__")  # others help a check
+}
 checks = SimpleNamespace(**EXERCISES)
+RIGHT = "rewards/correctness_reward_func/mean"
 OF_VALUES = [checks.name_the_patients]  # these look at a value, the others at a function
 CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
@@ -121,12 +128,6 @@ NEAR_MISSES = {
     checks.break_the_reward: {
         "naive": (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
         "strings only": strings_only,
-    },
-    checks.never_fires: {
-        "misses some": (
-            lambda fs, cs, golds: [f.__name__ for f in fs if not all(f(completions=cs, answer=golds))],
-            "only the second",
-        ),
     },
     checks.disputed_group: {
         "alone at the top": (lambda n: [(0.5, 2)] + [(0, 0)] * (n - 1), "both ways prefer"),
@@ -270,6 +271,49 @@ def by_calculator(prompts, group, processes, batch):
 )
 def test_other_ways_than_the_notebooks_are_accepted(check, solution, capsys):
     assert said(check, solution, capsys) == "Solved.\n"
+
+
+# --- decisions: the runs are made up -------------------------------------------
+
+ENDS = {"as it is": 0.1, "right in the layout": 0.9, "all five": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("decide", "printed"),
+    [
+        (lambda train: max(ENDS, key=lambda name: train(name)[RIGHT].iloc[-1]), "Solved."),
+        (lambda train: max(ENDS, key=lambda name: train(name)["reward"].iloc[-1]), "for 'all five' another ends"),
+        (lambda train: "right in the layout", "as it is and right in the layout and all five not yet"),
+        (lambda train: train("all five") is not None and "all five", "right in the layout not yet"),
+        (lambda train: [train(name) for name in ENDS][0], "return one of as it is"),
+    ],
+)
+def test_a_reward_is_chosen_by_the_right_answers_of_three_runs(decide, printed, monkeypatch, capsys):
+    runs = {n: pd.DataFrame({RIGHT: [0.1, end] * 5, "reward": [n == "all five"] * 10}) for n, end in ENDS.items()}
+    monkeypatch.setattr("grpo_helpers.checks.notebook_03.history_of", runs.get)
+    assert printed in said(checks.start_with, decide, capsys)
+
+
+def four_runs(train):
+    ends = {rate: train(rate) for rate in (2e-4, 2e-3, 2e-2)}
+    ends[6e-3] = train(6e-3)
+    return max(ends, key=ends.get)
+
+
+@pytest.mark.parametrize(
+    ("search", "printed"),
+    [
+        (four_runs, "Solved."),
+        (lambda train: max((2e-4, 2e-3), key=train), "nothing higher was tried"),
+        (lambda train: max((2e-2, 6e-3), key=train), "nothing lower was tried"),
+        (lambda train: min((2e-4, 2e-3, 2e-2), key=train), "another rate ends higher"),
+        (lambda train: max((1e-4, 1e-3, 1e-2, 1e-1, 1.0), key=train), "for a fifth run"),
+        (lambda train: 3 * max((2e-4, 2e-3, 2e-2), key=train), "return one of the rates tried"),
+    ],
+)
+def test_a_rate_is_bracketed_in_four_runs(search, printed, monkeypatch, capsys):
+    monkeypatch.setattr("grpo_helpers.checks.notebook_04.reward_at", lambda rate: -abs(math.log(rate / 3e-3)))
+    assert printed in said(checks.find_the_rate, search, capsys)
 
 
 # --- rewards --------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from grpo_helpers.profiles import ROOT
-from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, last_number, same_number
+from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, same_number
 from grpo_helpers.rewards import completion_text, correctness_reward_func, final_answer
 from grpo_helpers.statistics import wilson_interval
 
@@ -28,8 +28,8 @@ EXERCISES = {
     if getattr(f, "__module__", "") == m.__name__ and hasattr(f, "__wrapped__")  # others help a check
 }
 checks = SimpleNamespace(**EXERCISES)
-RIGHT = "rewards/correctness_reward_func/mean"
-OF_VALUES = [checks.name_the_patients]  # these look at a value, the others at a function
+RIGHT, CUT = "rewards/correctness_reward_func/mean", "completions/clipped_ratio"
+OF_VALUES = [checks.name_the_patients, checks.is_shown]  # these look at a value, the others at a function
 CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
 Step = definitions("09_scaling_out", "Step").Step
@@ -68,6 +68,22 @@ def test_a_diagnosis_that_is_none_or_wrong_is_told(names, missing, capsys):
     assert printed.startswith("Not yet: ") and missing in printed
 
 
+@pytest.mark.parametrize(
+    ("shown", "missing"),
+    [
+        ("A", "give a dictionary"),
+        (dict.fromkeys("ABCDE", ...), "claim A: Ellipsis is neither"),
+        (dict.fromkeys("ABCDE", True), "claim B: 4 gained, 2 lost, p = 0.69"),
+        (dict.fromkeys("ABCDE", False), "claim A: 59 gained, 2 lost"),
+        ({"A": True, "B": False, "C": True, "D": True}, "claim D: 9 gained, 0 lost, p = 0.0039 (strict"),
+        ({"A": True, "B": False, "C": True, "D": False}, "claim E: None is neither"),
+    ],
+)
+def test_a_claim_that_is_not_shown_is_told(shown, missing, capsys):
+    printed = said(checks.is_shown, shown, capsys)
+    assert printed.startswith("Not yet: ") and missing in printed
+
+
 def changes_w(w, a, b, alpha):
     w += alpha / a.shape[0] * b @ a
     return w
@@ -83,11 +99,6 @@ def almost_wide_enough(rate, width):
         return high - low
 
     return next(n for n in range(1, 1000) if found(n) <= width) - 1
-
-
-def by_flexible_reading_alone(completion, gold):
-    number = last_number(completion)
-    return "nothing" if number is None else "right" if same_number(number, gold) else "wrong"
 
 
 def mean_curve(curves):
@@ -141,12 +152,6 @@ NEAR_MISSES = {
             "outside the reasoning block",
         ),
     },
-    checks.silent_groups: {
-        "a tie at zero": (
-            lambda groups: sum(len(set(g)) == 1 and any(g) for g in groups) / len(groups),
-            "tied at zero",
-        ),
-    },
     checks.merged_weight: {
         "no scale": lambda w, a, b, alpha: w + b @ a,
         "alpha not divided": lambda w, a, b, alpha: w + alpha * b @ a,
@@ -178,10 +183,6 @@ NEAR_MISSES = {
         "the normal approximation": lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))),
         "one question short": almost_wide_enough,
         "one": (lambda rate, width: 1, "for rate=0.5, width=0.5"),
-    },
-    checks.verdict: {
-        "layout ignored": (lambda completion, gold: "right" if gold in completion else "wrong", "without tags"),
-        "flexible reading alone": (by_flexible_reading_alone, "without tags"),
     },
     checks.chance_to_notice: {
         "a guess": lambda n, gained, lost: 0.5,
@@ -314,6 +315,47 @@ def four_runs(train):
 def test_a_rate_is_bracketed_in_four_runs(search, printed, monkeypatch, capsys):
     monkeypatch.setattr("grpo_helpers.checks.notebook_04.reward_at", lambda rate: -abs(math.log(rate / 3e-3)))
     assert printed in said(checks.find_the_rate, search, capsys)
+
+
+LATE = {16: 0.6, 24: 0.3, 32: 0.1, 48: 0.02, 80: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("choose", "printed"),
+    [
+        (lambda train: next(n for n in LATE if train(n)[CUT].tail(5).mean() <= 0.05), "Solved."),
+        (lambda train: next(n for n in LATE if train(n)[CUT].head(5).mean() <= 0.1), "30 % are cut off"),
+        (lambda train: [train(n) for n in LATE] and 80, "a lower one that will do: 48"),
+        (lambda train: len(train(48)) and 48, "not yet: [32]"),
+        (lambda train: 40, "return one of (16, 24"),
+    ],
+)
+def test_a_limit_is_judged_late_in_the_run(choose, printed, monkeypatch, capsys):
+    runs = {
+        limit: pd.DataFrame({CUT: [0.4 if limit == 16 else 0.1] * 5 + [share] * 5}) for limit, share in LATE.items()
+    }
+    monkeypatch.setattr("grpo_helpers.checks.notebook_02.history_at", runs.get)
+    assert printed in said(checks.choose_a_limit, choose, capsys)
+
+
+@pytest.mark.parametrize(
+    ("cure", "printed"),
+    [
+        (lambda train: len(train(learning_rate=0.002)) and {"learning_rate": 0.002}, "Solved."),
+        (lambda train: {"learning_rate": 0.002}, "no run was made; you have tried nothing"),
+        (lambda train: len(train(temperature=0.1)) and {"temperature": 0.1}, "0.00 points only"),
+        (
+            lambda train: len(train(learning_rate=0.002)) and {"learning_rate": 0.002, "beta": 0.0},
+            "the one setting to change",
+        ),
+    ],
+)
+def test_one_setting_mends_the_run(cure, printed, monkeypatch, capsys):
+    def history_with(changes):
+        return pd.DataFrame({"reward": [0.8] * 5 + [0.8 + ("learning_rate" in changes)] * 5})
+
+    monkeypatch.setattr("grpo_helpers.checks.notebook_05.history_with", history_with)
+    assert printed in said(checks.mend, cure, capsys)
 
 
 # --- rewards --------------------------------------------------------------------

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 from scipy.stats import hypergeom
 
-from ._exercise import exercise, expect
+from ..profiles import TINY
+from ._exercise import NotYet, exercise, expect
+
+LIMITS = (16, 24, 32, 48, 80)
+FEW = 0.05  # the share of completions that may be cut off
 
 
 @exercise
@@ -40,3 +45,33 @@ def chance_of_a_pass(function: Callable[..., Any]) -> None:
     """The unbiased estimate of pass@k from c right answers among n."""
     for n, c, k in ((4, 1, 1), (4, 1, 2), (16, 3, 8), (8, 0, 8), (8, 8, 1), (5, 3, 3), (10, 2, 9)):
         expect(function(n, c, k), float(hypergeom.sf(0, n, c, k)), f"n={n}, c={c}, k={k}")
+
+
+def history_at(limit: int) -> pd.DataFrame:
+    """The log of 20 steps of `tiny` with a limit on the completions."""
+    from ..lessons import trials
+
+    short = TINY.with_(steps=20, eval_questions=4, max_completion_length=limit)
+    return trials.trial(short, evaluate_before=False).history
+
+
+@exercise
+def choose_a_limit(function: Callable[..., Any]) -> None:
+    """The lowest limit that cuts off few completions late in a run; it and the next lower one must have been tried."""
+    cut: dict[int, float] = {}
+
+    def train(limit: int) -> pd.DataFrame:
+        history = history_at(limit)
+        cut[limit] = float(history["completions/clipped_ratio"].tail(5).mean())
+        return history
+
+    got = function(train)
+    if got not in LIMITS:
+        raise NotYet(f"for the limit your function returned {got!r}; return one of {LIMITS}")
+    lower = LIMITS[max(0, LIMITS.index(got) - 1)]
+    if missing := [limit for limit in (lower, got) if limit not in cut]:
+        raise NotYet(f"for a limit of {got}, runs with {lower} and {got} are needed; not yet: {missing}")
+    if cut[got] > FEW:
+        raise NotYet(f"for a limit of {got}, {100 * cut[got]:.0f} % are cut off late in the run")
+    if lower < got and cut[lower] <= FEW:
+        raise NotYet(f"for a limit of {got} there is a lower one that will do: {lower}")

@@ -317,23 +317,21 @@ def test_a_rate_is_bracketed_in_four_runs(search, printed, monkeypatch, capsys):
     assert printed in said(checks.find_the_rate, search, capsys)
 
 
-LATE = {16: 0.6, 24: 0.3, 32: 0.1, 48: 0.02, 80: 0.0}
+LATE = {24: (0.06, 0.04), 32: (0.2, 0.1), 48: (0.02, 0.4), 80: (0.0, 0.4)}  # cut off, and right
 
 
 @pytest.mark.parametrize(
     ("choose", "printed"),
     [
-        (lambda train: next(n for n in LATE if train(n)[CUT].tail(5).mean() <= 0.05), "Solved."),
-        (lambda train: next(n for n in LATE if train(n)[CUT].head(5).mean() <= 0.1), "30 % are cut off"),
+        (lambda train: [n for n in LATE if train(n)[RIGHT].iloc[-1] > 0.3][0], "Solved."),
+        (lambda train: [n for n in LATE if train(n)[CUT].iloc[-1] < 0.1][0], "at 0.04, with 80 at 0.40"),
         (lambda train: [train(n) for n in LATE] and 80, "a lower one that will do: 48"),
-        (lambda train: len(train(48)) and 48, "not yet: [32]"),
-        (lambda train: 40, "return one of (16, 24"),
+        (lambda train: len(train(48)) and 48, "not yet tried: [32, 80]"),
+        (lambda train: 40, "return one of (24, 32"),
     ],
 )
-def test_a_limit_is_judged_late_in_the_run(choose, printed, monkeypatch, capsys):
-    runs = {
-        limit: pd.DataFrame({CUT: [0.4 if limit == 16 else 0.1] * 5 + [share] * 5}) for limit, share in LATE.items()
-    }
+def test_a_limit_is_judged_by_the_right_answers_that_come(choose, printed, monkeypatch, capsys):
+    runs = {limit: pd.DataFrame({CUT: [cut] * 9, RIGHT: [right] * 9}) for limit, (cut, right) in LATE.items()}
     monkeypatch.setattr("grpo_helpers.checks.notebook_02.history_at", runs.get)
     assert printed in said(checks.choose_a_limit, choose, capsys)
 

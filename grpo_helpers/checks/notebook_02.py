@@ -11,8 +11,9 @@ from scipy.stats import hypergeom
 from ..profiles import TINY
 from ._exercise import NotYet, exercise, expect
 
-LIMITS = (16, 24, 32, 48, 80)
-FEW = 0.05  # the share of completions that may be cut off
+LIMITS = (24, 32, 48, 80)
+ENOUGH = 0.5  # of the right answers that come with the highest limit
+RIGHT = "rewards/correctness_reward_func/mean"
 
 
 @exercise
@@ -57,21 +58,23 @@ def history_at(limit: int) -> pd.DataFrame:
 
 @exercise
 def choose_a_limit(function: Callable[..., Any]) -> None:
-    """The lowest limit that cuts off few completions late in a run; it and the next lower one must have been tried."""
-    cut: dict[int, float] = {}
+    """The lowest limit with which half as many right answers come as with the highest; all that this needs was tried."""
+    right: dict[int, float] = {}
 
     def train(limit: int) -> pd.DataFrame:
         history = history_at(limit)
-        cut[limit] = float(history["completions/clipped_ratio"].tail(5).mean())
+        right[limit] = float(history[RIGHT].tail(5).mean())
         return history
 
     got = function(train)
     if got not in LIMITS:
         raise NotYet(f"for the limit your function returned {got!r}; return one of {LIMITS}")
-    lower = LIMITS[max(0, LIMITS.index(got) - 1)]
-    if missing := [limit for limit in (lower, got) if limit not in cut]:
-        raise NotYet(f"for a limit of {got}, runs with {lower} and {got} are needed; not yet: {missing}")
-    if cut[got] > FEW:
-        raise NotYet(f"for a limit of {got}, {100 * cut[got]:.0f} % are cut off late in the run")
-    if lower < got and cut[lower] <= FEW:
+    lower, highest = LIMITS[max(0, LIMITS.index(got) - 1)], LIMITS[-1]
+    if missing := [limit for limit in sorted({lower, got, highest}) if limit not in right]:
+        raise NotYet(f"for a limit of {got}, compare it with {lower} and {highest}; not yet tried: {missing}")
+    if right[got] < ENOUGH * right[highest]:
+        raise NotYet(
+            f"for a limit of {got}, correctness ends at {right[got]:.2f}, with {highest} at {right[highest]:.2f}"
+        )
+    if lower < got and right[lower] >= ENOUGH * right[highest]:
         raise NotYet(f"for a limit of {got} there is a lower one that will do: {lower}")

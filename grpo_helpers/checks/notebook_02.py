@@ -58,7 +58,7 @@ def history_at(limit: int) -> pd.DataFrame:
 
 @exercise
 def choose_a_limit(function: Callable[..., Any]) -> None:
-    """The lowest limit with which half as many right answers come as with the highest; all that this needs was tried."""
+    """The lowest limit with which half as many right answers come as with the highest; the next lower one tried."""
     right: dict[int, float] = {}
 
     def train(limit: int) -> pd.DataFrame:

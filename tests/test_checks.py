@@ -9,10 +9,11 @@ from collections import Counter
 from importlib import import_module
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from grpo_helpers.profiles import ROOT
-from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, last_number, same_number
+from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, same_number
 from grpo_helpers.rewards import completion_text, correctness_reward_func, final_answer
 from grpo_helpers.statistics import wilson_interval
 
@@ -20,9 +21,16 @@ from .cells import definitions
 
 NAMES = sorted(path.stem for path in (ROOT / "grpo_helpers" / "checks").glob("notebook_*.py"))
 MODULES = [import_module(f"grpo_helpers.checks.{name}") for name in NAMES]
-EXERCISES = {n: f for m in MODULES for n, f in vars(m).items() if getattr(f, "__module__", "") == m.__name__}
+EXERCISES = {
+    name: f
+    for m in MODULES
+    for name, f in vars(m).items()
+    if getattr(f, "__module__", "") == m.__name__ and hasattr(f, "__wrapped__")  # others help a check
+}
 checks = SimpleNamespace(**EXERCISES)
-OF_VALUES = [checks.name_the_patients, checks.keeps_options]  # these look at a value, the others at a function
+RIGHT, CUT = "rewards/correctness_reward_func/mean", "completions/clipped_ratio"
+# these look at a value, the others at a function
+OF_VALUES = [checks.name_the_patients, checks.keeps_options, checks.is_shown]
 CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
 Step = definitions("09_scaling_out", "Step").Step
@@ -75,6 +83,22 @@ def test_a_beta_that_leaves_both_is_taken(beta, capsys):
     assert said(checks.keeps_options, beta, capsys) == "Solved.\n"
 
 
+@pytest.mark.parametrize(
+    ("shown", "missing"),
+    [
+        ("A", "give a dictionary"),
+        (dict.fromkeys("ABCDE", ...), "claim A: Ellipsis is neither"),
+        (dict.fromkeys("ABCDE", True), "claim B: 4 gained, 2 lost, p = 0.69"),
+        (dict.fromkeys("ABCDE", False), "claim A: 59 gained, 2 lost"),
+        ({"A": True, "B": False, "C": True, "D": True}, "claim D: 9 gained, 0 lost, p = 0.0039 (strict"),
+        ({"A": True, "B": False, "C": True, "D": False}, "claim E: None is neither"),
+    ],
+)
+def test_a_claim_that_is_not_shown_is_told(shown, missing, capsys):
+    printed = said(checks.is_shown, shown, capsys)
+    assert printed.startswith("Not yet: ") and missing in printed
+
+
 def changes_w(w, a, b, alpha):
     w += alpha / a.shape[0] * b @ a
     return w
@@ -90,11 +114,6 @@ def almost_wide_enough(rate, width):
         return high - low
 
     return next(n for n in range(1, 1000) if found(n) <= width) - 1
-
-
-def by_flexible_reading_alone(completion, gold):
-    number = last_number(completion)
-    return "nothing" if number is None else "right" if same_number(number, gold) else "wrong"
 
 
 def mean_curve(curves):
@@ -136,12 +155,6 @@ NEAR_MISSES = {
         "naive": (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
         "strings only": strings_only,
     },
-    checks.never_fires: {
-        "misses some": (
-            lambda fs, cs, golds: [f.__name__ for f in fs if not all(f(completions=cs, answer=golds))],
-            "only the second",
-        ),
-    },
     checks.disputed_group: {
         "alone at the top": (lambda n: [(0.5, 2)] + [(0, 0)] * (n - 1), "both ways prefer"),
         "one pair": (lambda n: [(0.5, 2), (0, 0)], "expected 4 pairs"),
@@ -152,12 +165,6 @@ NEAR_MISSES = {
         "looks outside the block": (
             lambda completions, **kwargs: [0.25 if "=" in c else 0.0 for c in completions],
             "outside the reasoning block",
-        ),
-    },
-    checks.silent_groups: {
-        "a tie at zero": (
-            lambda groups: sum(len(set(g)) == 1 and any(g) for g in groups) / len(groups),
-            "tied at zero",
         ),
     },
     checks.merged_weight: {
@@ -191,10 +198,6 @@ NEAR_MISSES = {
         "the normal approximation": lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))),
         "one question short": almost_wide_enough,
         "one": (lambda rate, width: 1, "for rate=0.5, width=0.5"),
-    },
-    checks.verdict: {
-        "layout ignored": (lambda completion, gold: "right" if gold in completion else "wrong", "without tags"),
-        "flexible reading alone": (by_flexible_reading_alone, "without tags"),
     },
     checks.chance_to_notice: {
         "a guess": lambda n, gained, lost: 0.5,
@@ -284,6 +287,88 @@ def by_calculator(prompts, group, processes, batch):
 )
 def test_other_ways_than_the_notebooks_are_accepted(check, solution, capsys):
     assert said(check, solution, capsys) == "Solved.\n"
+
+
+# --- decisions: the runs are made up -------------------------------------------
+
+ENDS = {"as it is": 0.1, "right in the layout": 0.9, "all five": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("decide", "printed"),
+    [
+        (lambda train: max(ENDS, key=lambda name: train(name)[RIGHT].iloc[-1]), "Solved."),
+        (lambda train: max(ENDS, key=lambda name: train(name)["reward"].iloc[-1]), "for 'all five' another ends"),
+        (lambda train: "right in the layout", "as it is and right in the layout and all five not yet"),
+        (lambda train: train("all five") is not None and "all five", "right in the layout not yet"),
+        (lambda train: [train(name) for name in ENDS][0], "return one of as it is"),
+    ],
+)
+def test_a_reward_is_chosen_by_the_right_answers_of_three_runs(decide, printed, monkeypatch, capsys):
+    runs = {n: pd.DataFrame({RIGHT: [0.1, end] * 5, "reward": [n == "all five"] * 10}) for n, end in ENDS.items()}
+    monkeypatch.setattr("grpo_helpers.checks.notebook_03.history_of", runs.get)
+    assert printed in said(checks.start_with, decide, capsys)
+
+
+def four_runs(train):
+    ends = {rate: train(rate) for rate in (2e-4, 2e-3, 2e-2)}
+    ends[6e-3] = train(6e-3)
+    return max(ends, key=ends.get)
+
+
+@pytest.mark.parametrize(
+    ("search", "printed"),
+    [
+        (four_runs, "Solved."),
+        (lambda train: max((2e-4, 2e-3), key=train), "nothing higher was tried"),
+        (lambda train: max((2e-2, 6e-3), key=train), "nothing lower was tried"),
+        (lambda train: min((2e-4, 2e-3, 2e-2), key=train), "another rate ends higher"),
+        (lambda train: max((1e-4, 1e-3, 1e-2, 1e-1, 1.0), key=train), "for a fifth run"),
+        (lambda train: 3 * max((2e-4, 2e-3, 2e-2), key=train), "return one of the rates tried"),
+    ],
+)
+def test_a_rate_is_bracketed_in_four_runs(search, printed, monkeypatch, capsys):
+    monkeypatch.setattr("grpo_helpers.checks.notebook_04.reward_at", lambda rate: -abs(math.log(rate / 3e-3)))
+    assert printed in said(checks.find_the_rate, search, capsys)
+
+
+LATE = {24: (0.06, 0.04), 32: (0.2, 0.1), 48: (0.02, 0.4), 80: (0.0, 0.4)}  # cut off, and right
+
+
+@pytest.mark.parametrize(
+    ("choose", "printed"),
+    [
+        (lambda train: [n for n in LATE if train(n)[RIGHT].iloc[-1] > 0.3][0], "Solved."),
+        (lambda train: [n for n in LATE if train(n)[CUT].iloc[-1] < 0.1][0], "at 0.04, with 80 at 0.40"),
+        (lambda train: [train(n) for n in LATE] and 80, "a lower one that will do: 48"),
+        (lambda train: len(train(48)) and 48, "not yet tried: [32, 80]"),
+        (lambda train: 40, "return one of (24, 32"),
+    ],
+)
+def test_a_limit_is_judged_by_the_right_answers_that_come(choose, printed, monkeypatch, capsys):
+    runs = {limit: pd.DataFrame({CUT: [cut] * 9, RIGHT: [right] * 9}) for limit, (cut, right) in LATE.items()}
+    monkeypatch.setattr("grpo_helpers.checks.notebook_02.history_at", runs.get)
+    assert printed in said(checks.choose_a_limit, choose, capsys)
+
+
+@pytest.mark.parametrize(
+    ("cure", "printed"),
+    [
+        (lambda train: len(train(learning_rate=0.002)) and {"learning_rate": 0.002}, "Solved."),
+        (lambda train: {"learning_rate": 0.002}, "no run was made; you have tried nothing"),
+        (lambda train: len(train(temperature=0.1)) and {"temperature": 0.1}, "0.00 points only"),
+        (
+            lambda train: len(train(learning_rate=0.002)) and {"learning_rate": 0.002, "beta": 0.0},
+            "the one setting to change",
+        ),
+    ],
+)
+def test_one_setting_mends_the_run(cure, printed, monkeypatch, capsys):
+    def history_with(changes):
+        return pd.DataFrame({"reward": [0.8] * 5 + [0.8 + ("learning_rate" in changes)] * 5})
+
+    monkeypatch.setattr("grpo_helpers.checks.notebook_05.history_with", history_with)
+    assert printed in said(checks.mend, cure, capsys)
 
 
 # --- rewards --------------------------------------------------------------------

@@ -26,6 +26,17 @@ from grpo_helpers.profiles import ALL_LINEAR, ARTICLE, DATA, SMALL, T4, T4_FULL,
 
 from .cells import definitions
 from .tools.bench_memory import CONFIGURATIONS
+from .traced import (
+    IN_PLACE,
+    Living,
+    chunked_logprob,
+    make_fake,
+    meta_policy,
+    patch,
+    qwen_config,
+    traced_update_gb,
+    update,
+)
 
 SHAPES = {T4.model: QWEN25_15B, SMALL.model: SMOLLM2_135M}
 
@@ -35,15 +46,11 @@ def needed_gb(profile):
     return plan(profile, SHAPES[profile.model]).peak_gb
 
 
-LESSON = definitions(
-    "04_lora_and_memory",
-    *("IN_PLACE", "Living", "knobs", "make_fake", "make_it_fit", "meta_policy", "qwen_config", "traced_update_gb"),
-    *("chunked_logprob", "patch", "update"),
-)
+LESSON = definitions("04_lora_and_memory", "knobs", "make_it_fit")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES |= {"intermediate_size": 96, "vocab_size": 128}
 CONFIGS = {
-    "Qwen2.5-1.5B": LESSON.qwen_config(),
+    "Qwen2.5-1.5B": qwen_config(),
     "SmolLM2-135M": LlamaConfig(**dict(zip(SIZES, (576, 30, 9, 3, 1536, 49152))), tie_word_embeddings=True),  # noqa: B905
     "tiny": AutoConfig.from_pretrained(TINY.model),
     "qwen2, head of its own": Qwen2Config(**SIZES, tie_word_embeddings=False),
@@ -75,7 +82,7 @@ def test_the_shipped_shapes_are_the_public_ones_and_an_unknown_architecture_is_n
 def test_the_planner_agrees_with_the_libraries_about_tiles():
     from trl.trainer import utils
 
-    assert memory.TRL_POSITIONS == LESSON.chunked_logprob.TOKEN_CHUNK_SIZE
+    assert memory.TRL_POSITIONS == chunked_logprob.TOKEN_CHUNK_SIZE
     assert memory.TRL_VOCABULARY == utils._CHUNKED_LOGPROB_CHUNK_SIZE
     assert memory.SCORE_CHUNK == trainer.SCORE_CHUNK
 
@@ -121,20 +128,20 @@ def sample(policy, profile, rows, group):
 
 def traced(profile, layers):
     """Phase → GB at its peak, of Qwen2.5-1.5B with so many layers."""
-    policy, peaks = LESSON.meta_policy(LESSON.qwen_config(layers), profile), {}
-    with FakeTensorMode(), LESSON.Living() as living, LESSON.patch.multiple(LESSON.chunked_logprob, **LESSON.IN_PLACE):
+    policy, peaks = meta_policy(qwen_config(layers), profile), {}
+    with FakeTensorMode(), Living() as living, patch.multiple(chunked_logprob, **IN_PLACE):
 
         def phase(name, function, *args):
             living.peak = living.now
             function(*args)
             peaks[name] = living.peak / 1e9
 
-        LESSON.make_fake(policy)
+        make_fake(policy)
         optimizer = torch.optim.AdamW(p for p in policy.parameters() if p.requires_grad)
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.zeros_like(parameter)
         phase("optimizer step", optimizer.step)
-        phase("update", LESSON.update, policy, profile)
+        phase("update", update, policy, profile)
         optimizer.zero_grad()
         policy.eval()  # as this package's sampler does; TRL switches checkpointing off
         if profile.shared_prompts:
@@ -156,17 +163,18 @@ def test_every_phase_of_a_gpu_profile_is_planned_as_traced(profile):
         assert table[phase].sum() - weights == pytest.approx(gb - weights, rel=0.2), phase
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("batch", [4, 8])
-def test_an_update_without_checkpointing_is_planned_as_traced(batch):
+def test_an_update_is_planned_as_traced(batch, checkpointing):
     """With all layers: what two and three need tells what 28 do."""
-    profile = T4.with_(batch=batch, checkpointing=False, shared_prompts=False)
-    two, three = (LESSON.traced_update_gb(profile, layers) for layers in (2, 3))
+    profile = T4.with_(batch=batch, accumulation=32 // batch, checkpointing=checkpointing, shared_prompts=False)
+    two, three = (traced_update_gb(profile, layers) for layers in (2, 3))
     planned = plan(profile, QWEN25_15B).table["update"].drop(["weights", "adapters", "optimizer", "overhead"]).sum()
     assert planned == pytest.approx(two + (QWEN25_15B.layers - 2) * (three - two), rel=0.2)
 
 
 def test_the_trace_counts_what_is_alive_and_no_more():
-    with FakeTensorMode(), LESSON.Living() as living:
+    with FakeTensorMode(), Living() as living:
         a = torch.zeros(1000)
         b = (a + 1) * 2  # a + 1 lives until the product is there
         assert (living.now, living.peak) == (8000, 12000)

@@ -68,13 +68,13 @@ def output_texts(output: dict[str, Any]) -> list[str]:
     return [value if isinstance(value, str) else json.dumps(value) for value in data.values()]
 
 
-def exercises(path: Path) -> list[tuple[str, str]]:
-    """(cell as the learner finds it, solution) of every exercise, in order."""
+def exercises(path: Path) -> list[tuple[str, str, bool]]:
+    """(cell as the learner finds it, solution, whether the solution trains) of every exercise, in order."""
     found = []
     for cell, after in zip(read(path).cells, read(path).cells[1:], strict=False):
-        if cell.cell_type == "code" and "exercise" in cell.metadata.get("tags", []):
+        if cell.cell_type == "code" and "exercise" in (tags := cell.metadata.get("tags", [])):
             solution = SOLUTION.search(after.source)
-            found.append((cell.source, solution[1] if solution else ""))
+            found.append((cell.source, solution[1] if solution else "", "trains" in tags))
     return found
 
 
@@ -167,21 +167,38 @@ def test_results_are_asserted_and_explained(path):
     assert prose(path).count("**What you should see:**") >= 3
 
 
+def checked(path: Path, source: str, stub: str) -> None:
+    """Run what a learner hands in, and the check that ends the exercise's cell."""
+    imports = "import math\nimport pandas as pd\nimport torch\n"
+    imports += "from grpo_helpers import data, evaluation, prompts, records, rewards\n"
+    imports += f"from grpo_helpers.checks import notebook_{path.stem[:2]} as checks\n"
+    check = stub.strip().splitlines()[-1]
+    assert check.startswith("checks.")
+    exec(compile(f"{imports}{source}\n{check if source != stub else ''}", f"{path.name}, exercise", "exec"), {})
+
+
 @every_notebook
 def test_unsolved_exercises_say_so_and_solutions_pass(path, capsys):
     found = exercises(path)
     assert 2 <= len(found) <= 4 or (path.stem == FIRST_RUN and not found)
     assert len(EFFORT.findall(prose(path))) == len(found), "minutes and difficulty"
-    imports = "import math\nimport pandas as pd\nimport torch\n"
-    imports += "from grpo_helpers import data, evaluation, prompts, records, rewards\n"
-    imports += f"from grpo_helpers.checks import notebook_{path.stem[:2]} as checks\n"
-    for stub, solution in found:
-        check = stub.strip().splitlines()[-1]
-        assert check.startswith("checks.")
-        exec(compile(imports + stub, f"{path.name}, exercise", "exec"), {})
+    for stub, solution, trains in found:
+        checked(path, stub, stub)
         assert capsys.readouterr().out.startswith("Not yet: ")
-        exec(compile(f"{imports}{solution}\n{check}", f"{path.name}, solution", "exec"), {})
-        assert capsys.readouterr().out == "Solved.\n", check
+        if not trains:
+            checked(path, solution, stub)
+            assert capsys.readouterr().out == "Solved.\n", stub
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(
+    "path", [p for p in NOTEBOOKS if any(trains for *_, trains in exercises(p))], ids=lambda p: p.stem
+)
+def test_solutions_that_train_pass(path, capsys):
+    for stub, solution, trains in exercises(path):
+        if trains:
+            checked(path, solution, stub)
+            assert capsys.readouterr().out.endswith("Solved.\n"), stub
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 from scipy.stats import hypergeom
 
-from ._exercise import exercise, expect
+from ..profiles import TINY
+from ._exercise import NotYet, exercise, expect
+
+LIMITS = (24, 32, 48, 80)
+ENOUGH = 0.5  # of the right answers that come with the highest limit
+RIGHT = "rewards/correctness_reward_func/mean"
 
 
 @exercise
@@ -40,3 +46,35 @@ def chance_of_a_pass(function: Callable[..., Any]) -> None:
     """The unbiased estimate of pass@k from c right answers among n."""
     for n, c, k in ((4, 1, 1), (4, 1, 2), (16, 3, 8), (8, 0, 8), (8, 8, 1), (5, 3, 3), (10, 2, 9)):
         expect(function(n, c, k), float(hypergeom.sf(0, n, c, k)), f"n={n}, c={c}, k={k}")
+
+
+def history_at(limit: int) -> pd.DataFrame:
+    """The log of 20 steps of `tiny` with a limit on the completions."""
+    from ..lessons import trials
+
+    short = TINY.with_(steps=20, eval_questions=4, max_completion_length=limit)
+    return trials.trial(short, evaluate_before=False).history
+
+
+@exercise
+def choose_a_limit(function: Callable[..., Any]) -> None:
+    """The lowest limit with which half as many right answers come as with the highest; the next lower one tried."""
+    right: dict[int, float] = {}
+
+    def train(limit: int) -> pd.DataFrame:
+        history = history_at(limit)
+        right[limit] = float(history[RIGHT].tail(5).mean())
+        return history
+
+    got = function(train)
+    if got not in LIMITS:
+        raise NotYet(f"for the limit your function returned {got!r}; return one of {LIMITS}")
+    lower, highest = LIMITS[max(0, LIMITS.index(got) - 1)], LIMITS[-1]
+    if missing := [limit for limit in sorted({lower, got, highest}) if limit not in right]:
+        raise NotYet(f"for a limit of {got}, compare it with {lower} and {highest}; not yet tried: {missing}")
+    if right[got] < ENOUGH * right[highest]:
+        raise NotYet(
+            f"for a limit of {got}, correctness ends at {right[got]:.2f}, with {highest} at {right[highest]:.2f}"
+        )
+    if lower < got and right[lower] >= ENOUGH * right[highest]:
+        raise NotYet(f"for a limit of {got} there is a lower one that will do: {lower}")

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..lessons.adversarial import GOOD, SUITE, left
-from ..lessons.flawed import PUBLISHED_REWARD_FUNCS
+from ..lessons.flawed import published_correctness_reward_func
+from ..profiles import TINY
 from ..prompts import XML_COT_FORMAT
-from ..rewards import REWARD_FUNCS, correctness_reward_func, strict_format_reward_func, xmlcount_reward_func
+from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
 from ._exercise import NotYet, exercise, expect
 
 NAMED = 3  # cases listed in one message
@@ -31,32 +33,48 @@ def break_the_reward(reward_func: Callable[..., Any]) -> None:
         raise NotYet(f"{len(rest)} of {len(SUITE)} cases are judged wrongly.{''.join(listed)}{more}")
 
 
+def right_in_the_layout(completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:
+    """2.0 for a completion that is right and in the layout to the letter, else 0.0."""
+    right = correctness_reward_func(completions=completions, answer=answer)
+    return [r if f else 0.0 for r, f in zip(right, strict_format_reward_func(completions=completions), strict=True)]
+
+
+CANDIDATES: dict[str, tuple[RewardFunc, ...]] = {
+    "as it is": (published_correctness_reward_func,),
+    "right in the layout": (right_in_the_layout,),
+    "all five": tuple(REWARD_FUNCS),
+}
+
+
+def history_of(name: str) -> pd.DataFrame:
+    """The log of 20 steps of `tiny` with a candidate, its correctness paid or as a witness."""
+    from ..lessons import trials
+
+    paid = CANDIDATES[name]
+    witnesses = () if correctness_reward_func in paid else (correctness_reward_func,)
+    short = TINY.with_(steps=20, eval_questions=4)
+    return trials.trial(short, paid, witnesses=witnesses, evaluate_before=False).history
+
+
 @exercise
-def never_fires(function: Callable[..., Any]) -> None:
-    """The names of the reward functions that pay none of some completions, in their order."""
-    golds = ["72", "-5", "1,000"]
-    ideal = [XML_COT_FORMAT.format(reasoning="worked out", answer=gold) for gold in golds]
-    mixed = ["72", ideal[1], "<answer>"]
-    cases = {
-        "the published rewards on ideal completions": (
-            PUBLISHED_REWARD_FUNCS,
-            ideal,
-            ["published_int_reward_func", "published_correctness_reward_func"],
-        ),
-        "the repaired rewards on ideal completions": (REWARD_FUNCS, ideal, []),
-        "three completions of which only the second is any good": (
-            (correctness_reward_func, strict_format_reward_func),
-            mixed,
-            [],
-        ),
-        "three completions without an answer": (
-            (correctness_reward_func, xmlcount_reward_func, strict_format_reward_func),
-            ["<answer>", "", "I do not know"],
-            ["correctness_reward_func", "strict_format_reward_func"],
-        ),
-    }
-    for case, (reward_funcs, completions, wanted) in cases.items():
-        expect(function(reward_funcs, completions, golds), wanted, case)
+def start_with(function: Callable[..., Any]) -> None:
+    """The candidate whose run ends with the most right answers, of runs that the learner has made with `train`."""
+    ends: dict[str, float] = {}
+
+    def train(name: str) -> pd.DataFrame:
+        history = history_of(name)
+        ends[name] = float(history["rewards/correctness_reward_func/mean"].tail(5).mean())
+        return history
+
+    got = function(train)
+    if not isinstance(got, str) or got not in CANDIDATES:
+        told = repr(got) if got is None or isinstance(got, str) else type(got).__name__
+        raise NotYet(f"for the three rewards your function returned {told}; return one of {', '.join(CANDIDATES)}")
+    if untried := [name for name in CANDIDATES if name not in ends]:
+        raise NotYet(f"for a choice all three must have been tried; {' and '.join(untried)} not yet")
+    if ends[got] < max(ends.values()):
+        told = ", ".join(f"{name} {end:.2f}" for name, end in ends.items())
+        raise NotYet(f"for {got!r} another ends with more right answers (correctness over the last 5 steps: {told})")
 
 
 @exercise

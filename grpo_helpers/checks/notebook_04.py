@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..profiles import TINY
 from ._exercise import NotYet, exercise, expect
+
+RUNS = 4
 
 
 @exercise
@@ -56,3 +59,33 @@ def next_scale(function: Callable[..., Any]) -> None:
     for case, (arguments, wanted) in cases.items():
         got = function(*arguments)
         expect(tuple(got) if isinstance(got, list) else got, wanted, f"{case}, {arguments}")
+
+
+def reward_at(rate: float) -> float:
+    """Mean reward over the last 5 of 20 steps of `tiny` at a learning rate."""
+    from ..lessons import trials
+
+    short = TINY.with_(steps=20, eval_questions=4, learning_rate=rate)
+    return float(trials.trial(short, evaluate_before=False).history["reward"].tail(5).mean())
+
+
+@exercise
+def find_the_rate(function: Callable[..., Any]) -> None:
+    """The best of at most four rates tried, with a lower and a higher one beside it that end lower."""
+    ends: dict[float, float] = {}
+
+    def train(rate: float) -> float:
+        if rate not in ends:
+            if len(ends) == RUNS:
+                raise NotYet(f"for a fifth run there is no time; you have tried {sorted(ends)}")
+            ends[rate] = reward_at(rate)
+        return ends[rate]
+
+    got = function(train)
+    if got not in ends:
+        raise NotYet(f"for your search your function returned {got!r}; return one of the rates tried, {sorted(ends)}")
+    if ends[got] < max(ends.values()):
+        raise NotYet(f"for {got:g} another rate ends higher: {ends}")
+    for side, tried in (("lower", min(ends)), ("higher", max(ends))):
+        if tried == got:
+            raise NotYet(f"for {got:g} nothing {side} was tried, so the best may lie there: {ends}")

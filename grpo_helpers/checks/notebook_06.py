@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from ..prompts import XML_COT_FORMAT
-from ..statistics import wilson_interval
-from ._exercise import exercise, expect
+from ..data import read_jsonl
+from ..records import RUNS
+from ..statistics import paired_test, wilson_interval
+from ._exercise import NotYet, exercise, expect
 
 
 @exercise
@@ -20,22 +21,37 @@ def questions_needed(function: Callable[..., Any]) -> None:
         expect(function(rate, width), wanted, f"rate={rate}, width={width}")
 
 
+# letter → the records compared, the reading, how many questions, and whether they show what notebook 06 claims
+CLAIMS = {
+    "A": (("small-1/before", "small-1/after"), "strict", 200, True),
+    "B": (("small-1/before", "small-1/after"), "flexible", 50, False),
+    "C": (("small-1/before", "small-1/after"), "flexible", 200, True),
+    "D": (("small-1/before", "small-1/after"), "strict", 30, False),  # strict counts the layout, too
+    "E": (("tiny-1/after", "tiny-2/after"), "strict", 200, False),
+}
+
+
+def evidence(letter: str) -> tuple[list[bool], list[bool]]:
+    """Verdicts on the same questions, before and after, of the claim with this letter."""
+    records, reading, n, _ = CLAIMS[letter]
+    tables = (read_jsonl(RUNS / f"{record}.jsonl", ("question",)) for record in records)
+    before, after = ([row[reading] for row in table[:n]] for table in tables)
+    return before, after
+
+
 @exercise
-def verdict(function: Callable[..., Any]) -> None:
-    """One of four words for a completion: right, layout, wrong, nothing."""
-    right, wrong = (XML_COT_FORMAT.format(reasoning="6 * 12", answer=answer) for answer in ("72", "12"))
-    cases = {
-        "the right number in the requested layout": (right, "right"),
-        "the right number, written 72.0": (right.replace("\n72\n", "\n72.0\n"), "right"),
-        "the right number without tags": ("6 * 12 = 72. The answer is 72.", "layout"),
-        "the right number, then an afterthought": (right + "\nYes, 72.", "layout"),
-        "a wrong number in the requested layout": (wrong, "wrong"),
-        "a wrong number without tags": ("I think 27.", "wrong"),
-        "a reply without any number": ("I do not know.", "nothing"),
-        "an empty reply": ("", "nothing"),
-    }
-    for case, (completion, wanted) in cases.items():
-        expect(function(completion, "72"), wanted, f"{case}, {completion!r}")
+def is_shown(verdicts: Any) -> None:
+    """A dictionary from each claim's letter to whether its evidence shows it."""
+    if not isinstance(verdicts, Mapping):
+        raise NotYet("give a dictionary such as {'A': True, …}")
+    for letter, (_, reading, n, shown) in CLAIMS.items():
+        said = verdicts.get(letter)
+        if said not in (True, False):
+            raise NotYet(f"claim {letter}: {said!r} is neither True nor False")
+        if said != shown:
+            test = paired_test(*evidence(letter))
+            told = f"{test['gained']} gained, {test['lost']} lost, p = {test['p_value']:.2g}"
+            raise NotYet(f"claim {letter}: {told} ({reading}, {n} questions). Is that what is claimed?")
 
 
 @exercise

@@ -102,9 +102,10 @@ def plot_rewards(history: pd.DataFrame, title: str) -> Figure:
 
 
 def plot_history(history: pd.DataFrame, title: str) -> Figure:
-    """Rewards and diagnostics in one figure."""
-    columns = _logged(history, (*LEARNED, "reward", *reward_columns(history).values(), *WATCHED))
-    return plot_signals({"this run": history}, title, columns, per_row=4)
+    """What was learned, the total reward, rewards that the series does not know, and diagnostics: two panels a row."""
+    others = [column for column in reward_columns(history).values() if column.split("/")[1] not in MOST]
+    columns = _logged(history, (*LEARNED, "reward", *others, *WATCHED))
+    return plot_signals({"this run": history}, title, columns, per_row=2)
 
 
 def live(render: Callable[[pd.DataFrame], Any]) -> Callable[[pd.DataFrame | None], None]:

@@ -16,12 +16,12 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
+import record
 from grpo_helpers import data, models, records
 from grpo_helpers.files import read_json
 from grpo_helpers.mistakes import has_calculation
 from grpo_helpers.pretrained import fingerprint
 from grpo_helpers.profiles import DATA, SMALL, TINY
-from record.learned_reward import only_tiny
 from tests.cells import definitions
 
 taught = definitions(
@@ -340,6 +340,7 @@ def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
     assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
 
 
-def test_a_recorder_refuses_another_policy():
+@pytest.mark.parametrize("name", ["shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes"])
+def test_a_recorder_refuses_another_policy(name):
     with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
-        only_tiny(SMALL)
+        record.RECORDERS[name](SMALL, 1)

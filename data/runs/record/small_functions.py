@@ -46,8 +46,8 @@ OUTER = {
     "{k} minus {}": "{k} - ({})",
     "{}, and a added to that": "({}) + a",
     "{}, and b taken from that": "({}) - b",
-    "{}, or {k} if that is larger": "max({}, {k})",
-    "{}, or {k} if that is smaller": "min({}, {k})",
+    "{}, and b added to that": "({}) + b",
+    "twice {}": "2 * ({})",
     "the remainder of {}, divided by {k}": "({}) % {k}",
     "{}, squared": "({}) ** 2",
     "minus {}": "-({})",
@@ -65,8 +65,10 @@ def functions(seed: int) -> tuple[Dataset, Dataset]:
 
     def row(inner: str, outer: str) -> dict[str, Any]:
         k = rng.randint(3, 20)
-        body, calls = OUTER[outer].format(INNER[inner], k=k), [rng.sample(range(2, 100), 2) for _ in range(4)]
-        wanted = [returned(body, call) for call in calls]
+        body, wanted = OUTER[outer].format(INNER[inner], k=k), []
+        while len(set(wanted)) < 3:  # no constant passes
+            calls = [rng.sample(range(2, 100), 2) for _ in range(4)]
+            wanted = [returned(body, call) for call in calls]
         messages = build_messages(question(outer.format(inner, k=k), calls[0], wanted[0]), ASKED, shown())
         return {"prompt": messages, "head": "", "calls": calls, "wanted": wanted, "body": body}
 

@@ -66,62 +66,80 @@ LONGEST, STEPS, BATCH = 28, 30, 32  # tokens of a function; optimizer steps, com
 
 def functions(seed: int) -> tuple[Dataset, Dataset]:
     """Training and held-out descriptions, with four calls each, of which the prompt shows none."""
-    rng, pairs = random.Random(seed), list(itertools.product(FIRST, THEN))
+    rng, shown = random.Random(seed), [(said, f"def f(a, b): return {body}") for said, body in EXAMPLES.items()]
+    pairs = list(itertools.product(FIRST, THEN))
     rng.shuffle(pairs)
-    shown = [(said, f"def f(a, b): return {body}") for said, body in EXAMPLES.items()]
 
-    def row(first: str, then: str) -> dict[str, Any]:
+    def row(first: str, then: str) -> dict[str, Any] | None:
         j, k = rng.sample(range(3, 20), 2)
         said, body = first.format(j=j) + then.format(k=k), THEN[then].format(FIRST[first].format(j=j), k=k)
-        wanted: list[int] = []
-        while len(set(wanted)) < 3:  # no constant passes
-            calls = [rng.sample(range(2, 100), 2) for _ in range(4)]
-            wanted = [eval(f"lambda a, b: {body}")(*call) for call in calls]  # ours
+        calls = [[11, 37], *(rng.sample(range(2, 100), 2) for _ in range(3))]
+        wanted = [eval(f"lambda a, b: {body}")(*call) for call in calls]  # ours
+        if len(set(wanted)) == 1:  # "add 3 to a, then subtract a"
+            return None
         return {"prompt": build_messages(said, ASKED, shown), "head": "", "calls": calls, "wanted": wanted}
 
-    held_out = [row(*pair) for pair in pairs[:HELD_OUT]]
-    train = [row(*pair) for pair in pairs[HELD_OUT:] * TIMES]
+    held_out = list(filter(None, itertools.starmap(row, pairs[:HELD_OUT])))
+    train = list(filter(None, itertools.starmap(row, pairs[HELD_OUT:] * TIMES)))
     return Dataset.from_list(rng.sample(train, len(train))), Dataset.from_list(held_out)
+
+
+def written(policy: str, model: Any, tokenizer: Any, rows: Dataset, profile: Profile) -> pd.DataFrame:
+    """What a policy writes, greedy and sampled at the profile's temperature: asked, said, right (passes all tests)."""
+    tables = []
+    for decoding, temperature in (("greedy", 0.0), ("sampled", profile.temperature)):
+        sampling = {"temperature": temperature, "batch_size": profile.eval_batch}
+        found = evaluation.generate_predictions(model, tokenizer, rows["prompt"], LONGEST, **sampling)
+        said = [own[0][0] for own in found]
+        columns = {"asked": [prompt[-1]["content"] for prompt in rows["prompt"]], "said": said}
+        columns["right"] = [all(tests) for tests in taught.tests_passed(said, rows)]
+        tables.append(pd.DataFrame(columns).assign(policy=policy, decoding=decoding))
+    return pd.concat(tables)
+
+
+def rates(replies: pd.DataFrame) -> pd.DataFrame:
+    """Of each policy and decoding: hits, n, rate and its 95 % Wilson interval."""
+    counts = replies.groupby(["policy", "decoding"], sort=False)["right"].agg(hits="sum", n="size").reset_index()
+    bounds = [wilson_interval(*row) for row in counts[["hits", "n"]].itertuples(index=False)]
+    return counts.assign(rate=counts["hits"] / counts["n"], low=[b[0] for b in bounds], high=[b[1] for b in bounds])
+
+
+def functions_probe(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """Whether an untrained policy can write such functions at all.
+
+    Returns:
+        rates; replies, a row each.
+    """
+    held_out = functions(seed)[1]
+    held_out = held_out.select(range(min(len(held_out), profile.eval_questions)))
+    replies = written("untrained", *models.load_policy(profile), held_out, profile)
+    return {"rates": rates(replies), "replies": replies}
 
 
 def small_functions(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """GRPO with hidden tests; before and after it what is written for descriptions that are not in training.
 
     Returns:
-        rates, a row for each policy and decoding: functions that pass all four tests, n, rate and its 95 % Wilson
-        interval; change, a row for each decoding: descriptions gained and lost in pairs, and the p-value; replies,
-        greedy, with their verdicts; history.
+        rates; change, a row for each decoding: descriptions gained and lost in pairs, and the p-value; replies;
+        history.
     """
     train, held_out = functions(seed)
     held_out = held_out.select(range(min(len(held_out), profile.eval_questions)))
     model, tokenizer = models.load_policy(profile)
-    decodings = {"greedy": 0.0, "sampled": profile.temperature}
-    rows, right = [], {}
-    replies = {"asked": [prompt[-1]["content"] for prompt in held_out["prompt"]]}
-
-    def note(policy: str, model: Any) -> None:
-        for decoding, temperature in decodings.items():
-            sampling = {"temperature": temperature, "batch_size": profile.eval_batch}
-            found = evaluation.generate_predictions(model, tokenizer, held_out["prompt"], LONGEST, **sampling)
-            said = [own[0][0] for own in found]
-            right[policy, decoding] = own = [all(tests) for tests in taught.tests_passed(said, held_out)]
-            hits, n = sum(own), len(own)
-            rows.append((policy, decoding, hits, n, hits / n, *wilson_interval(hits, n)))
-            if decoding == "greedy":
-                replies.update({policy: said, f"{policy}, right": own})
-
-    note("untrained", model)
+    before = written("untrained", model, tokenizer, held_out, profile)
     recipe = profile.with_(steps=min(STEPS, profile.steps), batch=BATCH, max_completion_length=LONGEST)
     options = {"doctor": False, "save_strategy": "no"}
     with tempfile.TemporaryDirectory() as folder:
         rewards = [taught.hidden_reward_func]
         trainer = training.make_trainer(recipe, model, tokenizer, train, folder, rewards, seed, **options)
         training.train_to_end(trainer)
-    note("trained", trainer.model)
-    change = {d: paired_test(right["untrained", d], right["trained", d]) for d in decodings}
+    after = written("trained", trainer.model, tokenizer, held_out, profile)
+    sides = [table.groupby("decoding")["right"].apply(list) for table in (before, after)]
+    change = {decoding: paired_test(sides[0][decoding], sides[1][decoding]) for decoding in sides[0].index}
+    replies = pd.concat([before, after])
     return {
-        "rates": pd.DataFrame(rows, columns=["policy", "decoding", "hits", "n", "rate", "low", "high"]),
+        "rates": rates(replies),
         "change": pd.DataFrame(change).T.rename_axis("decoding").reset_index(),
-        "replies": pd.DataFrame(replies),
+        "replies": replies,
         "history": history(trainer),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from grpo_helpers.profiles import ROOT
+from grpo_helpers.profiles import ROOT, TINY
 from grpo_helpers.prompts import XML_COT_FORMAT
+from record.small_functions import functions, small_functions
 
 from .cells import definitions
 
@@ -318,3 +320,34 @@ def test_kinds_of_replies():
     tests = definitions(NOTEBOOK, "tests_passed").tests_passed
     kinds = ["general", "neither", "only the shown test", "only the shown test", "neither"]
     assert list(map(taught.kind, tests(replies, rows))) == kinds
+
+
+# Functions of one line, by a real language model
+
+
+def test_descriptions_are_held_out_and_no_constant_fulfils_one():
+    train, held_out = functions(1)
+    halves = [{re.sub(r"\d+", "#", row["prompt"][-1]["content"]) for row in rows} for rows in (train, held_out)]
+    assert len(held_out) == len(halves[1]) > 90 and not halves[0] & halves[1]
+    for row in [*held_out, *train]:
+        assert len(row["calls"]) == 4 and len(set(row["wanted"])) >= 2
+        asked = row["prompt"][-1]["content"]
+        assert not any(str(call).strip("[]") in asked for call in row["calls"])
+
+
+@unix
+def test_a_function_as_described_is_paid():
+    row = next(row for row in functions(1)[1] if row["prompt"][-1]["content"] == "square b")
+    rows = {key: [row[key]] * 3 for key in ("head", "calls", "wanted")}
+    said = ["def f(a, b): return b ** 2", "def f(a, b): return a ** 2", "b ** 2"]
+    assert definitions(NOTEBOOK, "hidden_reward_func").hidden_reward_func(said, **rows) == [1, 0, 0]
+
+
+@unix
+@pytest.mark.trains
+def test_the_recorder_compares_what_is_written_before_and_after():
+    quick = TINY.with_(num_generations=4, steps=1, eval_questions=6)
+    tables = small_functions(quick, seed=1)
+    assert tables["rates"]["policy"].tolist() == ["untrained"] * 2 + ["trained"] * 2
+    assert tables["rates"]["n"].tolist() == [6] * 4 and tables["change"]["decoding"].tolist() == ["greedy", "sampled"]
+    assert len(tables["replies"]) == 4 * 6 and len(tables["history"]) == 1

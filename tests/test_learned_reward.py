@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
+import os
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,19 +20,20 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
-from grpo_helpers import data, models, records
+import record
+from grpo_helpers import data, evaluation, models, prompts, records
 from grpo_helpers.files import read_json
 from grpo_helpers.mistakes import has_calculation
 from grpo_helpers.pretrained import fingerprint
-from grpo_helpers.profiles import DATA, SMALL, TINY
-from record.learned_reward import only_tiny
+from grpo_helpers.profiles import DATA, ROOT, SMALL, TINY
 from tests.cells import definitions
 
+NOTEBOOK = "12_rewards_beyond_exact_match"
 taught = definitions(
-    "12_rewards_beyond_exact_match",
+    NOTEBOOK,
     *("right_reward_func", "preference_pairs", "exact_kl", "best_of", "SMALL", "EDITS", "MIXES", "SURE", "points"),
     *("RUBRIC", "PAIRS", "read_score", "ask_server", "ask_model", "Remembering", "stand_in", "wait_for"),
-    *("judge_reward", "judged", "kappa", "calibrated", "places", "last_line", "whole", "scaled", "gated"),
+    *("judge_reward", "judged", "kappa", "calibrated", "probed", "places", "last_line", "whole", "scaled", "gated"),
     *("Along", "train_against", "layout_reward_func", "scores", "reward_model"),
 )
 
@@ -274,10 +279,67 @@ def test_a_question_is_paid_for_once_and_failures_are_not_remembered(tmp_path):
     assert asyncio.run(again(["a", "b"])) == ["Score: 1"] * 2 and again.calls == 0
 
 
-def test_a_judge_can_be_a_model_by_name():
-    judge = taught.ask_model(TINY.model, max_new_tokens=4)
-    said = asyncio.run(judge([taught.RUBRIC.format(question="?", answer=1, reply="1")]))
-    assert len(said) == 1 and isinstance(said[0], str)
+QUESTION = taught.RUBRIC.format(question="?", answer=1, reply="1")
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The judge of section 4's cells, as they are, under an environment of our own."""
+
+    def choose(**environment):
+        for name in ("URL", "MODEL", "KEY"):
+            monkeypatch.setenv(f"JUDGE_{name}", environment.get(name, ""))
+        cells = nbformat.read(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4).cells
+        space = {"evaluation": evaluation, "json": json, "LAB": TINY, "models": models, "os": os}
+        space |= {"prompts": prompts, "re": re}
+        for cell in cells:
+            if cell.id in ("judge-ask-code", "judge-name-code", "judge-standin-code"):
+                exec(cell.source, space)
+        return space["judge"]
+
+    return choose
+
+
+def test_the_cells_take_an_address_with_its_faults_and_pay_for_a_question_once(chosen, served):
+    faults = {1: (500, "Score: 1", 0), 2: (200, None, 0)}  # broken, then no JSON
+    server = served(lambda n: faults.get(n, (200, "Score: 7", 0)))
+    judge = chosen(URL=server.url, MODEL="some-model", KEY="secret")
+    judge.ask = functools.partial(judge.ask, waits=(0.01, 0.01), timeout=5)
+    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 3
+    path, authorization, body = server.seen[-1]
+    assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "some-model")
+    assert taught.wait_for(judge([QUESTION] * 2)) == ["Score: 7"] * 2 and len(server.seen) == 3
+
+
+def test_the_cells_take_a_slow_address(chosen, served):
+    server = served(lambda n: (200, "Score: 7", 1.0 if n == 1 else 0.0))
+    judge = chosen(URL=server.url, MODEL="some-model")
+    judge.ask = functools.partial(judge.ask, waits=(0.01,), timeout=0.3)
+    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 2
+
+
+def test_the_cells_take_a_model_by_its_folder_and_neither(chosen):
+    judge = chosen(MODEL=TINY.model)
+    (said,) = taught.wait_for(judge([QUESTION]))
+    assert isinstance(said, str) and taught.wait_for(judge([QUESTION])) == [said] and judge.calls == 1
+    assert taught.wait_for(chosen()([QUESTION])) == ["Score: 4"]
+
+
+def test_a_judge_that_is_silent_now_and_then_can_be_calibrated_and_probed():
+    numbers = itertools.count()
+
+    async def judge(asked):
+        return [None if next(numbers) % 5 == 0 else text for text in await taught.stand_in(asked)]
+
+    rows = Dataset.from_list([{"question": "?", "answer": "42"}] * 40)
+    table = taught.judged(judge, rows, ["The answer is 42", "The answer is 41"] * 20)
+    assert len(table) == 40 and table["score"].isna().sum() == 8
+    found = taught.calibrated(table)
+    assert found == {"cutoff": 0.4, "kappa": 1, "low": 1, "high": 1}
+    habits = taught.probed(judge, table, rows, found["cutoff"])
+    assert habits["change"].tolist() == pytest.approx([0.2, 0.6, 0.3])
+    with pytest.raises(ValueError, match="all the same"):
+        taught.calibrated(table.assign(score=0.4))
 
 
 def test_results_can_be_waited_for_inside_a_running_loop():
@@ -340,6 +402,7 @@ def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
     assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
 
 
-def test_a_recorder_refuses_another_policy():
+@pytest.mark.parametrize("name", ["shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes"])
+def test_a_recorder_refuses_another_policy(name):
     with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
-        only_tiny(SMALL)
+        record.RECORDERS[name](SMALL, 1)

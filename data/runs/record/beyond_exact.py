@@ -10,20 +10,23 @@ from grpo_helpers.records import history
 from grpo_helpers.statistics import wilson_interval
 from tests.cells import definitions
 
+from .learned_reward import NOTEBOOK, only_tiny
+
 taught = definitions(
-    "12_rewards_beyond_exact_match",
+    NOTEBOOK,
     *("WAYS", "WAYS_RECIPE", "program_task", "warm_up", "train_on_tests", "written", "KINDS"),
     *("shown_reward_func", "hidden_reward_func", "DEMONSTRATIONS", "TEST_STEPS", "HELD_OUT_TASKS"),
 )
 
 
 def shape_ways(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """The tiny policy paid by the sum, the product and the gate of shape and answer; `profile` has no say in it.
+    """The tiny policy paid by the sum, the product and the gate of shape and answer.
 
     Returns:
         rates of the untrained policy and of each trained one, held out, greedy (`trials.rates`); history, with the
         column way.
     """
+    only_tiny(profile)
     runs = {}
     for way, reward_func in taught.WAYS.items():
         runs[way] = trial(taught.WAYS_RECIPE, [reward_func], seed, evaluate_before=not runs)
@@ -33,12 +36,13 @@ def shape_ways(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
 
 
 def hidden_tests(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """The warm-up, then GRPO with the shown test alone and with hidden ones; `profile` has no say in it.
+    """The warm-up, then GRPO with the shown test alone and with hidden ones.
 
     Returns:
         kinds, a row for each policy, decoding and kind of reply: hits, n, rate and its 95 % Wilson interval;
         history, with the column tests.
     """
+    only_tiny(profile)
     tasks, held_out = taught.program_task("train"), taught.program_task("test").shuffle(seed=0)
     held_out = held_out.select(range(taught.HELD_OUT_TASKS))
     warmed, tokenizer = taught.warm_up(tasks.select(range(taught.DEMONSTRATIONS)), seed=seed)

@@ -17,60 +17,80 @@ from tests.cells import definitions
 taught = definitions(
     "11_tools_and_turns",
     *("load_policy", "calculate", "call", "result", "split", "by_head", "by_size", "make_trainer"),
-    *("correct_func", "calls_func", "CHAT_TEMPLATE", "RESPONSE_TEMPLATE", "converse", "question", "says", "answer_of"),
-    *("PRICE", "STEPS", "GAME", "NEW", "HIGHEST", "SHORTER", "GUESSES", "LONG", "Guessing", "play"),
+    *(
+        "Forgetful",
+        "correct_func",
+        "calls_func",
+        "CHAT_TEMPLATE",
+        "RESPONSE_TEMPLATE",
+        "converse",
+        "question",
+        "says",
+        "answer_of",
+    ),
+    *("PRICE", "STEPS", "GAME", "NEW", "HIGHEST", "GUESSES", "LONG", "Guessing", "play"),
 )
 
 
 def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """GRPO with a calculator, calls at a price, where half of the training questions are easy.
+    """GRPO with a calculator: calls at a price, calls for nothing, and at a price with the mask forgotten.
 
     Everything is the notebook's; of the profile only the number of steps and of held-out questions is taken.
 
     Returns:
-        rates, before and after, by size: questions, right, called, right from the head; history.
+        rates, before and after each training, by size: questions, right, called, right from the head; history.
     """
-    questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed, easy=3)
+    questions, held_out = taught.split(held_out=profile.eval_questions // 4, seed=seed)
+    sizes = [row["size"] for row in held_out]
 
     def measured(model: Any, tokenizer: Any) -> pd.DataFrame:
-        sizes = [row["size"] for row in held_out]
         head = pd.Series(taught.by_head(model, tokenizer, held_out)).groupby(sizes, sort=False).sum()
         return taught.by_size(model, tokenizer, held_out).assign(head=head).reset_index()
 
+    rewards, priced = [taught.correct_func, taught.calls_func], [1.0, -taught.PRICE]
     settings = {"tools": [taught.calculate], "seed": seed, "max_steps": min(taught.STEPS, profile.steps)}
-    rewards, weights = [taught.correct_func, taught.calls_func], [1.0, -taught.PRICE]
-    trainer = taught.make_trainer(questions, rewards, weights, **settings)
-    before = measured(*taught.load_policy())
-    trainer.train()
-    after = measured(trainer.model.eval(), trainer.processing_class)
-    rates = pd.concat({"before": before, "after": after}, names=["when"]).reset_index("when")
-    return {"rates": rates, "history": history(trainer)}
+    trainings = {
+        "a price": {"weights": priced},
+        "no price": {"weights": [1.0, 0.0]},
+        "mask forgotten": {"weights": priced, "trainer": taught.Forgetful},
+    }
+    rates, histories = {"before": measured(*taught.load_policy())}, {}
+    for name, special in trainings.items():
+        trainer = taught.make_trainer(questions, rewards, **special, **settings)
+        trainer.train()
+        histories[name] = history(trainer)
+        rates[name] = measured(trainer.model.eval(), trainer.processing_class)
+    joined = [pd.concat(tables, names=["training"]).reset_index("training") for tables in (rates, histories)]
+    return dict(zip(("rates", "history"), joined, strict=True))
 
 
 def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """GRPO on the game, before and after, sampled and greedy.
+    """GRPO on the game, with some secrets kept back from training and with none, before and after.
 
     Returns:
-        games, a row for each: when, how it was played, secret, whether that was new, won, guesses; history.
+        games, a row for each: training, how it was played, secret, whether that was new, won, guesses; history.
     """
-    secrets = [secret for secret in range(1, taught.HIGHEST + 1) if secret not in taught.NEW]
-    rows = Dataset.from_list([{"prompt": taught.GAME, "secret": secret} for secret in secrets * 40])
+    everyone = list(range(1, taught.HIGHEST + 1))
+    trainings = {"some secrets kept back": [s for s in everyone if s not in taught.NEW], "all secrets": everyone}
     settings = {"max_completion_length": taught.LONG, "max_tool_calling_iterations": taught.GUESSES}
-    settings |= taught.SHORTER | {"max_steps": min(taught.SHORTER["max_steps"], profile.steps)}
-    trainer = taught.make_trainer(rows, [], game=taught.Guessing, seed=seed, **settings)
+    settings |= {"max_steps": min(taught.STEPS, profile.steps), "seed": seed}
     model, tokenizer = taught.load_policy()
-    tables = []
+    games, histories = [], {}
 
-    def note(when: str, model: Any) -> None:
+    def note(training: str, policy: Any) -> None:
         for name, temperature, times in (("sampled", 1.0, profile.eval_questions // 10), ("greedy", 0.0, 1)):
             torch.manual_seed(seed)
-            everyone = list(range(1, taught.HIGHEST + 1)) * times
-            tables.append(taught.play(model, tokenizer, everyone, temperature).assign(when=when, play=name))
+            played = taught.play(policy, tokenizer, everyone * times, temperature)
+            games.append(played.assign(training=training, play=name))
 
-    note("before", model)
-    trainer.train()
-    note("after", trainer.model.eval())
-    return {"games": pd.concat(tables), "history": history(trainer)}
+    note("none", model)
+    for training, secrets in trainings.items():
+        rows = Dataset.from_list([{"prompt": taught.GAME, "secret": secret} for secret in secrets * 40])
+        trainer = taught.make_trainer(rows, [], game=taught.Guessing, **settings)
+        trainer.train()
+        histories[training] = history(trainer)
+        note(training, trainer.model.eval())
+    return {"games": pd.concat(games), "history": pd.concat(histories, names=["training"]).reset_index("training")}
 
 
 ASKED = (

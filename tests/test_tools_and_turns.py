@@ -389,11 +389,12 @@ def test_the_recorded_trainings_run(monkeypatch):
         monkeypatch.setitem(agents.taught.make_trainer.__globals__, name, value)
     few = TINY.with_(steps=1, eval_questions=20)
     tables = agents.tools(few, seed=1)
-    assert set(tables["rates"]["when"]) == {"before", "after"} and set(tables["rates"]["n"]) == {5}
-    assert len(tables["history"]) == 1
+    trained = {"a price", "no price", "no KL penalty", "mask forgotten"}
+    assert set(tables["rates"]["training"]) == trained | {"before"} and set(tables["rates"]["n"]) == {5}
+    assert tables["history"].groupby("training").size().to_dict() == dict.fromkeys(trained, 1)
     games = agents.game(few, seed=1)["games"]
-    assert games.groupby(["when", "play"]).size().to_dict() == {
-        (when, how): times * taught.HIGHEST
-        for when in ("after", "before")
+    assert games.groupby(["training", "play"]).size().to_dict() == {
+        (training, how): times * taught.HIGHEST
+        for training in ("all secrets", "none", "some secrets kept back")
         for how, times in (("greedy", 1), ("sampled", 2))
     }

@@ -28,12 +28,12 @@ taught = definitions(
         "says",
         "answer_of",
     ),
-    *("PRICE", "STEPS", "GAME", "NEW", "HIGHEST", "GUESSES", "LONG", "Guessing", "play"),
+    *("PRICE", "BETA", "STEPS", "GAME", "NEW", "HIGHEST", "GUESSES", "LONG", "Guessing", "play"),
 )
 
 
 def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """GRPO with a calculator: calls at a price, calls for nothing, and at a price with the mask forgotten.
+    """GRPO with a calculator: calls at a price, for nothing, at a price without a KL penalty or without the mask.
 
     Everything is the notebook's; of the profile only the number of steps and of held-out questions is taken.
 
@@ -49,14 +49,16 @@ def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
 
     rewards, priced = [taught.correct_func, taught.calls_func], [1.0, -taught.PRICE]
     settings = {"tools": [taught.calculate], "seed": seed, "max_steps": min(taught.STEPS, profile.steps)}
+    settings |= {"beta": taught.BETA}
     trainings = {
         "a price": {"weights": priced},
         "no price": {"weights": [1.0, 0.0]},
+        "no KL penalty": {"weights": priced, "beta": 0.0},
         "mask forgotten": {"weights": priced, "trainer": taught.Forgetful},
     }
     rates, histories = {"before": measured(*taught.load_policy())}, {}
     for name, special in trainings.items():
-        trainer = taught.make_trainer(questions, rewards, **special, **settings)
+        trainer = taught.make_trainer(questions, rewards, **settings | special)
         trainer.train()
         histories[name] = history(trainer)
         rates[name] = measured(trainer.model.eval(), trainer.processing_class)

@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import hypergeom
 
-from ..profiles import TINY
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, exercise, expect, short_run
 
 LIMITS = (24, 32, 48, 80)
 ENOUGH = 0.5  # of the right answers that come with the highest limit
@@ -50,10 +49,7 @@ def chance_of_a_pass(function: Callable[..., Any]) -> None:
 
 def history_at(limit: int) -> pd.DataFrame:
     """The log of 20 steps of `tiny` with a limit on the completions."""
-    from ..lessons import trials
-
-    short = TINY.with_(steps=20, eval_questions=4, max_completion_length=limit)
-    return trials.trial(short, evaluate_before=False).history
+    return short_run(max_completion_length=limit)
 
 
 @exercise

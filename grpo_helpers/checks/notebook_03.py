@@ -10,10 +10,9 @@ import pandas as pd
 
 from ..lessons.adversarial import GOOD, SUITE, left
 from ..lessons.flawed import published_correctness_reward_func
-from ..profiles import TINY
 from ..prompts import XML_COT_FORMAT
 from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, exercise, expect, short_run
 
 NAMED = 3  # cases listed in one message
 
@@ -48,12 +47,9 @@ CANDIDATES: dict[str, tuple[RewardFunc, ...]] = {
 
 def history_of(name: str) -> pd.DataFrame:
     """The log of 20 steps of `tiny` with a candidate, its correctness paid or as a witness."""
-    from ..lessons import trials
-
     paid = CANDIDATES[name]
     witnesses = () if correctness_reward_func in paid else (correctness_reward_func,)
-    short = TINY.with_(steps=20, eval_questions=4)
-    return trials.trial(short, paid, witnesses=witnesses, evaluate_before=False).history
+    return short_run(*paid, witnesses=witnesses)
 
 
 @exercise

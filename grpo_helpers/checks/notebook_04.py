@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..profiles import TINY
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, exercise, expect, short_run
 
 RUNS = 4
 
@@ -63,10 +62,7 @@ def next_scale(function: Callable[..., Any]) -> None:
 
 def reward_at(rate: float) -> float:
     """Mean reward over the last 5 of 20 steps of `tiny` at a learning rate."""
-    from ..lessons import trials
-
-    short = TINY.with_(steps=20, eval_questions=4, learning_rate=rate)
-    return float(trials.trial(short, evaluate_before=False).history["reward"].tail(5).mean())
+    return float(short_run(learning_rate=rate)["reward"].tail(5).mean())
 
 
 @exercise

@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..profiles import TINY
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, exercise, expect, short_run
 
 
 @exercise
@@ -31,15 +30,13 @@ def steps_shown(reward_func: Callable[..., Any]) -> None:
     expect(reward_func(completions=chats), wanted, "completions given as conversations")
 
 
-SLOW = TINY.with_(learning_rate=2e-5, steps=15, eval_questions=4)
+SLOW = {"learning_rate": 2e-5, "steps": 15}
 MENDED = 0.5  # points that the mean reward of a run has to rise by, from its first five steps to its last five
 
 
 def history_with(changes: dict[str, Any]) -> pd.DataFrame:
     """The log of a short run of the recipe whose rate is too low, with some settings changed."""
-    from ..lessons import trials
-
-    return trials.trial(SLOW.with_(**changes), evaluate_before=False).history
+    return short_run(**SLOW | changes)
 
 
 @exercise

@@ -205,7 +205,17 @@ def fixed_completions():
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("overrides", [{}, {"beta": 0.1}, {"loss_type": "grpo"}], ids=["dapo", "KL", "grpo"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"beta": 0.1},
+        {"loss_type": "grpo"},
+        {"entropy_coef": 0.1},
+        {"use_adaptive_entropy": True, "entropy_coef": 0.1, "entropy_target": 10.0},
+    ],
+    ids=["dapo", "KL", "grpo", "entropy bonus", "adaptive entropy bonus"],
+)
 def test_rewards_advantages_and_updates_are_trls(overrides, fixed_completions, tmp_path):
     history, advantages, weights = train_on(fixed_completions, True, tmp_path / "a", **overrides)
     trl_history, trl_advantages, trl_weights = train_on(fixed_completions, False, tmp_path / "b", **overrides)

@@ -3,7 +3,8 @@
 Two of its methods are overridden, the one that samples and the one that
 scores; objective, optimiser, logging and checkpoints are TRL's. It is used
 where `Profile.shared_prompts` says so: on a CPU the saved work is most of a
-step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores.
+step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores,
+and with an entropy bonus, since the entropies here carry no gradient.
 """
 
 from __future__ import annotations
@@ -143,7 +144,9 @@ class SharedPromptTrainer(GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        if self.args.activation_checkpointing:  # it recomputes layers without the cache in which prompts are shared
+        # Checkpointing recomputes layers without the cache in which prompts are shared.
+        rewards_entropy = self.args.entropy_coef != 0 or self.args.use_adaptive_entropy
+        if self.args.activation_checkpointing or rewards_entropy:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )

@@ -7,6 +7,7 @@ browser without a server, and its links between notebooks are checked. (Jupyter 
 import csv
 import json
 import re
+import sys
 import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
@@ -14,6 +15,10 @@ from pathlib import Path
 from myst_nb.core.render import NbElementRenderer
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from grpo_helpers.rewards import MAX_REWARD  # noqa: E402
+
 DATA = HERE.parents[1] / "data"
 MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"  # one file, glyphs included: pages work without a network
 PROJECT = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]
@@ -60,7 +65,7 @@ def write_recorded(app, error):
     with (run / "history.csv").open() as file:
         rewards = [round(float(row["reward"]), 3) for row in csv.DictReader(file)]
     replies = [json.loads(line) for line in (run / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    text = json.dumps({"rewards": rewards, "best": 4, "replies": replies}, ensure_ascii=False)
+    text = json.dumps({"rewards": rewards, "best": MAX_REWARD, "replies": replies}, ensure_ascii=False)
     Path(app.outdir, "_static", "play-data.js").write_text(f"window.RECORDED = {text}\n", encoding="utf-8")
 
 

@@ -27,9 +27,8 @@ URLS = re.compile(r'^\[project\.urls\]\nRepository = "([^"\n]*)"\n\n?', re.MULTI
 SETUP_TEXT = """\
 ## Set-up
 
-This cell looks for the module `grpo_helpers` in the folders above this notebook. In Colab and on Kaggle it fetches the
-repository and installs the pinned versions, which takes a minute or two (an estimate); elsewhere it installs nothing.
-Run it before any other cell. Running it again does no harm."""
+Run this cell first. It finds the module `grpo_helpers` in the folders above this notebook; in Colab and on Kaggle it
+fetches the repository and the pinned versions, in a minute or two (an estimate). Elsewhere it installs nothing."""
 FOLDED = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}  # on the site, in JupyterLab
 
 

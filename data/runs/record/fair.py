@@ -8,7 +8,6 @@ other seeds, on other questions. One that was stopped goes on where it was, at t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,15 +168,11 @@ def fair(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         searched = search(settings, seed + FROM, profile=lab.with_(eval_questions=SEARCH), keep=keep)
         rates = best_rates(searched)
         best = {label: at(setting, rates[label]) for label, setting in settings.items()}
-        found = run_judged(best, lab, seed, keep)
+        judged, seeds = lab.with_(eval_questions=JUDGE), range(seed, seed + SEEDS)
+        found = run_grid(best, judged, seeds, keep=keep, points=POINTS)
     logged = found["history"].drop(columns="step").groupby(["setting", "seed"], sort=False).mean().round(4)
     runs = ends(found).join(logged, on=["setting", "seed"])
     return {"search": searched, "runs": runs.assign(rate=runs["setting"].map(rates)), "curves": found["curves"]}
-
-
-def run_judged(settings: Mapping[str, Setting], lab: Profile, seed: int, keep: Path) -> dict[str, pd.DataFrame]:
-    """The runs of the verdict."""
-    return run_grid(settings, lab.with_(eval_questions=JUDGE), range(seed, seed + SEEDS), keep=keep, points=POINTS)
 
 
 def verdicts(runs: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
@@ -204,5 +199,5 @@ def visible(spread: float, seeds: int = SEEDS, power: float = 0.8) -> float:
             times that of the usual recipe.
     """
     limit = student.ppf(0.975, seeds - 1)
-    shift = brentq(lambda x: nct.sf(limit, seeds - 1, x) + nct.cdf(-limit, seeds - 1, x) - power, 0.01, 100)
+    shift = brentq(lambda x: nct.sf(limit, seeds - 1, x) - power, 0, 15)  # in standard errors
     return spread * shift / seeds**0.5

@@ -3,6 +3,8 @@
 A family of conditions is a record, and `fair_usual` the recipe that they are compared with, seed by seed. First comes a
 search: each condition at four rates, the two best again from another seed. Then the verdict: its best rate from five
 other seeds, on other questions. One that was stopped goes on where it was, at the same commit, like a grid.
+
+Families can be recorded side by side, each on a core of its own: `taskset -c 0 python data/runs/record fair_loss …`.
 """
 
 from __future__ import annotations
@@ -113,17 +115,21 @@ def at(setting: Setting, rate: float) -> Setting:
     return setting._replace(changes=dict(setting.changes) | {"learning_rate": rate})
 
 
-def ends(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The last row of each run of a grid, with what its probe sampled."""
-    last = found["curves"].groupby(["setting", "seed"], sort=False).tail(1).merge(found["cells"])
-    return last.assign(completions=last["completions"] + last["probe"])
+def counted(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The curves of a grid with its cells; what a probe sampled is among the completions."""
+    curves = found["curves"].merge(found["cells"], on=["setting", "seed"])
+    return curves.assign(completions=curves["completions"] + curves["probe"])
+
+
+def ends(curves: pd.DataFrame) -> pd.DataFrame:
+    return curves.groupby(["setting", "seed"], sort=False).tail(1)
 
 
 def tried(settings: Mapping[str, Setting], rates: Mapping[str, list[float]], seed: int, **how: Any) -> pd.DataFrame:
     """Each condition at its rates, from one seed: a row for each run, with its condition and its rate."""
     runs = {f"{label}, rate {rate:g}": (label, rate) for label in rates for rate in rates[label]}
     cells = {name: at(settings[label], rate) for name, (label, rate) in runs.items()}
-    table = ends(run_grid(cells, seeds=[seed], points=1, skip=JUDGE, **how))
+    table = ends(counted(run_grid(cells, seeds=[seed], points=1, skip=JUDGE, **how)))
     labels, found = zip(*(runs[name] for name in table["setting"]), strict=True)
     return table.assign(setting=labels, rate=found)
 
@@ -171,8 +177,10 @@ def fair(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         judged, seeds = lab.with_(eval_questions=JUDGE), range(seed, seed + SEEDS)
         found = run_grid(best, judged, seeds, keep=keep, points=POINTS)
     logged = found["history"].drop(columns="step").groupby(["setting", "seed"], sort=False).mean().round(4)
-    runs = ends(found).join(logged, on=["setting", "seed"])
-    return {"search": searched, "runs": runs.assign(rate=runs["setting"].map(rates)), "curves": found["curves"]}
+    curves = counted(found)
+    runs = ends(curves).join(logged, on=["setting", "seed"])
+    curves = curves[found["curves"].columns]
+    return {"search": searched, "runs": runs.assign(rate=runs["setting"].map(rates)), "curves": curves}
 
 
 def verdicts(runs: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, Profile
 from .grid import LAB, kept
 
 ACCURACY = "flexible"  # right if the last number is, in whatever layout
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)  # tried first; of all weights, a tenth of them
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)  # tried first; of all weights, a tenth of them
 BEYOND = 2  # times that the search goes on past its lowest or highest rate
 SEEDS, FROM = 5, 100  # seeds of a verdict: seed, seed + 1 …; of the search: seed + 100, seed + 101
 JUDGE, SEARCH = 300, 200  # held-out questions of the verdict, and those after them, of the search

@@ -10,13 +10,14 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from .. import data, evaluation, models, training
@@ -44,6 +45,8 @@ class Setting(NamedTuple):
     rewards: tuple[RewardFunc, ...] = REWARD_FUNCS
     mixed_only: bool = False  # only questions that the untrained policy answers sometimes right, sometimes wrong
     adapter: bool = True  # else all weights are trained
+    trainer: type[SharedPromptTrainer] = SharedPromptTrainer
+    order: Callable[[Dataset, int], Dataset] | None = None  # (questions, seed) → the questions as they are asked
 
 
 USUAL = Setting()
@@ -58,9 +61,10 @@ class Watch(TrainerCallback):
 
     measured = ("strict", "flexible", "format", "worked", "tokens")
 
-    def __init__(self, profile: Profile, tokenizer: PreTrainedTokenizerBase, every: int) -> None:
+    def __init__(self, profile: Profile, tokenizer: PreTrainedTokenizerBase, every: int, skip: int = 0) -> None:
         self.profile, self.tokenizer, self.every, self.rows = profile, tokenizer, every, []
-        self.held_out = data.load_task(profile, "test", profile.eval_questions)
+        held_out = data.load_task(profile, "test", skip + profile.eval_questions)
+        self.held_out = held_out.select(range(skip, len(held_out)))
 
     def measure(self, model: Any) -> dict[str, float]:
         length, batch = self.profile.max_completion_length, self.profile.eval_batch
@@ -92,11 +96,11 @@ def significant(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
     return table.map(lambda value: float(f"{value:.{digits}g}"))
 
 
-def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
-    """Train the policy under one setting: rows of the three tables of `run_grid`."""
+def run_cell(profile: Profile, setting: Setting, seed: int, points: int = POINTS, skip: int = 0) -> dict[str, Any]:
+    """Train the policy under one setting: rows of the three tables of `run_grid`, which says what `skip` is."""
     options = dict(setting.changes)
     profile = profile.with_(**{field: options.pop(field) for field in profile.as_dict() if field in options})
-    every = max(1, profile.steps // POINTS)
+    every = max(1, profile.steps // points)
     profile = profile.with_(steps=profile.steps * profile.num_iterations)  # as many completions, more updates
     model, tokenizer = models.load_policy(profile)
     questions, probed = data.load_task(profile, "train", profile.max_samples), 0
@@ -105,10 +109,12 @@ def run_cell(profile: Profile, setting: Setting, seed: int) -> dict[str, Any]:
         kinds, probed = replies.groupby("number")["correctness"].nunique(), len(replies)
         questions = questions.select(kinds.index[kinds > 1])
 
-    watch = Watch(profile, tokenizer, every)
+    if setting.order:
+        questions, options["shuffle_dataset"] = setting.order(questions, seed), False
+    watch = Watch(profile, tokenizer, every, skip)
     watch.note(model, completions=0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = SharedPromptTrainer(
+        trainer = setting.trainer(
             model=model,
             reward_funcs=training.watched_and_checked(setting.rewards),
             args=training.grpo_config(profile, folder, seed, save_strategy="no", **options),
@@ -129,18 +135,23 @@ def run_grid(
     seeds: Sequence[int],
     workers: int = 0,
     keep: Path | None = None,
+    points: int = POINTS,
+    skip: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """Run every setting from every seed, `workers` cells at a time (0: one for each core), and say which are done.
 
     Args:
         keep: a folder for finished cells; those that are there already are not run again.
+        points: times that the held-out questions are asked.
+        skip: the held-out questions are those after the first so many.
 
     Returns:
         curves (completions, seconds, `Watch.measured`), history (KEPT), cells (completions of its probe, training
         questions, threads, workers), each with the columns setting and seed.
     """
-    cores = os.cpu_count() or 1
-    cells = {(label, seed): (profile, setting, seed) for label, setting in settings.items() for seed in seeds}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    how = points, skip
+    cells = {(label, seed): (profile, setting, seed, *how) for label, setting in settings.items() for seed in seeds}
     files = {cell: keep / f"{cell[0]}, seed {cell[1]}.json" for cell in cells} if keep else {}
     results = {cell: read_json(path) for cell, path in files.items() if path.exists()}
     workers = workers or min(cores, len(cells))

@@ -12,6 +12,7 @@ placebos            whole runs with rewards that lack what is supposed to work (
 recipes             reward per minute: our recipe beside TRL's defaults and the article's (08)
 sick_runs           runs with one thing wrong each, and a healthy one with a KL penalty (07)
 grid                many short runs, one setting varied at a time (08)
+fair_*              each condition at its own best learning rate, a family a record (08)
 countdown           the worked task of notebook 10
 ladder              how far an adapter must move for the layout to be learned (05)
 agents              a calculator used when it is needed, a game of several turns, a tool only read about (11)
@@ -42,6 +43,7 @@ from . import (
     agents,
     beyond_exact,
     countdown,
+    fair,
     grid,
     judge,
     ladder,
@@ -77,6 +79,7 @@ RECORDERS: dict[str, Recorder] = {
     "small_functions": small_functions.small_functions,
     **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},
     **{name: partial(grid.grid, name) for name in grid.LAB.GRIDS},
+    **{name: partial(fair.fair, name) for name in fair.FAMILIES},
 }
 
 

@@ -147,7 +147,6 @@ NEAR_MISSES = {
         "units": (lambda text: float(text.split("####")[1]) if "####" in text else None, "raised ValueError"),
     },
     checks.silent_chance: {"failures only": (lambda p, group_size: (1 - p) ** group_size, "for p=0.5")},
-    checks.chance_of_a_pass: {"put back": (lambda n, c, k: 1 - (1 - c / n) ** k, "for n=4, c=1, k=2")},
     checks.break_the_reward: {
         "naive": (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
         "strings only": strings_only,

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from grpo_helpers import records
 from grpo_helpers.profiles import ROOT
 from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, same_number
 from grpo_helpers.rewards import completion_text, correctness_reward_func, final_answer
@@ -134,10 +135,6 @@ def removed_as_used(used, numbers):
     return True
 
 
-def different(a, b):
-    return sorted(k for k in a | b if k not in a or k not in b or a[k] != b[k])
-
-
 def strings_only(completions, answer, **kwargs):
     said = map(final_answer, completions)
     return [2.0 if same_number(s, a) else 0.0 for s, a in zip(said, answer, strict=True)]
@@ -150,7 +147,6 @@ NEAR_MISSES = {
         "units": (lambda text: float(text.split("####")[1]) if "####" in text else None, "raised ValueError"),
     },
     checks.silent_chance: {"failures only": (lambda p, group_size: (1 - p) ** group_size, "for p=0.5")},
-    checks.chance_of_a_pass: {"put back": (lambda n, c, k: 1 - (1 - c / n) ** k, "for n=4, c=1, k=2")},
     checks.break_the_reward: {
         "naive": (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
         "strings only": strings_only,
@@ -213,11 +209,6 @@ NEAR_MISSES = {
         "one seed is enough": lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None),
         "zero is not never": lambda c, a: next((int(at) for at, value in mean_curve(c).items() if value >= a), 0),
         "the last time": lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None),
-    },
-    checks.what_differs: {
-        "the second's fields only": lambda a, b: sorted(k for k in b if a.get(k) != b[k]),
-        "None taken for missing": lambda a, b: sorted(k for k in a | b if a.get(k) != b.get(k)),
-        "unsorted": lambda a, b: different(a, b)[::-1],
     },
     checks.same_step: {
         "rounded down": lambda prompts, group, processes, batch: prompts * group // (processes * batch),
@@ -369,6 +360,32 @@ def test_one_setting_mends_the_run(cure, printed, monkeypatch, capsys):
 
     monkeypatch.setattr("grpo_helpers.checks.notebook_05.history_with", history_with)
     assert printed in said(checks.mend, cure, capsys)
+
+
+def by_the_rule(train, best):
+    names = {"groups of 32": (43, 44), "temperature 0.7": (43, 44)}
+    above = {name: all(train(name, seed) > best for seed in seeds) for name, seeds in names.items()}
+    return {name: "better" if yes else "no difference we can see" for name, yes in above.items()}
+
+
+@pytest.mark.parametrize(
+    ("decide", "printed"),
+    [
+        (by_the_rule, "Solved."),
+        (lambda train, best: by_the_rule(lambda *run: 1, best), "groups of 32 the rule wants three seeds"),
+        (lambda train, best: by_the_rule(lambda *run: train(*run) + 1, best), "0.585 with seed 43, 0.565 with seed 44"),
+        (lambda train, best: by_the_rule(train, 1), "temperature 0.7 there is 0.705 with seed 42, 0.688 with seed 43"),
+        (lambda train, best: "better", "the rule wants three seeds"),
+    ],
+)
+def test_better_is_told_from_lucky(decide, printed, monkeypatch, capsys):
+    module = import_module("grpo_helpers.checks.notebook_08")
+
+    def average_at(name, seed):  # as recorded
+        return module.averages(records.load(module.LAB[name][0], "tiny")["curves"])[name, seed]
+
+    monkeypatch.setattr(module, "average_at", average_at)
+    assert printed in said(checks.decide, decide, capsys)
 
 
 # --- rewards --------------------------------------------------------------------

@@ -34,7 +34,7 @@ SOURCE = re.compile(
 FORMULA, CURVE, KNOWN, BELOW = "the formula beside it", "the figure above", "a fact of the field", "asserted below"
 ALLOWED = {
     ("02", "0.02"): FORMULA, ("02", "64"): FORMULA, ("02", "0.27"): FORMULA, ("02", "0.85"): FORMULA,
-    ("02", "0.40"): FORMULA, ("02", "15"): FORMULA, ("03", "1.68"): "1.05 + 0.63", ("03", "0.42"): "1.05 - 0.63",
+    ("03", "1.68"): "1.05 + 0.63", ("03", "0.42"): "1.05 - 0.63",
     ("04", "1.008"): "1 + 2^-7, bfloat16's next number", ("05", "0.065"): BELOW, ("06", "2.1"): BELOW,
     ("06", "81"): BELOW, ("08", "252"): FORMULA, ("09", "80"): KNOWN, ("10", "28"): "4 * 7",
     ("10", "0.2"): CURVE, ("10", "0.4"): CURVE, ("10", "0.6"): CURVE, ("10", "140"): CURVE, ("10", "91"): FORMULA,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from scipy.stats import hypergeom
 
 from ._exercise import NotYet, exercise, expect, short_run
 
@@ -38,13 +37,6 @@ def silent_chance(function: Callable[..., Any]) -> None:
     """The chance that a group is tied when a right answer, of probability p, is all that pays: p^G + (1-p)^G."""
     for p, size in ((0.5, 2), (0.1, 8), (0.9, 8), (0.0, 4), (1.0, 4), (0.3, 1)):
         expect(function(p, size), p**size + (1 - p) ** size, f"p={p}, group_size={size}")
-
-
-@exercise
-def chance_of_a_pass(function: Callable[..., Any]) -> None:
-    """The unbiased estimate of pass@k from c right answers among n."""
-    for n, c, k in ((4, 1, 1), (4, 1, 2), (16, 3, 8), (8, 0, 8), (8, 8, 1), (5, 3, 3), (10, 2, 9)):
-        expect(function(n, c, k), float(hypergeom.sf(0, n, c, k)), f"n={n}, c={c}, k={k}")
 
 
 def history_at(limit: int) -> pd.DataFrame:

@@ -22,6 +22,7 @@ judge               a judge made of rules trained against, as it is and repaired
 reward_mixes        several rewards together in seven ways (12)
 functions_probe     whether a real language model can write functions of one line (12)
 small_functions     a real language model that writes functions of one line, paid by hidden tests (12)
+alternatives        seven ways to train, each at its best rate, and a vote; alternatives_rates_… searched these (13)
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from grpo_helpers.run import provenance
 
 from . import (
     agents,
+    alternatives,
     beyond_exact,
     countdown,
     fair,
@@ -77,6 +79,8 @@ RECORDERS: dict[str, Recorder] = {
     "reward_mixes": reward_mixes.reward_mixes,
     "functions_probe": small_functions.functions_probe,
     "small_functions": small_functions.small_functions,
+    "alternatives": alternatives.alternatives,
+    **{f"alternatives_rates_{s}": partial(alternatives.rates, w) for w, s in alternatives.taught.SEARCHES.items()},
     **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},
     **{name: partial(grid.grid, name) for name in grid.LAB.GRIDS},
     **{name: partial(fair.fair, name) for name in fair.FAMILIES},

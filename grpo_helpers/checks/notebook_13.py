@@ -1,0 +1,76 @@
+"""Checks for the exercises of notebook 13."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ..prompts import XML_COT_FORMAT
+from ._exercise import NotYet, exercise, expect, short_run
+
+
+@exercise
+def break_even(function: Callable[..., Any]) -> None:
+    """The smallest q with training + q < k · q; None where a vote is a single reply."""
+    for (training, k), wanted in {
+        (2048, 32): 67,
+        (31, 32): 2,
+        (30, 32): 1,
+        (0, 2): 1,
+        (100, 2): 101,
+        (9, 1): None,
+    }.items():
+        got = function(training, k)
+        if wanted is None and got is not None:
+            raise NotYet(
+                f"for {training} completions and k=1 your function returned {got!r}: no training pays, so None"
+            )
+        expect(got, wanted, f"a training of {training} completions, and k={k}")
+
+
+@exercise
+def choose_replies(function: Callable[..., Any]) -> None:
+    """The right ones that state a calculation, each text once, at most so many, in order."""
+    a, b, c = (XML_COT_FORMAT.format(reasoning=f"{n} * 2 = {2 * n}", answer=str(2 * n)) for n in (3, 4, 5))
+    guess = XML_COT_FORMAT.format(reasoning="Easy.", answer="6")
+    cases: dict[str, tuple[Sequence[str], Sequence[bool], int, list[str]]] = {
+        "right and wrong replies": ([a, b, c], [True, False, True], 8, [a, c]),
+        "a lucky guess": ([guess, a], [True, True], 8, [a]),
+        "the same reply twice": ([a, a, c], [True, True, True], 8, [a, c]),
+        "more than enough": ([a, b, c], [True, True, True], 2, [a, b]),
+        "the same reply twice, at most two": ([b, b, a], [True, True, True], 2, [b, a]),
+        "nothing right": ([a, b], [False, False], 8, []),
+    }
+    for case, (texts, right, most, wanted) in cases.items():
+        got = function(list(texts), list(right), most)
+        expect(list(got) if got is not None else None, wanted, case)
+
+
+ALIKE = 0.1  # points of the mean reward of the last steps, which is at most 1
+
+
+def verdict(completions: Sequence[Any], answer: Sequence[str], **kwargs: Any) -> list[float]:
+    """1 for a right answer in the layout."""
+    from ..rewards import completion_text, has_strict_format, is_correct
+
+    texts = [completion_text(c) for c in completions]
+    return [float(has_strict_format(text) and is_correct(text, a)) for text, a in zip(texts, answer, strict=True)]
+
+
+@exercise
+def judge_division(function: Callable[..., Any]) -> None:
+    """What a run without the division by the group's spread is, by the learner's own two runs."""
+    ends: dict[str, float] = {}
+
+    def train(**changes: Any) -> pd.DataFrame:
+        history = short_run(verdict, **{"steps": 12, "problem_steps": (1, 2), "max_completion_length": 64} | changes)
+        ends[str(changes.get("scale_rewards", "group"))] = history["reward"].tail(5).mean()
+        return history
+
+    got = function(train)
+    if not {"group", "none"} <= ends.keys():
+        raise NotYet(f"for a judgement two runs are needed, with the division and without it; you made {len(ends)}")
+    gain = ends["none"] - ends["group"]
+    expect(got, "no difference" if abs(gain) <= ALIKE else "better" if gain > 0 else "worse", f"a gain of {gain:.2f}")

@@ -67,7 +67,6 @@ RECORDERS: dict[str, Recorder] = {
     "ladder": ladder.ladder,
     "tools": agents.tools,
     "game": agents.game,
-    "longer_game": agents.longer_game,
     "tool_probe": agents.tool_probe,
     "shape_ways": beyond_exact.shape_ways,
     "hidden_tests": beyond_exact.hidden_tests,

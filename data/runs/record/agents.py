@@ -56,30 +56,6 @@ def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     return dict(zip(("rates", "history"), joined, strict=True))
 
 
-def played(trainings: dict[str, tuple[list[int], int]], profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """Games before and after trainings, each of them on some secrets and for a number of steps."""
-    everyone = list(range(1, taught.HIGHEST + 1))
-    settings = {"max_completion_length": taught.LONG, "max_tool_calling_iterations": taught.GUESSES, "seed": seed}
-    model, tokenizer = taught.load_policy()
-    games, histories = [], {}
-
-    def note(training: str, policy: Any) -> None:
-        for name, temperature, times in (("sampled", 1.0, profile.eval_questions // 10), ("greedy", 0.0, 1)):
-            torch.manual_seed(seed)
-            table = taught.play(policy, tokenizer, everyone * times, temperature)
-            games.append(table.assign(training=training, play=name))
-
-    note("none", model)
-    for training, (secrets, steps) in trainings.items():
-        rows = Dataset.from_list([{"prompt": taught.GAME, "secret": secret} for secret in secrets * 40])
-        steps = min(steps, profile.steps * steps // taught.STEPS)
-        trainer = taught.make_trainer(rows, [], game=taught.Guessing, max_steps=steps, **settings)
-        trainer.train()
-        histories[training] = history(trainer)
-        note(training, trainer.model.eval())
-    return {"games": pd.concat(games), "history": pd.concat(histories, names=["training"]).reset_index("training")}
-
-
 def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """GRPO on the game, with some secrets kept back from training and with none, before and after.
 
@@ -87,15 +63,26 @@ def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         games, a row for each: training, how it was played, secret, whether that was new, won, guesses; history.
     """
     everyone = list(range(1, taught.HIGHEST + 1))
-    some = [secret for secret in everyone if secret not in taught.NEW]
-    trainings = {"some secrets kept back": (some, taught.STEPS), "all secrets": (everyone, taught.STEPS)}
-    return played(trainings, profile, seed)
+    trainings = {"some secrets kept back": [s for s in everyone if s not in taught.NEW], "all secrets": everyone}
+    settings = {"max_completion_length": taught.LONG, "max_tool_calling_iterations": taught.GUESSES}
+    settings |= {"max_steps": min(taught.STEPS, profile.steps), "seed": seed}
+    model, tokenizer = taught.load_policy()
+    games, histories = [], {}
 
+    def note(training: str, policy: Any) -> None:
+        for name, temperature, times in (("sampled", 1.0, profile.eval_questions // 10), ("greedy", 0.0, 1)):
+            torch.manual_seed(seed)
+            played = taught.play(policy, tokenizer, everyone * times, temperature)
+            games.append(played.assign(training=training, play=name))
 
-def longer_game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """The game with all secrets in training, for three times as many steps; tables as of `game`."""
-    everyone = list(range(1, taught.HIGHEST + 1))
-    return played({"all secrets, longer": (everyone, 3 * taught.STEPS)}, profile, seed)
+    note("none", model)
+    for training, secrets in trainings.items():
+        rows = Dataset.from_list([{"prompt": taught.GAME, "secret": secret} for secret in secrets * 40])
+        trainer = taught.make_trainer(rows, [], game=taught.Guessing, **settings)
+        trainer.train()
+        histories[training] = history(trainer)
+        note(training, trainer.model.eval())
+    return {"games": pd.concat(games), "history": pd.concat(histories, names=["training"]).reset_index("training")}
 
 
 ASKED = (

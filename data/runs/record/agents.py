@@ -16,18 +16,8 @@ from tests.cells import definitions
 
 taught = definitions(
     "11_tools_and_turns",
-    *("load_policy", "calculate", "call", "result", "split", "by_head", "by_size", "make_trainer"),
-    *(
-        "Forgetful",
-        "correct_func",
-        "calls_func",
-        "CHAT_TEMPLATE",
-        "RESPONSE_TEMPLATE",
-        "converse",
-        "question",
-        "says",
-        "answer_of",
-    ),
+    *("load_policy", "calculate", "call", "result", "split", "by_head", "by_size", "make_trainer", "Forgetful"),
+    *("correct_func", "calls_func", "CHAT_TEMPLATE", "RESPONSE_TEMPLATE", "converse", "question", "says", "answer_of"),
     *("PRICE", "BETA", "STEPS", "GAME", "NEW", "HIGHEST", "GUESSES", "LONG", "Guessing", "play"),
 )
 

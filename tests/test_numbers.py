@@ -39,7 +39,6 @@ ALLOWED = {
     ("08", "252"): FORMULA, ("09", "80"): KNOWN, ("10", "28"): "4 * 7", ("10", "0.4"): CURVE, ("10", "0.6"): CURVE,
     ("10", "140"): CURVE, ("10", "91"): FORMULA, ("11", "36"): "8 * 9 / 2",
     ("11", "470"): "seen when it was installed", ("11", "0.6"): "what an exercise proposes",
-    ("12", "7.2"): "Wilson's bound of 12 of 97, in the record of functions_probe",
 }  # fmt: skip
 
 

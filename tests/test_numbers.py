@@ -40,7 +40,6 @@ ALLOWED = {
     ("10", "0.2"): CURVE, ("10", "0.4"): CURVE, ("10", "0.6"): CURVE, ("10", "140"): CURVE, ("10", "91"): FORMULA,
     ("11", "36"): "8 * 9 / 2", ("11", "116"): "58 + 58", ("11", "120"): "60 + 60",
     ("11", "470"): "seen when it was installed", ("11", "0.6"): "what an exercise proposes",
-    ("12", "7.2"): "Wilson's bound of 12 of 97, in the record of functions_probe",
     ("13", "136"): FORMULA,
 }  # fmt: skip
 

@@ -20,7 +20,6 @@ beyond_exact        shape paid for in three ways, and programs asked with shown 
 learned_reward      a reward model over-optimised, what brakes it, and the best of n as a control (12)
 judge               a judge made of rules trained against, as it is and repaired (12)
 reward_mixes        several rewards together in seven ways (12)
-functions_probe     whether a real language model can write functions of one line (12)
 small_functions     a real language model that writes functions of one line, paid by hidden tests (12)
 alternatives        seven ways to train, each at its best rate, and a vote; alternatives_rates_… searched these (13)
 """
@@ -77,7 +76,6 @@ RECORDERS: dict[str, Recorder] = {
     "learned_reward": learned_reward.learned_reward,
     "judge": judge.judge,
     "reward_mixes": reward_mixes.reward_mixes,
-    "functions_probe": small_functions.functions_probe,
     "small_functions": small_functions.small_functions,
     "alternatives": alternatives.alternatives,
     **{f"alternatives_rates_{s}": partial(alternatives.rates, w) for w, s in alternatives.taught.SEARCHES.items()},

@@ -104,18 +104,6 @@ def rates(replies: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(rate=counts["hits"] / counts["n"], low=[b[0] for b in bounds], high=[b[1] for b in bounds])
 
 
-def functions_probe(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """Whether an untrained policy can write such functions at all.
-
-    Returns:
-        rates; replies, a row each.
-    """
-    held_out = functions(seed)[1]
-    held_out = held_out.select(range(min(len(held_out), profile.eval_questions)))
-    replies = written("untrained", *models.load_policy(profile), held_out, profile)
-    return {"rates": rates(replies), "replies": replies}
-
-
 def small_functions(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """GRPO with hidden tests; before and after it what is written for descriptions that are not in training.
 

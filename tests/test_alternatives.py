@@ -8,13 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import DistillationConfig, DistillationTrainer, RLOOConfig, RLOOTrainer
 
-import record
-from grpo_helpers import data, models, records
-from grpo_helpers.files import read_json
-from grpo_helpers.pretrained import fingerprint
-from grpo_helpers.profiles import DATA, SMALL, TINY
+from grpo_helpers import data, models
+from grpo_helpers.profiles import TINY
 from grpo_helpers.prompts import XML_COT_FORMAT
 from record import alternatives
 
@@ -95,7 +93,17 @@ def test_the_best_rate_and_its_edges():
     assert taught.best_rate(tried[tried["rate"] < 4]) == (2, True)
 
 
-def gradients(trainer_class, config, policy, second, tmp_path, groups):
+class Note(TrainerCallback):
+    """The gradients before an update."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.seen |= {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def gradients(trainer_class, config, second, tmp_path, groups):
     """What one update by a trainer sees as gradients, all sampling replaced by the same completions."""
     model, tokenizer = models.load_policy(taught.RECIPE)
     args = config(
@@ -105,18 +113,9 @@ def gradients(trainer_class, config, policy, second, tmp_path, groups):
     trainer = trainer_class(model, second, args, rows, processing_class=tokenizer, peft_config=models.lora_config(TINY))
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Easy.", "4 * 2 = 8", "The", "8\n9")]
     trainer._generate_single_turn = lambda prompt_ids, *args: ids[: len(prompt_ids)]
-    seen = {}
-
-    def note(model, *args, **kwargs):
-        seen.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-
-    trainer.add_callback(
-        type("Note", (alternatives.taught.Looks,), {"on_pre_optimizer_step": lambda s, *a, model, **k: note(model)})(
-            None
-        )
-    )
+    trainer.add_callback(note := Note())
     taught.run(trainer)
-    return seen
+    return note.seen
 
 
 def some_right(completions, **kwargs):
@@ -133,7 +132,7 @@ def some_right(completions, **kwargs):
     ids=["RLOO", "distillation"],
 )
 def test_the_quicker_trainers_have_trls_gradients(ours, theirs, config, second, groups, tmp_path):
-    mine, wanted = (gradients(kind, config, None, second(), tmp_path, groups) for kind in (ours, theirs))
+    mine, wanted = (gradients(kind, config, second(), tmp_path, groups) for kind in (ours, theirs))
     assert mine.keys() == wanted.keys() and any(grad.abs().max() > 1e-4 for grad in wanted.values())
     for name, grad in wanted.items():
         assert torch.allclose(mine[name], grad, atol=1e-5), name
@@ -160,18 +159,3 @@ def test_the_recorder_searches_until_the_best_is_inside_and_compares(monkeypatch
     assert list(zip(curves["way"], curves["step"], strict=True)) == [("untrained", 0), ("GRPO", 2), ("GRPO", 4)]
     assert curves["KL asked for"].iloc[0] == 0 < curves["KL asked for"].iloc[-1]
     assert set(votes["policy"]) == {"untrained", "GRPO"} and votes["right"].between(0, 1).all()
-
-
-@pytest.mark.parametrize("name", ["alternatives", "alternatives_rates_grpo"])
-def test_a_recorder_refuses_another_policy(name):
-    with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
-        record.RECORDERS[name](SMALL, 1)
-
-
-@pytest.mark.parametrize(
-    "name, seed",
-    [(n, s) for n in record.RECORDERS if n.startswith("alternatives") for _, s in records.available(n)],
-)
-def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
-    facts = read_json(records.folder(name, "tiny", seed) / "run.json")
-    assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")

@@ -20,12 +20,9 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
-import record
-from grpo_helpers import data, evaluation, models, prompts, records
-from grpo_helpers.files import read_json
+from grpo_helpers import data, evaluation, models, prompts
 from grpo_helpers.mistakes import has_calculation
-from grpo_helpers.pretrained import fingerprint
-from grpo_helpers.profiles import DATA, ROOT, SMALL, TINY
+from grpo_helpers.profiles import ROOT, TINY
 from tests.cells import definitions
 
 NOTEBOOK = "12_rewards_beyond_exact_match"
@@ -389,20 +386,3 @@ def test_mixes_have_a_weight_for_each_reward():
         assert len(rewards_) == len(weights)
         assert len({f.__name__ for f in rewards_}) == len(rewards_)  # TRL logs them by name
     assert has_calculation(SAID[0])
-
-
-# --- the records -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name, seed", [(n, s) for n in ("learned_reward", "judge", "reward_mixes") for _, s in records.available(n)]
-)
-def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
-    facts = read_json(records.folder(name, "tiny", seed) / "run.json")
-    assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
-
-
-@pytest.mark.parametrize("name", ["shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes"])
-def test_a_recorder_refuses_another_policy(name):
-    with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
-        record.RECORDERS[name](SMALL, 1)

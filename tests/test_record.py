@@ -12,7 +12,8 @@ from grpo_helpers import records
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.files import held, read_json
 from grpo_helpers.lessons import probing
-from grpo_helpers.profiles import ROOT, TINY
+from grpo_helpers.pretrained import fingerprint
+from grpo_helpers.profiles import DATA, ROOT, SMALL, TINY
 from record import prompt_variants, reward_experiments
 from record.__main__ import main
 from record.placebos import PLACEBOS, placebos
@@ -121,3 +122,19 @@ def test_prompt_variants_give_rates_and_three_replies_of_each(monkeypatch):
     assert set(tables["rates"]["n"]) == {4} and len(tables["completions"]) == 3 * len(probing.variants())
     recorded = records.load("prompt_variants", "small")
     assert {name: list(table) for name, table in tables.items()} == {n: list(t) for n, t in recorded.items()}
+
+
+OF_TINY = ["shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "alternatives"]
+OF_TINY += [name for name in record.RECORDERS if name.startswith("alternatives_rates")]
+
+
+@pytest.mark.parametrize("name, seed", [(n, s) for n in OF_TINY for _, s in records.available(n)])
+def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
+    facts = read_json(records.folder(name, "tiny", seed) / "run.json")
+    assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
+
+
+@pytest.mark.parametrize("name", OF_TINY)
+def test_a_recorder_refuses_another_policy(name):
+    with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
+        record.RECORDERS[name](SMALL, 1)

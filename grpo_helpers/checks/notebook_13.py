@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
+from ..rewards import completion_text, has_strict_format, is_correct
 from ._exercise import NotYet, exercise, expect, short_run
 
 
@@ -53,8 +54,6 @@ ALIKE = 0.1  # points of the mean reward of the last steps, which is at most 1
 
 def verdict(completions: Sequence[Any], answer: Sequence[str], **kwargs: Any) -> list[float]:
     """1 for a right answer in the layout."""
-    from ..rewards import completion_text, has_strict_format, is_correct
-
     texts = [completion_text(c) for c in completions]
     return [float(has_strict_format(text) and is_correct(text, a)) for text, a in zip(texts, answer, strict=True)]
 

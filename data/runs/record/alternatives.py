@@ -15,21 +15,14 @@ from grpo_helpers.lessons.grids import significant
 from grpo_helpers.profiles import Profile
 from tests.cells import definitions
 
+from .learned_reward import only_tiny
+
 taught = definitions(
     "13_alternatives",
     *("RECIPE", "UPDATES", "WAYS", "RATES", "SEARCHES", "VOTES", "STEPS", "LOOKS"),
     *("questions", "right_rate", "Looks", "Memory", "voted", "best_rate"),
 )
 SEEDS, FURTHEST = 2, 4  # of a search; steps by which a grid of rates may grow
-
-
-def only_tiny(profile: Profile) -> None:
-    """
-    Raises:
-        ValueError: the profile is another one than the notebook's.
-    """
-    if profile.name != taught.RECIPE.name:
-        raise ValueError(f"profile {profile.name}: the notebook trains {taught.RECIPE.name}, on any machine")
 
 
 def steps_of(way: str, profile: Profile) -> dict[str, int]:
@@ -83,8 +76,12 @@ def alternatives(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     def measure(policy: Any) -> dict[str, float]:
         return {"right": taught.right_rate(policy, tokenizer, held_out)} | memory(policy)
 
+    def voted(name: str, policy: Any) -> list[dict[str, Any]]:
+        found = taught.voted(policy, tokenizer, held_out, taught.VOTES, seed)
+        return [{"policy": name, "k": k, "right": right} for k, right in found.items()]
+
     rows = [{"way": "untrained", "rate": 0.0, "step": 0, "completions": 0, "seconds": 0.0} | measure(model)]
-    votes = [{"policy": "untrained", "k": k, "right": r} for k, r in votes_of(model, tokenizer, held_out, seed).items()]
+    votes = voted("untrained", model)
     for way, short in taught.SEARCHES.items():
         rate, at_edge = taught.best_rate(records.load(f"alternatives_rates_{short}", profile.name, 11)["tried"])
         if at_edge:
@@ -96,12 +93,7 @@ def alternatives(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         rows += [{"way": way, "rate": rate} | row for row in looks.rows]
         print({name: rows[-1][name] for name in ("way", "seconds", "right")}, flush=True)
         if way == "GRPO":
-            found = votes_of(trained, tokenizer, held_out, seed)
-            votes += [{"policy": way, "k": k, "right": right} for k, right in found.items()]
+            votes += voted(way, trained)
     table = pd.DataFrame(rows)
     numbers = table.columns.drop("way")
     return {"curves": table.assign(**significant(table[numbers])), "votes": pd.DataFrame(votes)}
-
-
-def votes_of(model: Any, tokenizer: Any, asked: Any, seed: int) -> dict[int, float]:
-    return taught.voted(model, tokenizer, asked, taught.VOTES, seed)

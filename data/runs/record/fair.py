@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from scipy.optimize import brentq
-from scipy.stats import nct
+from scipy.stats import nct, ttest_1samp
 from scipy.stats import t as student
 
 from grpo_helpers import data
@@ -192,8 +192,7 @@ def verdicts(runs: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
     other, rows = usual.set_index("seed")[ACCURACY], {}
     for label, own in runs.groupby("setting", sort=False):
         gain = (100 * (own.set_index("seed")[ACCURACY] - other)).dropna()
-        half = student.ppf(0.975, len(gain) - 1) * gain.std() / len(gain) ** 0.5
-        low, high = gain.mean() - half, gain.mean() + half
+        low, high = ttest_1samp(gain, 0).confidence_interval()
         verdict = "better" if low > 0 else "worse" if high < 0 else "no difference we can see"
         rows[label] = {"mean": gain.mean(), "low": low, "high": high, "seeds": len(gain), "verdict": verdict}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -81,8 +81,8 @@ def test_a_family_is_searched_and_judged(monkeypatch, tmp_path):
     monkeypatch.setitem(FAMILIES, "fair_loss", {"fast": USUAL, "slow": USUAL})
     tables = fair.fair("fair_loss", TINY, 7)
     tried = {label: sorted(own["rate"]) for label, own in tables["search"].groupby("setting")}
-    assert tried["fast"] == [0.0005, 0.001, 0.002, 0.004, 0.008, 0.008, 0.016, 0.016]  # two steps beyond the edge
-    assert tried["slow"] == [0.0005, 0.001, 0.002, 0.002, 0.004, 0.004, 0.008]  # the second seed undeceives
+    assert tried["fast"] == [0.001, 0.002, 0.004, 0.008, 0.008, 0.016, 0.016]  # two steps beyond the edge
+    assert tried["slow"] == [0.001, 0.002, 0.002, 0.004, 0.004, 0.008]  # the second seed undeceives
     runs = tables["runs"]
     assert set(zip(runs["setting"], runs["rate"], strict=True)) == {("fast", 0.016), ("slow", 0.002)}
     assert set(tables["search"]["seed"]) == {107, 108} and asked[3, 0, 300] == [7, 8, 9, 10, 11]

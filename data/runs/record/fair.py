@@ -1,8 +1,9 @@
 """The fair grid of notebook 08: every condition at its own best learning rate, judged by held-out accuracy.
 
 A family of conditions is a record, and `fair_usual` the recipe that they are compared with, seed by seed. First comes a
-search: each condition at four rates, the two best again from another seed. Then the verdict: its best rate from five
-other seeds, on other questions. One that was stopped goes on where it was, at the same commit, like a grid.
+search: each condition at three rates, at more where the best is the lowest or the highest, and the two best again from
+another seed. Then the verdict: its best rate from five other seeds, on other questions. One that was stopped goes on
+where it was, at the same commit, like a grid.
 
 Families can be recorded side by side, each on a core of its own: `taskset -c 0 python data/runs/record fair_loss …`.
 """
@@ -28,7 +29,7 @@ from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, Profile
 from .grid import LAB, kept
 
 ACCURACY = "flexible"  # right if the last number is, in whatever layout
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)  # tried first; of all weights, a tenth of them
+RATES = (1e-3, 2e-3, 4e-3)  # tried first; of all weights, a tenth of them
 BEYOND = 2  # times that the search goes on past its lowest or highest rate
 SEEDS, FROM = 5, 100  # seeds of a verdict: seed, seed + 1 …; of the search: seed + 100, seed + 101
 JUDGE, SEARCH = 300, 200  # held-out questions of the verdict, and those after them, of the search
@@ -141,7 +142,7 @@ def beyond(found: pd.Series) -> list[float]:
 
 
 def search(settings: Mapping[str, Setting], seed: int, **how: Any) -> pd.DataFrame:
-    """Four rates or more of each condition from one seed, and the two best from a second: a row for each run."""
+    """Three rates or more of each condition from one seed, and the two best from a second: a row for each run."""
     rates = {label: [r if s.adapter else r / 10 for r in RATES] for label, s in settings.items()}
     for more in range(BEYOND + 1):
         first = tried(settings, rates, seed, **how)

@@ -16,8 +16,8 @@ from grpo_helpers.statistics import bootstrap_interval, gain_interval, paired_te
 
 from .cells import definitions
 
-built = definitions("06_evaluation", "paired_power", "questions_for_gain")
-paired_power, questions_for_gain = built.paired_power, built.questions_for_gain
+built = definitions("06_evaluation", "paired_power", "questions_for_gain", "choose")
+paired_power, questions_for_gain, choose = built.paired_power, built.questions_for_gain, built.choose
 
 
 # --- intervals --------------------------------------------------------------
@@ -188,6 +188,23 @@ def test_questions_needed_have_the_power_and_hardly_fewer_do(gained, lost):
     assert paired_power(n, gained, lost) >= 0.8
     fewer = int(0.93 * n) - 3
     assert fewer < 1 or paired_power(fewer, gained, lost) < 0.8
+
+
+# --- choosing a checkpoint --------------------------------------------------
+
+
+def test_choosing_is_scored_where_the_answer_is_known():
+    assert choose(np.eye(2, dtype=bool), 1) == (1.0, 0.0, pytest.approx(0.5, abs=0.05))  # all of it luck
+    assert choose(np.array([[True] * 6, [False] * 6]), 3) == (1.0, 1.0, 0.0)  # the first of the two, and no luck
+
+
+def test_only_choosing_flatters_and_by_what_the_best_of_coins_has_more():
+    tosses = np.random.default_rng(1).random((24, 400)) < 0.5
+    on_a, on_b, _ = choose(tosses[-1:], 100)
+    assert on_a == pytest.approx(on_b, abs=0.006)
+    on_a, on_b, last = choose(tosses, 100)
+    best = 1.948 * 0.5 / 100**0.5  # the highest of 24 normal draws, on average
+    assert on_a - 0.5 == pytest.approx(best, abs=0.02) and abs(on_b - 0.5) < 0.02 and abs(last - 0.5) < 0.04
 
 
 # --- bootstrap --------------------------------------------------------------

@@ -3,8 +3,6 @@
 A run leaves <run>/adapter/ (adapter_model.safetensors, adapter_config.json, README.md) beside <run>/run.json.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The checkpoints of a run: found, and known to be whole before anything is resumed from them."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

@@ -4,8 +4,6 @@ Both sources give the same columns: `question`, `prompt` (messages, ready for a
 chat template) and `answer` (the gold number as text).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

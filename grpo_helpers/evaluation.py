@@ -5,8 +5,6 @@ answer block would see. *Flexible* takes the last number anywhere, what a
 forgiving human would see. *Worked* means that the reply states a calculation.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

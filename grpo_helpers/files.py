@@ -1,7 +1,5 @@
 """Files written whole or not at all, mistakes in them named, and a folder that one process has at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

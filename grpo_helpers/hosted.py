@@ -4,8 +4,6 @@ Every notebook's set-up cell calls `prepare` before anything else is imported, s
 standard library and, in Colab and on Kaggle, `packaging`, which both have. On other machines nothing is installed.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess
@@ -14,10 +12,7 @@ import tempfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("torch", "numpy", "pillow")  # built for the runtime's GPU, or loaded before its first cell runs
@@ -31,7 +26,7 @@ def service() -> str | None:
     return "Colab" if "google.colab" in sys.modules else None
 
 
-def requirements() -> dict[str, tuple[SpecifierSet, str]]:
+def requirements() -> dict[str, tuple[Any, str]]:
     """Package → (versions that do, pinned version) of what the series imports: pyproject.toml, requirements.txt."""
     from packaging.requirements import Requirement
 

@@ -3,8 +3,6 @@
 The main job keeps it in run.json, `make gpu-check` sets the planner beside it.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The machine at hand: what it is, how fast, which precision and which profile fit it."""
 
-from __future__ import annotations
-
 import functools
 import os
 import platform

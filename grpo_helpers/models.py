@@ -1,7 +1,5 @@
 """From a profile to a policy: find the weights, load them in the right precision, add LoRA."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Collection, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Where a model's weights are: in a folder, in a package, or on the hub."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

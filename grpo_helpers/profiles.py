@@ -5,12 +5,10 @@ style and data all come from the `Profile` object. `detect()` picks one for the
 machine at hand; the environment variable `GRPO_PROFILE` overrides it.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .prompts import SYSTEM_PROMPT
 
@@ -122,7 +120,7 @@ class Profile:
     def prompts_per_step(self) -> int:
         return self.batch * self.accumulation // self.num_generations
 
-    def with_(self, **changes: Any) -> Profile:
+    def with_(self, **changes: Any) -> Self:
         """A copy with some fields changed; an unknown field is a TypeError that names it."""
         return replace(self, **changes)
 

@@ -3,8 +3,6 @@
 Everything here is text in, text out; nothing heavy is imported.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation

@@ -1,18 +1,12 @@
 """What a run leaves, as tables: the history of a training, and what is recorded in data/runs."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from .files import read_json
 from .profiles import DATA
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 RUNS = DATA / "runs"
 
@@ -44,7 +38,7 @@ def available(name: str, runs: Path = RUNS) -> list[tuple[str, int]]:
     return [(profile, int(seed)) for profile, _, seed in (text.rpartition("-") for text in found)]
 
 
-def history(source: Trainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataFrame:
+def history(source: Any) -> pd.DataFrame:
     """The training log as one table: a row for each logged step, TRL's names as columns.
 
     Args:

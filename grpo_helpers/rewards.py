@@ -7,8 +7,6 @@ float per completion back. `completions` may be plain strings or conversations
 (`[{"role": "assistant", "content": ...}]`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

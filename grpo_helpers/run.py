@@ -10,8 +10,6 @@ outputs/<profile>-<seed>/
     checkpoints/       to resume from
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

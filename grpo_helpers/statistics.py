@@ -1,7 +1,5 @@
 """Rates and how far to trust them: intervals and a paired test. scipy calculates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Training with TRL's GRPOTrainer: configuration, safe resume, and the history as a table."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math
@@ -9,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -28,9 +26,6 @@ from .models import check_targets, lora_config
 from .profiles import Profile, without_root
 from .prompts import gold_text
 from .rewards import REWARD_FUNCS, Completion, RewardFunc
-
-if TYPE_CHECKING:
-    from .lessons.doctor import Finding
 
 # Fields that have the same name in a profile and in TRL: sampling, optimisation, objective, checkpoints.
 SAME = (
@@ -191,11 +186,11 @@ FINISHED, INTERRUPTED, STOPPED = "finished", "interrupted", "stopped by the doct
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: FINISHED, INTERRUPTED (by Ctrl-C) or STOPPED (by the doctor, for what `finding` says)."""
+    """How a training ended: FINISHED, INTERRUPTED (by Ctrl-C) or STOPPED (by the doctor, for its `finding`)."""
 
     how: str
     step: int
-    finding: Finding | None = None
+    finding: Any = None
 
     @property
     def finished(self) -> bool:

@@ -1,14 +1,11 @@
 """What a check is: it prints what is still missing, and never raises."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 
 class NotYet(Exception):

@@ -1,7 +1,5 @@
 """Checks for the exercises of notebook 01."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import exp
 from statistics import fmean, stdev

@@ -1,7 +1,5 @@
 """Checks for the exercises of notebook 03."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks for the exercises of notebook 06."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any

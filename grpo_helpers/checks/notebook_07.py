@@ -1,7 +1,5 @@
 """Checks for the exercises of notebook 07."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

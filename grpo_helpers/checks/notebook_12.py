@@ -1,7 +1,5 @@
 """Checks for the exercises of notebook 12."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks for the exercises of notebook 13."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

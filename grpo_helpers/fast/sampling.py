@@ -12,8 +12,6 @@ The distribution is the same; greedy decoding gives the same tokens (up to
 rounding). `make bench` measures what it saves.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,6 @@ step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores,
 and with an entropy bonus, since the entropies here carry no gradient.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

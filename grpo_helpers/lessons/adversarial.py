@@ -6,8 +6,6 @@ not computed by the rewards they test: five of them for every case, so that each
 reward can be held to its own. `left` says which cases a correctness reward gets wrong.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How the time a function takes grows with the length of its input, found without waiting for the long ones."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

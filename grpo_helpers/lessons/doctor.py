@@ -8,8 +8,6 @@ that is as it should be and still alarms people. A mean of WINDOW logged steps c
 another only if the difference is many times its standard error, so that noise is no finding.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Callable

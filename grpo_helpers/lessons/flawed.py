@@ -10,8 +10,6 @@ The faults, one by one:
   and its soft pattern lets anything follow.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 A cell is one setting and one seed. Cells run side by side, a process each. What is varied stands in the notebook.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

@@ -8,11 +8,9 @@ tests/test_memory.py holds the formulas against a trace of what the libraries al
 measurements on a CPU. `overhead`, what a GPU takes beyond that, is an estimate. 1 GB is 10^9 bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -56,7 +54,7 @@ class ModelShape:
     biases: int = 0
 
     @classmethod
-    def from_config(cls, config: Any) -> ModelShape:
+    def from_config(cls, config: Any) -> Self:
         """The shape in a configuration of transformers, such as `model.config`; a ValueError for what is no such model.
 
         Options that no released model of these families uses, such as Llama's biases, are not counted.

@@ -5,8 +5,6 @@ untrained policy as training would and counts, so that a run that cannot learn
 is seen before it is paid for.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

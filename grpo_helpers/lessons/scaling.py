@@ -6,8 +6,6 @@ on the process that writes them, so that one process with 64 completions and two
 `python -m grpo_helpers.lessons.scaling prepare outputs/prepared/tiny --profile tiny` writes questions for `trl grpo`.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

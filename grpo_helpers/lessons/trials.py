@@ -1,7 +1,5 @@
 """A trial: one training run with rewards of one's own, evaluated on held-out questions; nothing is kept on disk."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -5,8 +5,6 @@ columns your rewards use, and a function that writes the ideal completion for
 a row.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """One style for every figure: importing it sets matplotlib's defaults, which pandas' `.plot` follows as well."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Figures of a log: what TRL writes down at each step, one panel a column."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

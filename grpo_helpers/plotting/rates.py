@@ -1,7 +1,5 @@
 """Figures of an evaluation: rates with their intervals, counts before and after, who pays what."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt

@@ -26,8 +26,7 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not a JSON object or lacks a column; the message
-            names file and line.
+        ValueError: a line is not a JSON object or lacks a column; the message names file and line.
     """
     path, rows = Path(path), []
     if not path.is_file():
@@ -128,10 +127,9 @@ def worked_reply(answer: str) -> str:
 def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
     """A worked example for each of `operations` ("+", "-", "*", "/"): the shortest one-step training problem.
 
-    Short, because the prompt is paid for in every forward pass. Different
-    operations, because a policy that is shown two products learns to multiply
-    whatever it is asked. Two different numbers, because 37 - 37 does not show
-    which of them is taken from which.
+    Short, because the prompt is paid for in every forward pass. Different operations, because a policy that is shown
+    two products learns to multiply whatever it is asked. Two different numbers, because 37 - 37 does not show which of
+    them is taken from which.
     """
     rows = sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"]))
     shots = []

@@ -1,8 +1,7 @@
 """Evaluation on held-out questions: predictions, what they are worth, before beside after, and during training.
 
-*Strict* means right and in the requested format, what a program that reads the
-answer block would see. *Flexible* takes the last number anywhere, what a
-forgiving human would see. *Worked* means that the reply states a calculation.
+*Strict* means right and in the requested format, what a program that reads the answer block would see. *Flexible* takes
+the last number anywhere, what a forgiving human would see. *Worked* means that the reply states a calculation.
 """
 
 import functools

@@ -91,9 +91,8 @@ def cpu_has_bfloat16() -> bool:
 def resolve_dtype(profile: Profile) -> torch.dtype:
     """The precision of the frozen weights on this machine.
 
-    A GPU before Ampere (a T4) only emulates bfloat16, so `is_bf16_supported`
-    is no guide; a CPU without bfloat16 instructions is slower in it. Which it
-    has is looked up, not timed: a busy machine must not choose otherwise.
+    A GPU before Ampere (a T4) only emulates bfloat16, so `is_bf16_supported` is no guide; a CPU without bfloat16
+    instructions is slower in it. Which it has is looked up, not timed: a busy machine must not choose otherwise.
     """
     wanted = getattr(torch, profile.dtype)
     if wanted == torch.float32:

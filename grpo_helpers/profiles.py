@@ -1,8 +1,7 @@
 """One recipe, several sizes: everything that differs between machines is a field here.
 
-No notebook branches on a profile's name: sizes, budgets, precision, prompt
-style and data all come from the `Profile` object. `detect()` picks one for the
-machine at hand; the environment variable `GRPO_PROFILE` overrides it.
+No notebook branches on a profile's name: sizes, budgets, precision, prompt style and data all come from the `Profile`
+object. `detect()` picks one for the machine at hand; the environment variable `GRPO_PROFILE` overrides it.
 """
 
 import os

@@ -51,9 +51,8 @@ def build_messages(
 ) -> list[Message]:
     """The chat that asks `question`: system message, worked examples, question.
 
-    `shots` are (question, reply) pairs shown as earlier turns of the chat.
-    With `system_prompt=None` no system message is written; note that some chat
-    templates (Qwen2.5, SmolLM2) then add one of their own.
+    `shots` are (question, reply) pairs shown as earlier turns of the chat. With `system_prompt=None` no system message
+    is written; note that some chat templates (Qwen2.5, SmolLM2) then add one of their own.
     """
     messages = [{"role": "system", "content": system_prompt}] if system_prompt is not None else []
     for shot_question, shot_reply in shots:

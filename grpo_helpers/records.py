@@ -42,8 +42,7 @@ def history(source: Any) -> pd.DataFrame:
     """The training log as one table: a row for each logged step, TRL's names as columns.
 
     Args:
-        source: a trainer, its `state.log_history`, or the path of a
-            `trainer_state.json` or `history.csv`.
+        source: a trainer, its `state.log_history`, or the path of a `trainer_state.json` or `history.csv`.
 
     Raises:
         ValueError: nothing with a reward was logged.

@@ -1,10 +1,8 @@
 """The five reward functions of the series, in TRL's signature.
 
-Names and values are the source article's; what they check is repaired (each
-fault of the published version is a test in `tests/test_rewards.py`). TRL calls
-a reward function with keywords, one list entry per completion, and wants one
-float per completion back. `completions` may be plain strings or conversations
-(`[{"role": "assistant", "content": ...}]`).
+Names and values are the source article's; what they check is repaired (each fault of the published version is a test in
+`tests/test_rewards.py`). TRL calls a reward function with keywords, one list entry per completion, and wants one float
+per completion back. `completions` may be plain strings or conversations (`[{"role": "assistant", "content": ...}]`).
 """
 
 import contextlib
@@ -107,8 +105,7 @@ def _each_tag_once(text: str) -> bool:
 def has_strict_format(text: str) -> bool:
     """Whether `text` is the requested layout and nothing else, every tag on its own line.
 
-    One newline after the last tag is allowed, none is needed: a model usually
-    ends its turn right after `</answer>`.
+    One newline after the last tag is allowed, none is needed: a model usually ends its turn right after `</answer>`.
     """
     return _each_tag_once(text) and _STRICT.fullmatch(text) is not None
 

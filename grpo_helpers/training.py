@@ -234,9 +234,8 @@ class FitsCheckpoint(TrainerCallback):
 def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
     """Train, from the newest whole checkpoint if `resume`, until the end, Ctrl-C or the doctor stops it.
 
-    Afterwards the policy is ready to generate: eval mode, KV cache on, no
-    activation checkpointing. (Left in train mode it would sample with dropout
-    and recompute every token.)
+    Afterwards the policy is ready to generate: eval mode, KV cache on, no activation checkpointing. (Left in train mode
+    it would sample with dropout and recompute every token.)
 
     Raises:
         OSError: the disk is full; the run can be resumed once there is room.

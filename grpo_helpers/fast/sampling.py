@@ -1,15 +1,13 @@
 """Sampling completions without doing the same work twice.
 
-`transformers.generate` prefills the same prompt once for each of its
-completions, copies the whole KV cache at every token and keeps finished rows
-in the batch. GRPO asks for many completions of each prompt, and few-shot
-prompts share their beginning, so here each piece is run once:
+`transformers.generate` prefills the same prompt once for each of its completions, copies the whole KV cache at every
+token and keeps finished rows in the batch. GRPO asks for many completions of each prompt, and few-shot prompts share
+their beginning, so here each piece is run once:
 
     shared beginning (1 row) → rest of each prompt (U rows) → completions (U·G rows)
 
-Keys and values of the shared beginning stay one row, which all rows look at.
-The distribution is the same; greedy decoding gives the same tokens (up to
-rounding). `make bench` measures what it saves.
+Keys and values of the shared beginning stay one row, which all rows look at. The distribution is the same; greedy
+decoding gives the same tokens (up to rounding). `make bench` measures what it saves.
 """
 
 import contextlib
@@ -127,9 +125,8 @@ def prefill(
     """Run the prompts through the model, their common beginning only once.
 
     Returns:
-        The common beginning; a cache of what follows it, with its mask (U, rest);
-        the last hidden state of every prompt (U, hidden). Differentiable where
-        gradients are on.
+        The common beginning; a cache of what follows it, with its mask (U, rest); the last hidden state of every prompt
+        (U, hidden). Differentiable where gradients are on.
     """
     config, device = model.config, model.device
     shared = min(len(commonprefix(list(map(tuple, prompts)))), min(map(len, prompts)) - 1)
@@ -151,8 +148,7 @@ def prefill(
 def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
     """Linear layers in bfloat16 on a CPU laid out as oneDNN multiplies them, inside a `with` block.
 
-    Otherwise it rearranges every weight anew for every token, which for a few
-    rows takes longer than the product.
+    Otherwise it rearranges every weight anew for every token, which for a few rows takes longer than the product.
     """
     layers = [
         m

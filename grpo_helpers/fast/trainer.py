@@ -1,10 +1,9 @@
 """TRL's GRPOTrainer with each prompt run once instead of once per completion.
 
-Two of its methods are overridden, the one that samples and the one that
-scores; objective, optimiser, logging and checkpoints are TRL's. It is used
-where `Profile.shared_prompts` says so: on a CPU the saved work is most of a
-step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores,
-and with an entropy bonus, since the entropies here carry no gradient.
+Two of its methods are overridden, the one that samples and the one that scores; objective, optimiser, logging and
+checkpoints are TRL's. It is used where `Profile.shared_prompts` says so: on a CPU the saved work is most of a step (see
+`make bench`). With activation checkpointing, as on a GPU, TRL scores, and with an entropy bonus, since the entropies
+here carry no gradient.
 """
 
 from typing import Any
@@ -23,9 +22,8 @@ SCORE_CHUNK = 128  # completion tokens whose logits (tokens × vocabulary) are i
 class TokenLogps(torch.autograd.Function):
     """Log-probability and entropy of each next token, without keeping any logits for the backward pass.
 
-    d logp(token) / d hidden = W[token] - Σ_v p(v) W[v] needs no more than what
-    the forward pass has at hand, so the gradient (N, hidden) is computed there
-    instead of the logits (N, vocabulary) being stored. The head W is frozen.
+    d logp(token) / d hidden = W[token] - Σ_v p(v) W[v] needs no more than what the forward pass has at hand, so the
+    gradient (N, hidden) is computed there instead of the logits (N, vocabulary) being stored. The head W is frozen.
     """
 
     @staticmethod

@@ -1,9 +1,8 @@
 """A suite of nasty completions, each with the verdict it deserves and why.
 
-For rewards that read a number from the layout of `prompts.SYSTEM_PROMPT`. The
-verdicts, in `data/adversarial.jsonl`, are judgements, written down by hand and
-not computed by the rewards they test: five of them for every case, so that each
-reward can be held to its own. `left` says which cases a correctness reward gets wrong.
+For rewards that read a number from the layout of `prompts.SYSTEM_PROMPT`. The verdicts, in `data/adversarial.jsonl`,
+are judgements, written down by hand and not computed by the rewards they test: five of them for every case, so that
+each reward can be held to its own. `left` says which cases a correctness reward gets wrong.
 """
 
 import json
@@ -26,10 +25,9 @@ GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 class Case:
     """One completion and what it deserves.
 
-    `correct`: must correctness pay; `number`: is there an answer block that
-    holds a number; `soft` and `strict`: is it the layout, with any spacing or
-    to the letter; `tags`: how many of the four tags occur exactly once. `fill`
-    makes a huge text of a small one: (mark, what replaces it, how many times).
+    `correct`: must correctness pay; `number`: is there an answer block that holds a number; `soft` and `strict`: is it
+    the layout, with any spacing or to the letter; `tags`: how many of the four tags occur exactly once. `fill` makes a
+    huge text of a small one: (mark, what replaces it, how many times).
     """
 
     name: str

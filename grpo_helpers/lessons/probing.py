@@ -1,8 +1,7 @@
 """Before training: which prompt has a signal, which questions have one, and what a length limit costs.
 
-GRPO can only make likelier what is sampled at all. Everything here samples the
-untrained policy as training would and counts, so that a run that cannot learn
-is seen before it is paid for.
+GRPO can only make likelier what is sampled at all. Everything here samples the untrained policy as training would and
+counts, so that a run that cannot learn is seen before it is paid for.
 """
 
 import math
@@ -143,9 +142,8 @@ def ask_variants(
 ) -> pd.DataFrame:
     """One reply to the same `n` training questions under each variant: `sample_replies`' columns and `variant`.
 
-    Questions of the training set, because a prompt is chosen by this, and
-    whatever is chosen on the test questions looks better on them than it is.
-    Questions that serve as an example in any variant are left out.
+    Questions of the training set, because a prompt is chosen by this, and whatever is chosen on the test questions
+    looks better on them than it is. Questions that serve as an example in any variant are left out.
 
     Raises:
         ValueError: `n` is below 1, or there are not so many questions.

@@ -1,17 +1,17 @@
 """Checks for the exercises of notebook 13."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
 from ..rewards import completion_text, has_strict_format, is_correct
-from ._exercise import NotYet, exercise, expect, short_run
+from ._exercise import NotYet, Solution, exercise, expect, short_run
 
 
 @exercise
-def break_even(function: Callable[..., Any]) -> None:
+def break_even(function: Solution) -> None:
     """The smallest q with training + q < k · q; None where a vote is a single reply."""
     for (training, k), wanted in {
         (2048, 32): 67,
@@ -30,7 +30,7 @@ def break_even(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def choose_replies(function: Callable[..., Any]) -> None:
+def choose_replies(function: Solution) -> None:
     """The right ones that state a calculation, each text once, at most so many, in order."""
     a, b, c = (XML_COT_FORMAT.format(reasoning=f"{n} * 2 = {2 * n}", answer=str(2 * n)) for n in (3, 4, 5))
     guess = XML_COT_FORMAT.format(reasoning="Easy.", answer="6")
@@ -57,7 +57,7 @@ def verdict(completions: Sequence[Any], answer: Sequence[str], **kwargs: Any) ->
 
 
 @exercise
-def judge_division(function: Callable[..., Any]) -> None:
+def judge_division(function: Solution) -> None:
     """What a run without the division by the group's spread is, by the learner's own two runs."""
     ends: dict[str, float] = {}
 

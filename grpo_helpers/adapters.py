@@ -32,12 +32,7 @@ class Found(NamedTuple):
 
 
 def check(folder: str | Path) -> None:
-    """Whether `folder` holds a whole adapter.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: there is half of one.
-    """
+    """Refuse a folder that holds no adapter (FileNotFoundError), or half of one (ValueError)."""
     weights, config = (Path(folder) / name for name in FILES[:2])
     if not (weights.is_file() and config.is_file()):
         raise FileNotFoundError(f"{folder} holds no adapter ({FILES[1]}, {FILES[0]}); train one with `make run`")
@@ -64,10 +59,7 @@ def find(profile: Profile) -> Found:
     """The newest adapter that notebook 05 or `make run` left for this profile, else the recorded one.
 
     One of the reader's own counts if it is whole, its run was finished, and run.json says that it was trained on the
-    very weights this profile loads here.
-
-    Raises:
-        FileNotFoundError: there is none; the message has the remedy.
+    very weights this profile loads here. Without any it is a FileNotFoundError.
     """
     outputs = output_root()
     own = [p for start in ("notebooks/", "") for p in outputs.glob(f"{start}{profile.name}-*/adapter")]
@@ -92,11 +84,7 @@ def find(profile: Profile) -> Found:
 
 
 def load(model: PreTrainedModel, folder: str | Path) -> PeftModel:
-    """`model` with the saved adapter on top, ready to generate.
-
-    Raises:
-        FileNotFoundError, ValueError: no adapter, or half of one.
-    """
+    """`model` with the saved adapter on top, ready to generate; raises what `check` does."""
     check(folder)
     return PeftModel.from_pretrained(model, folder).eval()
 
@@ -160,7 +148,7 @@ def _base_model(model: str, weights: str) -> dict[str, str]:
 
 
 def model_card(run: Path) -> str:
-    """A model card from what a run recorded in its folder, run.json and comparison.csv, and nothing else."""
+    """A model card from a run's run.json and comparison.csv, and nothing else."""
     facts = read_json(run / "run.json")
     p = facts["profile"]
     base, taken = _base_model(p["model"], facts["weights"]), facts.get("steps_taken", p["steps"])
@@ -186,12 +174,8 @@ def write_card(run: Path) -> Path:
 def push(folder: str | Path, repo: str) -> str:
     """Upload an adapter with its card to the hub, and return its address. Nothing else in this package uploads.
 
-    Args:
-        repo: "user/name"; made if need be, and private.
-
-    Raises:
-        PermissionError: no token is at hand.
-        FileNotFoundError: a file of the adapter, or its card, is missing.
+    `repo` is "user/name"; it is made if need be, and private. Without a token it is a PermissionError, without a file
+    of the adapter, or its card, a FileNotFoundError.
     """
     check(folder)
     if not (Path(folder) / "README.md").is_file():

@@ -22,12 +22,7 @@ Row = dict[str, Any]
 
 
 def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")) -> list[Row]:
-    """The rows of a JSONL file, one object a line.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not a JSON object or lacks a column; the message names file and line.
-    """
+    """The rows of a JSONL file, one object a line; a ValueError names the file and a line that is none."""
     path, rows = Path(path), []
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the folder's name")
@@ -166,10 +161,7 @@ def asked_in_both(train: Dataset, test: Dataset) -> int:
 def drop_long_prompts(dataset: Dataset, tokenizer: Any, max_prompt_length: int) -> tuple[Dataset, int]:
     """Without the questions whose prompt has more than `max_prompt_length` tokens, and how many those were.
 
-    TRL no longer truncates prompts, and a truncated question is a wrong one.
-
-    Raises:
-        ValueError: nothing is left.
+    TRL no longer truncates prompts, and a truncated question is a wrong one. If nothing is left it is a ValueError.
     """
     lengths = [len(ids) for ids in prompt_ids(tokenizer, dataset["prompt"])]
     keep = [i for i, n in enumerate(lengths) if n <= max_prompt_length]

@@ -133,10 +133,7 @@ def evaluate(
 
     Returns:
         Columns question, gold, completion, extracted; the outcomes strict, flexible, format, worked, truncated (bool);
-        tokens, the length.
-
-    Raises:
-        ValueError: a gold answer is no number.
+        tokens, the length. A gold answer that is no number is a ValueError.
     """
     golds = list(map(gold_text, dataset["answer"]))
     replies = generate_predictions(model, tokenizer, dataset["prompt"], max_new_tokens, **sampling)

@@ -59,9 +59,7 @@ def disk_is_full(error: BaseException) -> bool:
 def held(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone; the system lets go of it when the process ends, even killed.
 
-    Raises:
-        PermissionError: nothing can be written there.
-        BlockingIOError: another process has it.
+    A PermissionError where nothing can be written, a BlockingIOError if another process has it.
     """
     made, path = not folder.exists(), folder / LOCK
     try:

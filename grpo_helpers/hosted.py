@@ -60,10 +60,7 @@ def install() -> None:
     """Bring the pinned versions, leave the runtime's own as they are, remove what breaks PEFT; says what it did.
 
     Left alone are `KEPT`, and whatever is imported already and new enough: an imported package can only be
-    exchanged by a restart.
-
-    Raises:
-        RuntimeError: pip failed, or something imported earlier had to be exchanged and needs a restart.
+    exchanged by a restart, and where one had to be that is a RuntimeError.
     """
     wanted = requirements()
     have = {package: version for package in (*wanted, *KEPT) if (version := installed(package))}
@@ -104,10 +101,8 @@ def count_gpus() -> int:
 def use_one_gpu() -> None:
     """Of several GPUs show this process the first: one process trains on one, and TRL refuses to see more.
 
-    Nothing is changed where a launcher or the user has chosen (LOCAL_RANK, CUDA_VISIBLE_DEVICES).
-
-    Raises:
-        RuntimeError: torch is imported already, and may have seen them all.
+    Nothing is changed where a launcher or the user has chosen (LOCAL_RANK, CUDA_VISIBLE_DEVICES). If torch is imported
+    already, and may have seen them all, it is a RuntimeError.
     """
     if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
         return
@@ -123,11 +118,8 @@ def use_one_gpu() -> None:
 def prepare() -> None:
     """Make this process ready for the series: telemetry off, one GPU, and in Colab or on Kaggle the packages.
 
-    Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH.
-
-    Raises:
-        RuntimeError: this is Windows itself, where parts of the series cannot work; it is too late to choose one of
-            several GPUs; or packages cannot be installed.
+    Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH. What cannot be
+    done, and Windows itself, where parts of the series cannot work, is a RuntimeError.
     """
     if sys.platform == "win32":
         raise RuntimeError("Windows itself is not supported: open this notebook inside WSL, or in Colab")

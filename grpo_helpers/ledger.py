@@ -22,8 +22,7 @@ def largest_activation(
 ) -> float:
     """The largest magnitude that any layer puts out for `prompt`; float16 ends at 65,504.
 
-    Raises:
-        ValueError: the logits are not finite in this precision.
+    Logits that are not finite in this precision are a ValueError.
     """
     ids = torch.tensor(prompt_ids(tokenizer, [prompt]), device=model.device)
     seen = []
@@ -49,9 +48,6 @@ class Ledger(TrainerCallback):
 
     Phases: generation, scoring (the forward pass) and backward of each batch, and the optimizer's step. Each waits for
     the GPU at both ends.
-
-    Raises:
-        ValueError: the policy's logits for `prompt` are not finite.
     """
 
     def __init__(

@@ -106,10 +106,7 @@ def detect() -> Profile:
     """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
     A GPU gets the first of NEEDED_GB that fits and whose weights can be had, else tiny. Without one it is small, unless
-    its weights cannot be had or it would take over a quarter of an hour; then tiny.
-
-    Raises:
-        UnusableGPU: this torch has no kernels for the GPU.
+    its weights cannot be had or it would take over a quarter of an hour; then tiny. Raises what `check_gpu` does.
     """
     check_gpu()
     chosen = os.environ.get("GRPO_PROFILE")

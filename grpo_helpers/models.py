@@ -33,10 +33,7 @@ def fit_template(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any
     """Have the chat template write every prompt alike, whoever asks: training, evaluation, a probe, a notebook.
 
     Its `arguments`, as {"enable_thinking": False}, become part of it. Where it refuses or drops a system message, the
-    text is folded into the first question, and that is said.
-
-    Raises:
-        ValueError: there is no template that can be used.
+    text is folded into the first question, and that is said. If there is none that can be used it is a ValueError.
     """
     if tokenizer.chat_template is None:
         raise ValueError("the tokenizer has no chat template, so this is no chat model; take its -Instruct variant")

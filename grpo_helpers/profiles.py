@@ -28,10 +28,7 @@ def output_root(default: Path = ROOT / "outputs") -> Path:
     """Where runs are kept: the environment variable `GRPO_OUTPUT` if set, else `default`.
 
     A folder under /content/drive is Google Drive in Colab, and outlives the machine there; it is mounted here, and
-    only when it is asked for.
-
-    Raises:
-        OSError: that folder is asked for outside Colab.
+    only when it is asked for. Outside Colab it is an OSError.
     """
     root = Path(os.environ.get("GRPO_OUTPUT") or default).expanduser()
     if root.is_relative_to(DRIVE) and not (DRIVE / "MyDrive").is_dir():
@@ -237,11 +234,7 @@ PROFILES = {p.name: p for p in (TINY, SMALL, T4, T4_FULL, ARTICLE)}
 
 
 def get_profile(name: str) -> Profile:
-    """The profile called `name`.
-
-    Raises:
-        ValueError: there is none; the message lists those that exist.
-    """
+    """The profile called `name`; a ValueError lists those that exist if there is none."""
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)} (GRPO_PROFILE or --profile)")
     return PROFILES[name]

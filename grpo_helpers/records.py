@@ -17,11 +17,7 @@ def folder(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> Path:
 
 
 def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
-    """The tables of a recorded experiment.
-
-    Raises:
-        FileNotFoundError: it has not been recorded; the message has the command that does it.
-    """
+    """The tables of a recorded experiment; if there are none a FileNotFoundError has the command that records it."""
     source = folder(name, profile, seed, runs)
     if not (source / "run.json").is_file():
         raise FileNotFoundError(
@@ -41,11 +37,8 @@ def available(name: str, runs: Path = RUNS) -> list[tuple[str, int]]:
 def history(source: Any) -> pd.DataFrame:
     """The training log as one table: a row for each logged step, TRL's names as columns.
 
-    Args:
-        source: a trainer, its `state.log_history`, or the path of a `trainer_state.json` or `history.csv`.
-
-    Raises:
-        ValueError: nothing with a reward was logged.
+    `source` is a trainer, its `state.log_history`, or the path of a `trainer_state.json` or `history.csv`. If nothing
+    with a reward was logged it is a ValueError.
     """
     if isinstance(source, (str, Path)):
         if Path(source).suffix == ".csv":

@@ -124,8 +124,7 @@ def final_answer(text: str) -> str:
 def is_correct(text: str, answer: str) -> bool:
     """Whether the final answer of `text` is the number `answer`: 1,000 = 1000 = 1000.0 = $1,000.
 
-    Raises:
-        ValueError: `answer`, the gold answer, is not a number.
+    A gold answer that is not a number is a ValueError.
     """
     return same_number(final_answer(text), gold_text(answer))
 

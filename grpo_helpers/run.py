@@ -81,11 +81,7 @@ def move_aside(output: Path) -> None:
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to resume a run under another recipe, or on other data.
-
-    Raises:
-        ValueError: names each field that differs, saved against asked for.
-    """
+    """Refuse to resume a run under another recipe, or on other data: a ValueError names each field that differs."""
     defaults = Profile(name="", about="", minutes=0, model="").as_dict()
     saved = {"data_sha256": now.get("data_sha256")} | saved  # older runs have none, and fewer fields
     same = ("seed", "weights_sha256", "data_sha256")

@@ -56,8 +56,7 @@ def machine_options(dtype: torch.dtype) -> dict[str, Any]:
 def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **overrides: Any) -> GRPOConfig:
     """The profile as TRL's configuration; `overrides` are GRPOConfig fields.
 
-    Raises:
-        ValueError: an override would not do what it says, as one by an old name, which transformers ignores.
+    One that would not do what it says, as by an old name, which transformers ignores, is a ValueError.
     """
     if "chat_template_kwargs" in overrides:
         raise ValueError("chat_template_kwargs are for training alone here; give them to the profile and load it anew")
@@ -280,10 +279,6 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
 
 
 def train_to_end(trainer: GRPOTrainer) -> None:
-    """`train` for an experiment, in which half a run is of no use.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C stopped it.
-    """
+    """`train` for an experiment, in which half a run is of no use: stopped by Ctrl-C, it raises KeyboardInterrupt."""
     if train(trainer).how == INTERRUPTED:
         raise KeyboardInterrupt("stopped by Ctrl-C")

@@ -109,10 +109,9 @@ def completion_logps(
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer for plain text on one process; same objective, less repeated work.
+    """GRPOTrainer for plain text, with less repeated work.
 
-    Raises:
-        ValueError: there are several processes; it goes past the wrapper that averages their gradients.
+    On one process only (else a ValueError): it goes past the wrapper that averages the gradients of several.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -280,8 +280,7 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
 def diagnose(history: pd.DataFrame) -> list[Finding]:
     """What is wrong with a run, worst first, then what only looks wrong, then what could not be judged.
 
-    Raises:
-        ValueError: this is no training history, or one without a reward.
+    What is no training history, or has no reward, is a ValueError.
     """
     table = _checked(history)
     logged, findings, unjudged = table.count().to_dict(), [], []

@@ -185,10 +185,8 @@ def silent_chance(rewards: Sequence[float], group_size: int) -> float:
     """The chance that `group_size` fresh completions of a question earn all the same, from k rewards seen.
 
     Where the value v has probability p_v, that chance is Σ p_v^G. Of c_v occurrences among k, the unbiased estimate of
-    p_v^G is C(c_v, G) / C(k, G), the share of ways to pick G of the k seen that are all v.
-
-    Raises:
-        ValueError: k < G, or no group; a reward that is no number.
+    p_v^G is C(c_v, G) / C(k, G), the share of ways to pick G of the k seen that are all v. With k < G, no group, or a
+    reward that is no number it is a ValueError.
     """
     k = len(rewards)
     if not 1 <= group_size <= k:

@@ -58,9 +58,7 @@ def ask(reward_func: RewardFunc, completions: Sequence[str], rows: Sequence[Row]
 
     Completions are conversations where the row's `prompt` is one, as in training. When the function raises, or
     returns something that is no list of finite numbers: what it did, and what to do. (TRL catches no exception.)
-
-    Raises:
-        ValueError: the rows have a column that TRL takes for itself.
+    Rows with a column that TRL takes for itself are a ValueError.
     """
     (name,), prompts = reward_names([reward_func]), [row.get("prompt", "") for row in rows]
     chats = [not isinstance(prompt, str) for prompt in prompts]

@@ -33,8 +33,6 @@ SAME = (
     *("learning_rate", "warmup_steps", "max_grad_norm", "weight_decay", "adam_beta2"),
     *("loss_type", "beta", "scale_rewards", "num_iterations", "save_steps"),
 )
-
-
 WORKED = "completions/worked"  # logged: the share of completions that state a calculation
 
 
@@ -140,9 +138,7 @@ def make_trainer(
         doctor: whether a run that cannot learn is stopped.
         overrides: GRPOConfig fields.
 
-    Raises:
-        ValueError: the dataset lacks a column, has one of TRL's names or a gold answer that cannot be earned, or is too
-            small for one step; there is no reward; a LoRA target matches no layer.
+    Questions, rewards or LoRA targets that cannot be trained with are a ValueError.
     """
     reward_funcs = [reward_funcs] if callable(reward_funcs) or rewards.is_model(reward_funcs) else list(reward_funcs)
     if not reward_funcs:
@@ -163,17 +159,14 @@ def make_trainer(
         print("never ends its turn; give messages instead, [{'role': 'user', 'content': ...}]")
     one_process = int(os.environ.get("WORLD_SIZE", "1")) == 1
     share = profile.shared_prompts and one_process and supports_sharing(model)
-    trainer_class = SharedPromptTrainer if share else GRPOTrainer
-    if doctor:
-        callbacks = [*callbacks, DoctorCallback()]
-    trainer = trainer_class(
+    trainer = (SharedPromptTrainer if share else GRPOTrainer)(
         model=model,
         reward_funcs=watched_and_checked(reward_funcs),
         args=grpo_config(profile, output_dir, seed, **overrides),
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=lora_config(profile),
-        callbacks=[*callbacks, RewardProgress()],
+        callbacks=[*callbacks, *([DoctorCallback()] if doctor else []), RewardProgress()],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.remove_callback(transformers.ProgressCallback)
@@ -236,9 +229,7 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
     Afterwards the policy is ready to generate: eval mode, KV cache on, no activation checkpointing. (Left in train mode
     it would sample with dropout and recompute every token.)
 
-    Raises:
-        OSError: the disk is full; the run can be resumed once there is room.
-        ValueError: the checkpoint is of another run.
+    A full disk is an OSError, and the run can be resumed once there is room; a checkpoint of another run a ValueError.
     """
     stop, fits = StopAtStepEnd(), FitsCheckpoint()
     trainer.add_callback(stop)

@@ -25,7 +25,6 @@ from transformers.cache_utils import DynamicLayer
 from ..models import causal_lm, end_ids, eval_mode
 
 TokenIds = Sequence[int]
-
 # Trunk `.model`, head `.lm_head`, full attention, logits used as they are.
 SUPPORTED = ("llama", "qwen2", "qwen3")
 
@@ -61,13 +60,9 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of every row to a common beginning, which exists once, and to tokens of its own.
 
-    Args:
-        query: (rows, heads, n, size). Consecutive heads share keys.
-        key, value: (rows, key heads, own, size).
-        attention_mask: (rows, 1, n, own), True where a token may look.
-
-    Returns:
-        (rows, n, heads, size), as transformers wants it from an attention function.
+    Shapes: query (rows, heads, n, size), consecutive heads share keys; key and value (rows, key heads, own, size);
+    attention_mask (rows, 1, n, own), True where a token may look; returned is (rows, n, heads, size), as transformers
+    wants it from an attention function.
     """
     rows, heads, n, size = query.shape
     groups, own = key.shape[1:3]
@@ -122,11 +117,10 @@ def go_on(
 def prefill(
     model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int
 ) -> tuple[Beginning, DynamicCache, torch.Tensor, torch.Tensor]:
-    """Run the prompts through the model, their common beginning only once.
+    """Run U prompts through the model, their common beginning only once; differentiable where gradients are on.
 
-    Returns:
-        The common beginning; a cache of what follows it, with its mask (U, rest); the last hidden state of every prompt
-        (U, hidden). Differentiable where gradients are on.
+    Returns the common beginning; a cache of what follows it, with its mask (U, rest); the last hidden state of every
+    prompt (U, hidden).
     """
     config, device = model.config, model.device
     shared = min(len(commonprefix(list(map(tuple, prompts)))), min(map(len, prompts)) - 1)
@@ -150,11 +144,8 @@ def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
 
     Otherwise it rearranges every weight anew for every token, which for a few rows takes longer than the product.
     """
-    layers = [
-        m
-        for m in model.modules()
-        if type(m) is torch.nn.Linear and m.weight.dtype == torch.bfloat16 and m.weight.device.type == "cpu"
-    ]
+    linears = [m for m in model.modules() if type(m) is torch.nn.Linear]
+    layers = [m for m in linears if m.weight.dtype == torch.bfloat16 and m.weight.device.type == "cpu"]
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         layers = []
 
@@ -228,15 +219,9 @@ def sample(
     num_generations: int = 1,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """`num_generations` completions of each prompt, as token ids that end with (an) `eos_id` unless cut off.
+    """`num_generations` completions of each prompt, side by side: token ids that end with (an) `eos_id` unless cut off.
 
-    Args:
-        model: a causal LM with a trunk `.model` and a head `.lm_head`, no dropout active.
-        prompts: U token sequences.
-        temperature: 0 decodes greedily; otherwise torch's global generator draws.
-
-    Returns:
-        U · num_generations completions, those of one prompt side by side.
+    No dropout may be active. Temperature 0 decodes greedily; otherwise torch's global generator draws.
     """
     ends = {eos_id} if isinstance(eos_id, int) else set(eos_id)
     beginning, cache, mask, hidden = prefill(model, prompts, pad_id)
@@ -304,18 +289,13 @@ def beside(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     """The layer as a function of its input: weight and adapters in the weight's precision, without PEFT's casts."""
     base = layer.get_base_layer()
     dtype = base.weight.dtype
-    products = [
-        (
-            layer.lora_A[name].weight.detach().to(dtype),
-            (layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype),
-        )
-        for name in layer.active_adapters
-        if name in layer.lora_A
-    ]
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    a_s = [layer.lora_A[name].weight.detach().to(dtype) for name in names]
+    b_s = [(layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype) for name in names]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         result = base(x)
-        for a, b in products:
+        for a, b in zip(a_s, b_s, strict=True):
             result += linear(linear(x, a), b)
         return result
 

@@ -79,15 +79,10 @@ def completion_logps(
     completion_mask: torch.Tensor,
     temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of completion tokens, each distinct prompt run once, with gradients.
+    """Log-probabilities, with gradients, and entropies of completion tokens, each distinct prompt run once.
 
-    Args:
-        model: a causal LM with a trunk `.model` and a head `.lm_head`.
-        prompt_ids, prompt_mask: (B, P), padded on the left.
-        completion_ids, completion_mask: (B, C), padded on the right.
-
-    Returns:
-        Log-probabilities and entropies, both (B, C), zero where the mask is.
+    Prompts and their mask are (B, P), padded on the left; completions, their mask and both results (B, C), padded on
+    the right and zero where the mask is.
     """
     rows, which = torch.unique(torch.cat([prompt_ids, prompt_mask], dim=1), dim=0, return_inverse=True)
     ids, keep = rows.chunk(2, dim=1)
@@ -101,9 +96,7 @@ def completion_logps(
         trunk = go_on(model, beginning, cache, completion_ids[:, :-1], mask, positions)
         hidden = torch.cat([hidden, trunk], dim=1)
     scored = completion_mask.bool()
-    hidden = hidden[scored]
-    tokens = completion_ids[scored]
-    logps, entropies = token_logps(hidden, model.lm_head.weight, tokens, temperature)
+    logps, entropies = token_logps(hidden[scored], model.lm_head.weight, completion_ids[scored], temperature)
     blank = torch.zeros(scored.shape, dtype=logps.dtype, device=logps.device)
     return blank.masked_scatter(scored, logps), blank.masked_scatter(scored, entropies)
 

@@ -109,8 +109,7 @@ def detect() -> Profile:
     its weights cannot be had or it would take over a quarter of an hour; then tiny. Raises what `check_gpu` does.
     """
     check_gpu()
-    chosen = os.environ.get("GRPO_PROFILE")
-    if chosen:
+    if chosen := os.environ.get("GRPO_PROFILE"):
         profile, why = get_profile(chosen), "GRPO_PROFILE is set"
         if profile.dtype == "float16" and not torch.cuda.is_available():
             why += ", though it is made for a GPU and there is none; expect hours to days"
@@ -156,11 +155,8 @@ def _for_gpu() -> tuple[Profile, str]:
 def _for_cpu() -> tuple[Profile, str]:
     minutes = estimated_minutes(SMALL)
     if minutes > LONGEST_MINUTES:
-        return (
-            TINY,
-            f"no GPU, and 'small' would take about {minutes:.0f} minutes on this CPU"
-            " (GRPO_PROFILE=small if you do not mind)",
-        )
+        why = f"'small' would take about {minutes:.0f} minutes on this CPU (GRPO_PROFILE=small if you do not mind)"
+        return TINY, f"no GPU, and {why}"
     if error := _weights_missing(SMALL):
         return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
     return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"

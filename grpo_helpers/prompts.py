@@ -45,9 +45,7 @@ _READABLE = re.compile(
 
 
 def build_messages(
-    question: str,
-    system_prompt: str | None = SYSTEM_PROMPT,
-    shots: Sequence[tuple[str, str]] = (),
+    question: str, system_prompt: str | None = SYSTEM_PROMPT, shots: Sequence[tuple[str, str]] = ()
 ) -> list[Message]:
     """The chat that asks `question`: system message, worked examples, question.
 

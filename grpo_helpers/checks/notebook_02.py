@@ -56,8 +56,7 @@ def choose_a_limit(function: Solution) -> None:
     if missing := [limit for limit in sorted({lower, got, highest}) if limit not in right]:
         raise NotYet(f"for a limit of {got}, compare it with {lower} and {highest}; not yet tried: {missing}")
     if right[got] < ENOUGH * right[highest]:
-        raise NotYet(
-            f"for a limit of {got}, correctness ends at {right[got]:.2f}, with {highest} at {right[highest]:.2f}"
-        )
+        ends = f"correctness ends at {right[got]:.2f}, with {highest} at {right[highest]:.2f}"
+        raise NotYet(f"for a limit of {got}, {ends}")
     if lower < got and right[lower] >= ENOUGH * right[highest]:
         raise NotYet(f"for a limit of {got} there is a lower one that will do: {lower}")

@@ -1,7 +1,9 @@
 """How the time a function takes grows with the length of its input, found without waiting for the long ones."""
 
+import functools
 import math
 import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +39,8 @@ def growth(function: Callable[[str], Any], text: str) -> Growth:
     """
     timed: list[tuple[int, float]] = []
     for size in (s for s in SIZES if s <= max(len(text), SIZES[0])):
-        piece = text[:size]
-        timed.append((size, min(_seconds(function, piece) for _ in range(3))))
+        call = functools.partial(function, text[:size])
+        timed.append((size, min(timeit.repeat(call, timer=time.process_time, repeat=3, number=1))))
         if timed[-1][1] > ENOUGH:
             break
     (size, seconds), points = timed[-1], [(s, t) for s, t in timed if t > TOO_SMALL]
@@ -46,9 +48,3 @@ def growth(function: Callable[[str], Any], text: str) -> Growth:
         return Growth(seconds, size, 1.0)
     (small, start), (large, end) = points[max(0, len(points) - 3)], points[-1]
     return Growth(seconds, size, math.log(end / start) / math.log(large / small))
-
-
-def _seconds(function: Callable[[str], Any], text: str) -> float:
-    start = time.process_time()
-    function(text)
-    return time.process_time() - start

@@ -208,11 +208,8 @@ def rate_too_low(history: pd.DataFrame) -> Sighting:
 def loss_as_expected(history: pd.DataFrame) -> Sighting:
     loss = Course(history["loss"])
     quiet = not not_finite(history) and loss.start - loss.now <= loss.noise
-    return (
-        ("note", history, f"mean loss {loss.start:.3f} at first, {loss.now:.3f} now: it does not fall")
-        if quiet
-        else None
-    )
+    seen = f"mean loss {loss.start:.3f} at first, {loss.now:.3f} now: it does not fall"
+    return ("note", history, seen) if quiet else None
 
 
 def clip_as_expected(history: pd.DataFrame) -> Sighting:
@@ -223,10 +220,9 @@ def clip_as_expected(history: pd.DataFrame) -> Sighting:
 def sharpening_as_expected(history: pd.DataFrame) -> Sighting:
     entropy, tied, reward = Course(history["entropy"]), Course(history[TIES]).now, Course(history["reward"])
     ill = reward.fell() or entropy_collapse(history) or ties(history) or hack(history)
-    seen = (
-        f"entropy {entropy.start:.2g} at first, {entropy.now:.2g} now; {tied:.0%} of the groups tied; the reward rose"
-    )
-    return ("note", history, seen) if entropy.now < entropy.start / 2 and reward.rose and not ill else None
+    seen = f"entropy {entropy.start:.2g} at first, {entropy.now:.2g} now; {tied:.0%} of the groups tied"
+    calm = entropy.now < entropy.start / 2 and reward.rose and not ill
+    return ("note", history, f"{seen}; the reward rose") if calm else None
 
 
 class Symptom(NamedTuple):

@@ -106,7 +106,6 @@ def run_cell(profile: Profile, setting: Setting, seed: int, points: int = POINTS
         replies = sample_replies(profile, model, tokenizer, questions, profile.num_generations, seed)
         kinds, probed = replies.groupby("number")["correctness"].nunique(), len(replies)
         questions = questions.select(kinds.index[kinds > 1])
-
     if setting.order:
         questions, options["shuffle_dataset"] = setting.order(questions, seed), False
     watch = Watch(profile, tokenizer, every, skip)
@@ -148,8 +147,7 @@ def run_grid(
         questions, threads, workers), each with the columns setting and seed.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    how = points, skip
-    cells = {(label, seed): (profile, setting, seed, *how) for label, setting in settings.items() for seed in seeds}
+    cells = {(name, seed): (profile, settings[name], seed, points, skip) for name in settings for seed in seeds}
     files = {cell: keep / f"{cell[0]}, seed {cell[1]}.json" for cell in cells} if keep else {}
     results = {cell: read_json(path) for cell, path in files.items() if path.exists()}
     workers = workers or min(cores, len(cells))

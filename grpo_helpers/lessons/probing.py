@@ -57,13 +57,7 @@ def variants() -> dict[str, PromptVariant]:
 
 def with_prompt(questions: Dataset, variant: PromptVariant) -> Dataset:
     """The same questions, put to the policy in another way."""
-    rows = zip(questions["question"], questions["answer"], strict=True)
-    return Dataset.from_list(
-        [
-            {"question": q, "prompt": build_messages(q, variant.system_prompt, variant.shots), "answer": a}
-            for q, a in rows
-        ]
-    )
+    return Dataset.from_list([row | {"prompt": build_messages(row["question"], *variant)} for row in questions])
 
 
 def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[Message]]) -> list[int]:
@@ -143,10 +137,8 @@ def ask_variants(
     """One reply to the same `n` training questions under each variant: `sample_replies`' columns and `variant`.
 
     Questions of the training set, because a prompt is chosen by this, and whatever is chosen on the test questions
-    looks better on them than it is. Questions that serve as an example in any variant are left out.
-
-    Raises:
-        ValueError: `n` is below 1, or there are not so many questions.
+    looks better on them than it is. Questions that serve as an example in any variant are left out. If there are not
+    `n` it is a ValueError.
     """
     shown = {question for v in variants.values() for question, _ in v.shots}
     if n < 1:
@@ -165,9 +157,8 @@ def ask_variants(
 def measure_prompts(replies: pd.DataFrame) -> pd.DataFrame:
     """What `ask_variants` found, a row for each variant.
 
-    Columns: `n` replies; mean `prompt_tokens` and `completion_tokens`; the rate of each tag that occurs
-    exactly once; and of strict format, right answers (strict and flexible) and
-    cut-off replies the rate and its 95 % Wilson interval (`strict_low` …).
+    Columns: `n` replies; mean `prompt_tokens` and `completion_tokens`; the rate of each tag that occurs exactly once;
+    and of each of OUTCOMES the rate and its 95 % Wilson interval (`strict_low` …).
     """
     rows = {}
     for name, table in replies.groupby("variant", sort=False):

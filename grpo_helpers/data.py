@@ -1,7 +1,6 @@
 """Questions to train and to evaluate on, in the columns the trainer wants.
 
-Both sources give the same columns: `question`, `prompt` (messages, ready for a
-chat template) and `answer` (the gold number as text).
+These are, of both sources, `question`, `prompt` (messages, ready for a chat template), `answer` (the number as text).
 """
 
 import json
@@ -61,11 +60,9 @@ def _to_dataset(rows: Sequence[Row], max_samples: int | None, where: str, **prom
 
 
 def word_problem_rows(split: str = "train", steps: Sequence[int] = (1, 2, 3)) -> list[Row]:
-    """The word problems as they are on disk: question, worked answer, family, steps.
+    """The word problems of so many calculations as they are on disk: question, worked answer, family, steps.
 
-    Args:
-        split: "train", "test", or "new_families" (kinds of problem that training never sees).
-        steps: keep only problems of so many calculations.
+    `split` is "train", "test", or "new_families" (kinds of problem that training never sees).
     """
     rows = [row for row in read_jsonl(DATA / "word_problems" / f"{split}.jsonl") if row["steps"] in steps]
     if not rows:
@@ -96,9 +93,7 @@ def get_gsm8k_questions(
 ) -> Dataset:
     """GSM8K (Cobbe et al. 2021, arXiv 2110.14168), the first `max_samples` questions of `split`.
 
-    Args:
-        source: a folder with GSM8K's `train.jsonl` and `test.jsonl`; None takes
-            openai/gsm8k from the hub, at a pinned revision.
+    `source` is a folder with its `train.jsonl` and `test.jsonl`; None takes openai/gsm8k from the hub, at a revision.
     """
     if source is not None:
         rows = read_jsonl(Path(source).expanduser() / f"{split}.jsonl")

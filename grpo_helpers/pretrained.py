@@ -107,10 +107,7 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a model folder lacks: config, tokenizer, safetensors that its index names, "whole" ones if they are cut off.
-
-    A download can end half-way.
-    """
+    """What a model folder lacks: config, tokenizer, safetensors that its index names; "whole" ones if cut off."""
     index, weights = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
         weights = set(read_json(index, weight_map=dict)["weight_map"].values()) or weights

@@ -1,7 +1,4 @@
-"""Prompts out, answers back: the layout we ask for and how a reply is read.
-
-Everything here is text in, text out; nothing heavy is imported.
-"""
+"""Prompts out, answers back: the layout we ask for and how a reply is read. Nothing heavy is imported."""
 
 import re
 from collections.abc import Sequence

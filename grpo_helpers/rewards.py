@@ -122,18 +122,14 @@ def final_answer(text: str) -> str:
 
 
 def is_correct(text: str, answer: str) -> bool:
-    """Whether the final answer of `text` is the number `answer`: 1,000 = 1000 = 1000.0 = $1,000.
-
-    A gold answer that is not a number is a ValueError.
-    """
+    """Whether the final answer of `text` is the number `answer`, or a ValueError: 1,000 = 1000 = 1000.0 = $1,000."""
     return same_number(final_answer(text), gold_text(answer))
 
 
 def correctness_reward_func(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:
     """2.0 when the final answer equals the gold one as a number, else 0.0.
 
-    Only a completion that ends with its one answer block is paid: a second
-    block or an afterthought would let a model bet on several answers.
+    A completion must end with its one answer block: a second one, or an afterthought, would be a bet on many answers.
     """
     texts = [completion_text(c) for c in completions]
     return [2.0 if is_correct(text, gold) else 0.0 for text, gold in zip(texts, answer, strict=True)]

@@ -290,14 +290,13 @@ def run(
     """Train `profile` with GRPO, measure what it learned, and tell how it ended. The module's docstring has the files.
 
     Args:
-        output: None takes outputs/<profile>-<seed>, or the same under `GRPO_OUTPUT`.
+        output: as of `output_folder`.
         resume: whether to go on from the last whole checkpoint there.
         gsm8k: folder with GSM8K's files, in place of the hub's.
         doctor: whether a run that cannot learn is stopped.
 
-    Raises:
-        ValueError, OSError, WeightsNotFound: before anything in the folder is touched, as far as it can be known.
-        KeyboardInterrupt: by Ctrl-C outside of training.
+    Mistakes are a ValueError, OSError or WeightsNotFound before anything in the folder is touched, as far as possible;
+    Ctrl-C outside of training is KeyboardInterrupt.
     """
     start = time.perf_counter()
     output = output_folder(profile, seed, output)

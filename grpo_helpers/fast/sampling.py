@@ -61,8 +61,7 @@ def attend(
     """Attention of every row to a common beginning, which exists once, and to tokens of its own.
 
     Shapes: query (rows, heads, n, size), consecutive heads share keys; key and value (rows, key heads, own, size);
-    attention_mask (rows, 1, n, own), True where a token may look; returned is (rows, n, heads, size), as transformers
-    wants it from an attention function.
+    attention_mask (rows, 1, n, own), True where a token may look; returned, for transformers, (rows, n, heads, size).
     """
     rows, heads, n, size = query.shape
     groups, own = key.shape[1:3]
@@ -196,8 +195,7 @@ def reserve(cache: DynamicCache, room: int, keep: torch.Tensor | None = None) ->
 def next_tokens(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """One token for each row of logits (rows, vocabulary); temperature 0 takes the likeliest.
 
-    Draws by inverting the cumulative distribution: one random number a row
-    instead of one for every token of the vocabulary.
+    Draws by inverting the cumulative distribution: one random number a row, not one for every token of the vocabulary.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)

@@ -60,8 +60,7 @@ def left(reward_func: RewardFunc) -> pd.DataFrame:
     well. A long case is tried on its beginning first, and left out when the whole of it would take more than 5 seconds:
     a careless pattern takes hours for 10 MB.
 
-    Returns:
-        One row for each case left: name, deserves ("pay" or "nothing"), got (the reward, or why there is none), why.
+    Columns: name, deserves ("pay" or "nothing"), got (the reward, or why there is none), why.
     """
     rows = []
     for case in SUITE:

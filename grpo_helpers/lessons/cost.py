@@ -34,8 +34,7 @@ class Growth:
 def growth(function: Callable[[str], Any], text: str) -> Growth:
     """Time `function` on longer and longer beginnings of `text`, up to 32,000 characters.
 
-    CPU time of this process, the best of three calls, so that a busy machine
-    does not count. A function too fast to be timed counts as linear.
+    CPU time of this process, the best of three calls, for busy machines. A function too fast to be timed is linear.
     """
     timed: list[tuple[int, float]] = []
     for size in (s for s in SIZES if s <= max(len(text), SIZES[0])):

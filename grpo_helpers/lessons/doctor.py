@@ -1,8 +1,5 @@
 """Reads a training log and names what is wrong, why, what to do, who met it before, and which notebook has the cure.
 
-`diagnose` takes the table of `grpo_helpers.records.history`, or a recorded `history.csv`; it needs pandas only.
-`callbacks.DoctorCallback` asks it after every logged step of a run.
-
 Severities: "stop" is a run that cannot learn any more, "warn" one that may waste its time, "note" something
 that is as it should be and still alarms people. A mean of WINDOW logged steps counts as higher or lower than
 another only if the difference is many times its standard error, so that noise is no finding.
@@ -276,7 +273,7 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
 def diagnose(history: pd.DataFrame) -> list[Finding]:
     """What is wrong with a run, worst first, then what only looks wrong, then what could not be judged.
 
-    What is no training history, or has no reward, is a ValueError.
+    `history` is `records.history`'s; what is none, or has no reward, is a ValueError.
     """
     table = _checked(history)
     logged, findings, unjudged = table.count().to_dict(), [], []

@@ -6,8 +6,7 @@ The faults, one by one:
 - its gold reader looks for `####` and splits at `###`, so that a `#` stays;
 - it removes every `.` from the gold answer and keeps its commas;
 - it asks `str.isdigit` what a number is;
-- its strict pattern wants a newline before the first tag and after the last,
-  and its soft pattern lets anything follow.
+- its strict pattern wants a newline before the first tag and after the last, its soft pattern lets anything follow.
 """
 
 import re

@@ -137,14 +137,11 @@ def run_grid(
 ) -> dict[str, pd.DataFrame]:
     """Run every setting from every seed, `workers` cells at a time (0: one for each core), and say which are done.
 
-    Args:
-        keep: a folder for finished cells; those that are there already are not run again.
-        points: times that the held-out questions are asked.
-        skip: the held-out questions are those after the first so many.
+    In the folder `keep` finished cells are kept, and those that are there already are not run again. The held-out
+    questions are asked `points` times, without the first `skip`.
 
-    Returns:
-        curves (completions, seconds, `Watch.measured`), history (KEPT), cells (completions of its probe, training
-        questions, threads, workers), each with the columns setting and seed.
+    Returns tables, each with the columns setting and seed: curves (completions, seconds, `Watch.measured`), history
+    (KEPT), cells (completions of its probe, training questions, threads, workers).
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cells = {(name, seed): (profile, settings[name], seed, points, skip) for name in settings for seed in seeds}

@@ -236,10 +236,8 @@ def _update(profile: Profile, shape: ModelShape, prefix: int, full: bool) -> Par
 def layer_activations(profile: Profile, shape: ModelShape, tokens: int, keys: int, full: bool = False) -> int:
     """Bytes that autograd keeps of one layer for its backward pass.
 
-    Args:
-        tokens: positions that run through the layer, all rows together.
-        keys: positions whose keys and values are repeated for every query head, as wherever a padding mask is given.
-        full: all weights are trained, not LoRA adapters.
+    So many positions, `tokens`, run through the layer, all rows together; `keys` are those whose keys and values are
+    repeated for every query head, as wherever a padding mask is given; `full`: all weights are trained, not adapters.
     """
     half, targets = BYTES[profile.dtype], list(shape.linears if full else profile.lora_targets)
     # PEFT casts a target's input to the adapter's float32 and autocast back: a copy for each target. In float32 nothing

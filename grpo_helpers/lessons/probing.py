@@ -75,16 +75,10 @@ def scored_replies(
 ) -> pd.DataFrame:
     """Replies to every row, paid by reward functions that see all its columns, as in training.
 
-    Args:
-        rows: a column `prompt`, and whatever the rewards read.
-        sampling: keywords of `evaluation.generate_predictions`; without any, one greedy reply to each row.
-
-    Returns:
-        A line for each reply, those to one row side by side: number (of the row), completion, truncated, each reward
-        by its short name, and total (points).
-
-    Raises:
-        ValueError: a reward function raised, or did not return a finite number for each completion.
+    `rows` have a column `prompt`, and whatever the rewards read; `sampling` are keywords of
+    `evaluation.generate_predictions`, without any there is one greedy reply to each row. Returned is a line for each
+    reply, those to one row side by side: number (of the row), completion, truncated, each reward by its short name, and
+    total (points). A reward function that raised, or returned no finite numbers, is a ValueError.
     """
     replies = generate_predictions(model, tokenizer, rows["prompt"], max_new_tokens, **sampling)
     lines = [(number, text, cut) for number, group in enumerate(replies) for text, cut in group]

@@ -98,12 +98,8 @@ def validate_rewards(
         render: writes the ideal completion of a row.
         hostile: further completions, by name, that must not earn full marks on the first row.
 
-    Returns:
-        One row for each finding: check, reward, row, completion (shortened),
-        found, remedy. An empty table is the good news.
-
-    Raises:
-        ValueError: no rows, or no reward functions; a reward model, which only TRL can ask.
+    Returns a row for each finding: COLUMNS, the completion shortened. An empty table is the good news. Without rows or
+    reward functions, or with a reward model, which only TRL can ask, it is a ValueError.
     """
     rows = [dict(r) for r in rows]
     reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)

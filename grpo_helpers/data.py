@@ -32,14 +32,12 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
             try:
                 row = json.loads(line)
             except ValueError as error:  # not JSON, or cut off inside a letter
-                raise ValueError(
-                    f"{path}, line {number}: not valid JSON ({error}); was the file cut off? It reads {line[:60]!r}"
-                ) from None
+                why = f"not valid JSON ({error}); was the file cut off? It reads {line[:60]!r}"
+                raise ValueError(f"{path}, line {number}: {why}") from None
             missing = [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]
             if missing:
-                raise ValueError(
-                    f"{path}, line {number}: no text in column {missing[0]!r}; every line needs {list(columns)}"
-                )
+                why = f"no text in column {missing[0]!r}; every line needs {list(columns)}"
+                raise ValueError(f"{path}, line {number}: {why}")
             rows.append(row)
     if not rows:
         raise ValueError(f"{path}: the file has no rows; make or download it again")
@@ -101,10 +99,9 @@ def get_gsm8k_questions(
         try:
             rows = load_dataset(GSM8K, "main", split=split, revision=GSM8K_REVISION).to_list()
         except (ConnectionError, OSError) as error:
-            raise ConnectionError(
-                f"{GSM8K} cannot be loaded from the hub ({type(error).__name__}); "
-                "give a folder with its train.jsonl and test.jsonl as `source`, or use the profile 'tiny' or 'small'"
-            ) from error
+            remedy = "give a folder with its train.jsonl and test.jsonl as `source`, or take the profile tiny or small"
+            why = f"cannot be loaded from the hub ({type(error).__name__})"
+            raise ConnectionError(f"{GSM8K} {why}; {remedy}") from error
     return _to_dataset(rows, max_samples, f"GSM8K, {split}", system_prompt=system_prompt, shots=shots)
 
 
@@ -161,8 +158,6 @@ def drop_long_prompts(dataset: Dataset, tokenizer: Any, max_prompt_length: int) 
     lengths = [len(ids) for ids in prompt_ids(tokenizer, dataset["prompt"])]
     keep = [i for i, n in enumerate(lengths) if n <= max_prompt_length]
     if lengths and not keep:
-        raise ValueError(
-            f"all {len(lengths)} prompts are longer than max_prompt_length={max_prompt_length} tokens "
-            f"(the shortest has {min(lengths)}); raise it"
-        )
+        what = f"all {len(lengths)} prompts are longer than max_prompt_length={max_prompt_length} tokens"
+        raise ValueError(f"{what} (the shortest has {min(lengths)}); raise it")
     return dataset.select(keep), len(lengths) - len(keep)

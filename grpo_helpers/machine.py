@@ -7,7 +7,7 @@ import re
 import resource
 import subprocess
 import sys
-import time
+import timeit
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,7 @@ def peak_memory_gb() -> float:
 def cpu_gflops(dtype: torch.dtype) -> float:
     """This CPU's matrix-product speed in `dtype`, measured for a few hundredths of a second."""
     a, b = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-    a @ b
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * 512 * 576 * 1536 / best / 1e9
+    return 2 * 512 * 576 * 1536 / min(timeit.repeat(lambda: a @ b, repeat=11, number=1)) / 1e9
 
 
 def gpu_record() -> dict[str, Any]:

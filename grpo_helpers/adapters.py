@@ -20,7 +20,6 @@ from .profiles import DATA, Profile, output_root, without_root
 
 CARD = Path(__file__).with_name("model_card.md")
 FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
-TEXTS = ("outcome", "weights", "weights_sha256", "date")  # of run.json
 SAME = ("task", "system_prompt", "shots")  # what an adapter learned to answer; other questions would be unfair to it
 
 
@@ -48,7 +47,8 @@ def _facts(folder: Path, profile: Profile) -> dict[str, Any] | None:
     """run.json beside a whole adapter of a finished run of this profile, else None."""
     try:
         check(folder)
-        facts = read_json(folder.parent / "run.json", profile=dict, seed=int, **dict.fromkeys(TEXTS, str))
+        texts = dict.fromkeys(("outcome", "weights", "weights_sha256", "date"), str)
+        facts = read_json(folder.parent / "run.json", profile=dict, seed=int, **texts)
     except (OSError, ValueError):
         return None
     old, new = facts["profile"], json.loads(json.dumps(profile.as_dict()))

@@ -29,11 +29,9 @@ SPARE = 0.95  # of a card's memory; a screen or another notebook may hold the re
 def hardware() -> str:
     """The machine in words: GPU or processor, cores, memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        cpu = names[0] if names else cpu
+    names = re.findall(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
+    cpu = names[0].strip() if names else platform.processor() or platform.machine()
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return f"{gpu}{cpu}, {os.cpu_count()} cores, {memory:.0f} GB"
 

@@ -61,8 +61,6 @@ def extract_xml_answer(text: str) -> str:
 
     >>> extract_xml_answer("<reasoning>6 * 12</reasoning><answer> 72 </answer>")
     '72'
-    >>> extract_xml_answer("the answer is 72")
-    ''
     """
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, end) if end >= 0 else -1
@@ -86,9 +84,6 @@ def parse_number(text: str) -> Decimal | None:
 
     Read as numbers: 72, -5, +5, 3.50, .5, 1,000, $1,000, -$20, $-20, 20 €, 42., 20 %.
     Not read: words, two numbers, 1,00, 1e3, 1/2, "²", "٣", an empty text.
-
-    >>> parse_number(" $1,000.00 ") == 1000
-    True
     """
     match = _WHOLE_NUMBER.fullmatch(text.strip())
     if match is None or (match[1] and match[3]) or (match[2] and match[5] not in ("", "%")):

@@ -99,16 +99,10 @@ def go_on(
     n, total = ids.shape[1], mask.shape[1]
     allowed = mask.bool()[:, None, None] & torch.ones(n, total, dtype=torch.bool, device=mask.device).tril(total - n)
     usual = model.config._attn_implementation
+    inputs = {"input_ids": ids, "attention_mask": allowed, "position_ids": positions, "past_key_values": cache}
     model.config._attn_implementation = "common_beginning"
     try:
-        return model.model(
-            input_ids=ids,
-            attention_mask=allowed,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            beginning=beginning,
-        ).last_hidden_state
+        return model.model(**inputs, use_cache=True, beginning=beginning).last_hidden_state
     finally:
         model.config._attn_implementation = usual
 
@@ -310,14 +304,8 @@ def sample_policy(
 ) -> list[list[int]]:
     """`sampling.sample` from a policy that may carry LoRA adapters, and may be in training."""
     lm = causal_lm(model)
+    ids = {"eos_id": end_ids(lm, tokenizer), "pad_id": tokenizer.pad_token_id}
+    options = {"max_new_tokens": max_new_tokens, "num_generations": num_generations, "temperature": temperature}
     # In training, layers with activation checkpointing would throw the cache away.
     with eval_mode(model), quick_adapters(model), packed_linears(lm, len(prompts) * num_generations):
-        return sample(
-            lm,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            eos_id=end_ids(lm, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            num_generations=num_generations,
-            temperature=temperature,
-        )
+        return sample(lm, prompts, **ids, **options)

@@ -138,14 +138,10 @@ class SharedPromptTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
+        prompts = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
+        completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
         # Autocast would bring the adapters' inputs back to what they are.
         with self.accelerator.autocast(), disable_input_dtype_casting(model):
-            logps, entropies = completion_logps(
-                causal_lm(self.accelerator.unwrap_model(model)),
-                input_ids[:, :-logits_to_keep],
-                attention_mask[:, :-logits_to_keep],
-                input_ids[:, -logits_to_keep:],
-                attention_mask[:, -logits_to_keep:],
-                self.temperature,
-            )
+            lm = causal_lm(self.accelerator.unwrap_model(model))
+            logps, entropies = completion_logps(lm, *prompts, *completions, self.temperature)
         return logps, entropies, None

@@ -282,12 +282,12 @@ def beside(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     base = layer.get_base_layer()
     dtype = base.weight.dtype
     names = [name for name in layer.active_adapters if name in layer.lora_A]
-    a_s = [layer.lora_A[name].weight.detach().to(dtype) for name in names]
-    b_s = [(layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype) for name in names]
+    downs = [layer.lora_A[name].weight.detach().to(dtype) for name in names]
+    ups = [(layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype) for name in names]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         result = base(x)
-        for a, b in zip(a_s, b_s, strict=True):
+        for a, b in zip(downs, ups, strict=True):
             result += linear(linear(x, a), b)
         return result
 

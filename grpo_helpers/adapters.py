@@ -77,10 +77,9 @@ def find(profile: Profile) -> Found:
         if same:
             kind = "notebook 05" if folder.parents[1].name == "notebooks" else "`make run`"
             return Found(folder, f"left by {kind}: {run}, {facts['date']}")
-    raise FileNotFoundError(
-        f"no adapter of a finished run of profile {profile.name!r} on these weights, neither in "
-        f"{without_root(str(outputs))} nor recorded in data/runs; run notebook 05, or `make run PROFILE={profile.name}`"
-    )
+    what = f"no adapter of a finished run of profile {profile.name!r} on these weights"
+    where = f"neither in {without_root(str(outputs))} nor recorded in data/runs"
+    raise FileNotFoundError(f"{what}, {where}; run notebook 05, or `make run PROFILE={profile.name}`")
 
 
 def load(model: PreTrainedModel, folder: str | Path) -> PeftModel:
@@ -110,10 +109,8 @@ def results_in_words(run: Path) -> str:
     shown = pd.concat(tables, names=["temperature (0: greedy)"]).reset_index()
     rows = [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return (
-        f"{table['n'].iloc[0]} held-out questions, the same before and after, under the same prompt.\n\n"
-        + "\n".join(lines)
-    )
+    asked = f"{table['n'].iloc[0]} held-out questions, the same before and after, under the same prompt."
+    return "\n".join([asked, "", *lines])
 
 
 FETCH = """```bash

@@ -50,10 +50,8 @@ def pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(
-            f"pip {' '.join(arguments)} failed; is the notebook allowed to use the Internet (on Kaggle: its settings)?"
-            f"\n{done.stderr[-2000:]}"
-        )
+        hint = "is the notebook allowed to use the Internet (on Kaggle: its settings)?"
+        raise RuntimeError(f"pip {' '.join(arguments)} failed; {hint}\n{done.stderr[-2000:]}")
 
 
 def install() -> None:

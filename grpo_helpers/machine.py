@@ -123,10 +123,9 @@ def check_gpu() -> None:
     built = torch.cuda.get_arch_list()
     oldest = min((int(re.sub(r"\D", "", name)) for name in built if name.startswith("sm_")), default=0)
     if 10 * major + minor < oldest:
-        raise UnusableGPU(
-            f"this torch has no kernels for {torch.cuda.get_device_name()} (compute capability {major}.{minor}, it"
-            f" needs {oldest / 10:.1f}); choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
-        )
+        what = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor}, it needs {oldest / 10:.1f})"
+        remedy = "choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
+        raise UnusableGPU(f"this torch has no kernels for {what}; {remedy}")
 
 
 def _for_gpu() -> tuple[Profile, str]:

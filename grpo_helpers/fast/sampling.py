@@ -287,8 +287,8 @@ def beside(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         result = base(x)
-        for a, b in zip(downs, ups, strict=True):
-            result += linear(linear(x, a), b)
+        for down, up in zip(downs, ups, strict=True):
+            result += linear(linear(x, down), up)
         return result
 
     return forward

@@ -102,10 +102,7 @@ def completion_logps(
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer for plain text, with less repeated work.
-
-    On one process only (else a ValueError): it goes past the wrapper that averages the gradients of several.
-    """
+    """GRPOTrainer for plain text, on one process: it goes past the wrapper that averages the gradients of several."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

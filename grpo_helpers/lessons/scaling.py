@@ -26,7 +26,7 @@ from ..rewards import REWARD_FUNCS
 
 
 def prepare(profile: Profile, folder: str | Path) -> Path:
-    """The profile's questions, with prompts, as `folder`/train.jsonl; the folder is a configuration's `dataset_name`."""
+    """The profile's questions with prompts as `folder`/train.jsonl; the folder is a configuration's `dataset_name`."""
     questions = data.load_task(profile, "train", profile.max_samples)
     tokenizer = AutoTokenizer.from_pretrained(pretrained.find_weights(profile.model, profile.revision).folder)
     questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)

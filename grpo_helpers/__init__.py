@@ -25,6 +25,7 @@ fast         a faster engine: TRL's numbers without its repeated work
 Plumbing:
 
 run          the main job, `python -m grpo_helpers`
+ledger       what a training on a GPU takes: seconds and memory of each phase, steps lost to overflow
 pretrained   where a model's weights are: a folder, a package, the hub
 adapters     a trained adapter found, loaded, described in a model card, pushed
 checks       checks for the exercises

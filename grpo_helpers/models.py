@@ -107,19 +107,6 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
-@torch.no_grad()
-def largest_activation(model: PreTrainedModel, prompt: torch.Tensor) -> float:
-    """The largest magnitude that any layer puts out for token ids (1, n); float16 ends at 65,504.
-
-    Logits that are not finite in the policy's precision are a ValueError.
-    """
-    seen = model(prompt, output_hidden_states=True)
-    if not seen.logits.isfinite().all():
-        what = f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
-        raise ValueError(f"{what} overflows; take a card that has bfloat16 (an L4, an A100) or another model")
-    return float(torch.stack([states.abs().max() for states in seen.hidden_states]).max())
-
-
 def lora_config(profile: Profile) -> LoraConfig:
     """LoRA as the profile has it (Hu et al. 2021, arXiv 2106.09685): W + alpha/rank · B·A."""
     return LoraConfig(

@@ -1,7 +1,7 @@
 """The main job: evaluate, train, evaluate again, and keep everything as files.
 
 outputs/<profile>-<seed>/
-    run.json           profile, seed, versions, hardware, commit, command, results; the GPU, if any
+    run.json           profile, seed, versions, hardware, commit, command, results; of a GPU, what training took of it
     before.jsonl       a reply to every held-out question, scored; also after.jsonl
     history.csv        the training log, a row a step; history.png shows it
     comparison.csv     rates before and after with intervals; comparison.png
@@ -26,11 +26,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 
 from . import adapters, checkpoints, data, evaluation, machine, models, plotting, pretrained, records, training
 from .files import held, read_json, write_bytes, write_json, write_text
-from .profiles import DATA, GB, ROOT, Profile, output_root, without_root
+from .ledger import Ledger
+from .profiles import DATA, ROOT, Profile, output_root, without_root
 from .prompts import prompt_ids
 
 MAY_CHANGE_ON_RESUME = {"steps", "minutes", "about", "save_steps", "eval_batch"}
@@ -134,6 +134,7 @@ class Job:
     tokenizer: Any
     train_set: Any
     held_out: Any
+    ledger: Ledger
 
     def note(self, outcome: str, **more: Any) -> None:
         write_json(self.output / "run.json", self.facts | {"outcome": outcome} | more)
@@ -176,19 +177,16 @@ def _train(job: Job, resume: bool, doctor: bool) -> tuple[training.Outcome, pd.D
     options = {"seed": job.seed, "callbacks": [samples], "doctor": doctor}
     folder = output / "checkpoints"
     trainer = training.make_trainer(profile, job.model, job.tokenizer, job.train_set, folder, **options)
+    job.ledger.attach(trainer)
     job.model = trainer.model
     try:
         outcome = training.train(trainer, resume)
     except KeyboardInterrupt:
         outcome = training.Outcome(training.INTERRUPTED, trainer.state.global_step)
-    if torch.cuda.is_available():
-        job.facts["gpu"]["peak_gb"] = round(torch.cuda.max_memory_allocated() / GB, 3)
-        if scaler := trainer.accelerator.scaler:  # in float16: 65,536 at first, halved by each step that overflows
-            job.facts["gpu"]["loss_scale"] = scaler.get_scale()
     table = None
     if any("reward" in row for row in trainer.state.log_history):
         job.facts["steps_taken"] = outcome.step
-        job.note("running")
+        job.note("running", **job.ledger.facts())
         adapters.save(trainer.model, output / "adapter", profile)
         adapters.write_card(output)
         table = records.history(trainer)
@@ -197,7 +195,7 @@ def _train(job: Job, resume: bool, doctor: bool) -> tuple[training.Outcome, pd.D
         _save_figure(plotting.plot_rewards(table, title), output / "history.png")
     if not outcome.finished:
         finding = {"finding": outcome.finding._asdict()} if outcome.finding else {}
-        job.note(outcome.how, **finding)
+        job.note(outcome.how, **finding, **job.ledger.facts())
         against = ", with --no-doctor against the doctor's advice" if outcome.finding else ""
         print(f"training was {outcome}\nwhat it left is in {output}; --resume goes on{against}")
     return outcome, table
@@ -246,10 +244,8 @@ def _prepare(profile: Profile, seed: int, output: Path, resume: bool, gsm8k: str
     print(f"{len(train_set)} training questions, {len(held_out)} held-out ones; weights from {facts['weights']}")
     if both := data.asked_in_both(train_set, held_out):
         print(f"{both} of the held-out questions are training questions, too: right answers to these may be memory")
-    if torch.cuda.is_available():
-        prompt = torch.tensor(read[0][0][:1], device=model.device)
-        facts["gpu"] = machine.gpu_record() | {"largest_activation": models.largest_activation(model, prompt)}
-    return Job(profile, seed, output, facts, model, tokenizer, train_set, held_out)
+    ledger = Ledger(model, tokenizer, train_set[0]["prompt"])
+    return Job(profile, seed, output, facts, model, tokenizer, train_set, held_out, ledger)
 
 
 def _measure(job: Job, before: Tables, table: pd.DataFrame, start: float) -> None:
@@ -277,7 +273,7 @@ def _measure(job: Job, before: Tables, table: pd.DataFrame, start: float) -> Non
         "tokens": {str(t): [round(float(x[t]["tokens"].mean()), 2) for x in (before, after)] for t in after},
         "rates": {str(t): c.round(4).to_dict("index") for t, c in comparisons.items()},
     }
-    job.note(training.FINISHED, results=results)
+    job.note(training.FINISHED, **job.ledger.facts(), results=results)
     first, last = table["reward"].iloc[:5].mean(), table["reward"].iloc[-5:].mean()
     print(f"\nreward {first:.2f} → {last:.2f} (means of the first and last 5 steps)")
     print(f"{minutes:.1f} minutes, peak resident memory {peak:.2f} GB; everything is in {output}")

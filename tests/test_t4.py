@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 
 from grpo_helpers import models, profiles, records, run, training
 from grpo_helpers.fast import sampling
+from grpo_helpers.ledger import Ledger
 from grpo_helpers.lessons.memory import QWEN25_15B
 from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, T4, T4_FULL, TINY
 
@@ -109,14 +110,14 @@ class Overflow(TrainerCallback):
 
 def checked():
     """gpu-check's steps, the first of them lost to overflow."""
-    attach = gpu_check.Ledger.attach
+    attach = Ledger.attach
 
     def attach_both(ledger, trainer):
         attach(ledger, trainer)
         trainer.add_callback(overflow := Overflow())
         overflow.trainer = trainer
 
-    with pretended(), mock.patch.object(gpu_check.Ledger, "attach", attach_both):
+    with pretended(), mock.patch.object(Ledger, "attach", attach_both):
         return gpu_check.check(REHEARSED.with_(eval_batch=2), random=False, steps=1, tokens=4)
 
 
@@ -137,13 +138,21 @@ def test_on_a_t4_weights_are_float16_adapters_float32_the_loss_is_scaled_and_no_
 
 
 @pytest.mark.trains
-def test_a_run_records_the_gpu_and_what_it_took_of_it(t4):
-    for folder, scale in ((t4[0].with_name("straight"), t4[1][0]["scales"][-1]), (t4[0], t4[1][2]["scales"][-1])):
+def test_a_run_records_what_it_took_of_the_gpu_for_the_steps_that_it_took_itself(t4):
+    for folder, steps, scales in ((t4[0].with_name("straight"), 2, t4[1][0]["scales"]), (t4[0], 1, t4[1][2]["scales"])):
         facts = json.loads((folder / "run.json").read_text())
         gpu = facts["gpu"]
         assert facts["hardware"].startswith("Tesla T4") and gpu["card"] == "Tesla T4" and gpu["memory_gb"] == 15.8
         assert gpu["capability"] == [7, 5] and gpu["driver"] and 0 < gpu["largest_activation"] < 65504
-        assert gpu["loss_scale"] == scale and gpu["peak_gb"] > 0
+        assert (gpu["steps"], gpu["loss_scale"], gpu["steps_lost_to_overflow"]) == (steps, scales[-1], 0)
+        batches = steps * REHEARSED.accumulation
+        calls = {"generation": steps, "scoring": batches, "backward": batches, "optimizer step": steps}
+        assert {name: phase["calls"] for name, phase in gpu["phases"].items()} == calls
+        assert all(phase["peak_gb"] <= gpu["peak_gb"] for phase in gpu["phases"].values())
+        assert gpu["seconds_a_step"].keys() == calls.keys() and all(s > 0 for s in gpu["seconds_a_step"].values())
+        parts = sum(gpu["seconds_a_step"][name] for name in ("generation", "scoring", "backward"))
+        whole = pd.read_csv(folder / "history.csv")["step_time"].iloc[-1]  # as TRL timed it
+        assert 0.5 * whole < parts < whole + 0.01
 
 
 @pytest.mark.trains
@@ -275,14 +284,16 @@ def test_what_cuda_allows_is_allowed():
     assert torch.zeros(1).device.type == "cpu" and torch.cuda.is_available() == real_gpu
 
 
-def test_a_policy_that_overflows_is_refused():
+def test_a_ledger_refuses_a_policy_that_overflows_and_claims_nothing_of_steps_it_did_not_see():
     with pretended():
-        model, _ = models.load_policy(REHEARSED)
-        prompt = torch.arange(40)[None].to(model.device)
-        assert 0 < models.largest_activation(model, prompt) < 65504
+        model, tokenizer = models.load_policy(REHEARSED)
+        prompt = [{"role": "user", "content": "At the market hats cost $12 a piece."}]
+        seen = Ledger(model, tokenizer, prompt).facts()["gpu"]
+        assert seen["steps"] == 0 and not {"loss_scale", "steps_lost_to_overflow", "seconds_a_step"} & seen.keys()
         model.model.layers[1].mlp.down_proj.weight.data.mul_(1e5)
         with pytest.raises(ValueError, match="not finite in float16.*bfloat16"):
-            models.largest_activation(model, prompt)
+            Ledger(model, tokenizer, prompt)
+    assert Ledger(model, tokenizer, prompt).facts() == {}
 
 
 # TRL's Triton kernels: `pretended` stands in for them, so they are compiled for a T4 here, which needs no GPU.

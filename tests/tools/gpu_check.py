@@ -22,13 +22,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
-from trl import GRPOTrainer
+from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from grpo_helpers import data, evaluation, machine, models, profiles, run, training
 from grpo_helpers.__main__ import exit_code
 from grpo_helpers.fast import sampling
 from grpo_helpers.files import write_json
+from grpo_helpers.ledger import Ledger
 from grpo_helpers.lessons import memory
 from grpo_helpers.pretrained import WeightsNotFound
 from grpo_helpers.prompts import prompt_ids
@@ -43,88 +43,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "max_completion_length": 160,
     },
 }
-
-
-class Ledger(TrainerCallback):
-    """Watches a trainer from `attach` on, for the steps that this process takes.
-
-    Phases: generation, scoring (the forward pass) and backward of each batch, and the optimizer's step. Each waits for
-    the GPU at both ends.
-    """
-
-    def __init__(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
-        self.calls: list[tuple[str, int, float, float]] = []  # phase, steps before it, seconds, GB
-        self.peak_gb, self.steps, self.lost = 0.0, 0, 0
-
-    def begin(self) -> None:
-        torch.cuda.synchronize()
-        self._note_peak()
-        torch.cuda.reset_peak_memory_stats()
-        self.start = time.perf_counter()
-
-    def end(self, phase: str) -> None:
-        torch.cuda.synchronize()
-        self.calls.append((phase, self.steps, time.perf_counter() - self.start, self._note_peak()))
-
-    def _note_peak(self) -> float:
-        now = torch.cuda.max_memory_allocated() / profiles.GB
-        self.peak_gb = max(self.peak_gb, now)
-        return now
-
-    def watch(self, owner: Any, function: str, phase: str) -> None:
-        """Replace `owner.function` by itself, watched; of functions that call each other only one can be."""
-        inner = getattr(owner, function)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.begin()
-            result = inner(*args, **kwargs)
-            self.end(phase)
-            return result
-
-        setattr(owner, function, watched)
-
-    def attach(self, trainer: GRPOTrainer) -> None:
-        self.scaler = trainer.accelerator.scaler  # in float16 only
-        self.watch(trainer, "_generate_single_turn", "generation")
-        self.watch(trainer, "compute_loss", "scoring")
-        self.watch(trainer.accelerator, "backward", "backward")
-        trainer.add_callback(self)
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.scale = self.scaler.get_scale() if self.scaler else 1.0
-        self.begin()
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.end("optimizer step")
-        self.steps += 1
-        # accelerate's optimizer_step_was_skipped is always False with a fused optimizer, which skips by itself
-        self.lost += self.scaler is not None and self.scaler.get_scale() < self.scale
-
-    def results(self) -> dict[str, Any]:
-        """What was seen: of each phase the median seconds of a call, the calls and the peak in GB; and the steps.
-
-        `seconds_a_step` is the mean over the steps after the first, which is slower. The loss scale is 65,536 at first;
-        a step that overflows is lost and halves it. Without a step there is neither.
-        """
-        self._note_peak()
-        calls = pd.DataFrame(self.calls, columns=["phase", "step", "seconds", "peak_gb"])
-        phases = calls.groupby("phase", sort=False)
-        found: dict[str, Any] = {
-            "peak_gb": round(self.peak_gb, 3),
-            "phases": phases.agg(seconds=("seconds", "median"), calls=("step", "size"), peak_gb=("peak_gb", "max"))
-            .round(3)
-            .to_dict("index"),
-            "steps": self.steps,
-        }
-        if self.steps:
-            training = calls[calls["phase"].isin(("generation", "scoring", "backward", "optimizer step"))]
-            steady = training[training["step"] >= min(1, self.steps - 1)]
-            a_step = steady.groupby("phase", sort=False)["seconds"].sum() / steady["step"].nunique()
-            found["seconds_a_step"] = a_step.round(3).to_dict()
-            if self.scaler:
-                found |= {"loss_scale": self.scaler.get_scale(), "steps_lost_to_overflow": self.lost}
-        return found
 
 
 def policy(profile: profiles.Profile, random: bool) -> tuple[Any, Any, str]:
@@ -179,7 +97,7 @@ def decoding(model: Any, tokenizer: Any, prompts: list[list[int]], rows: int, to
 
 
 def check(profile: profiles.Profile, random: bool, steps: int, tokens: int = 64) -> dict[str, Any]:
-    """Everything that is measured; decoding is timed over so many tokens."""
+    """Everything that is measured, as `run.json` has it; decoding is timed over so many tokens."""
     model, tokenizer, weights = policy(profile, random)
     # GSM8K's questions come from the hub; those of this repository are as long, for memory, once padded.
     questions = data.load_task(profile.with_(task="word_problems"), "train", 256)
@@ -187,9 +105,7 @@ def check(profile: profiles.Profile, random: bool, steps: int, tokens: int = 64)
     prompts = prompt_ids(tokenizer, questions["prompt"])
     result: dict[str, Any] = {"weights": weights, "prompt_tokens": max(map(len, prompts))}
 
-    ids = torch.tensor(prompts[:1], device=model.device)
-    result["largest_activation"] = models.largest_activation(model, ids)
-    took = Ledger()
+    took = Ledger(model, tokenizer, questions[0]["prompt"])
     took.begin()
     evaluation.evaluate(model, tokenizer, held_out, profile.max_completion_length, batch_size=profile.eval_batch)
     took.end("evaluation")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 PACKAGE = "grpo_helpers"
 COMMANDS = {"__init__", "__main__"}
-PLUMBING = COMMANDS | {"run", "adapters", "pretrained", "checkpoints", "hosted", "files"}
+PLUMBING = COMMANDS | {"run", "ledger", "adapters", "pretrained", "checkpoints", "hosted", "files"}
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENDMARKER}
 
 # Runs the cells of each notebook in turn, this package forgotten in between, the libraries not.

@@ -36,10 +36,8 @@ def largest_activation(
     for handle in handles:
         handle.remove()
     if not logits.isfinite().all():
-        raise ValueError(
-            f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
-            " overflows; take a card that has bfloat16 (an L4, an A100) or another model"
-        )
+        what = f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
+        raise ValueError(f"{what} overflows; take a card that has bfloat16 (an L4, an A100) or another model")
     return float(torch.stack(seen).max())
 
 

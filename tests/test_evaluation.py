@@ -4,7 +4,6 @@ import copy
 import math
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -137,24 +136,20 @@ def test_plain_strings_are_read_as_training_reads_them(model, tokenizer, either_
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"max_new_tokens": 0}, {"max_new_tokens": -1}, {"num_generations": 0}, {"prompts": []},
-        {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf},
-    ],
-)  # fmt: skip
-def test_nothing_to_do_and_temperatures_below_zero_are_refused_by_name(model, tokenizer, either_way, wrong):
+    [{"max_new_tokens": 0}, {"num_generations": 0}, {"prompts": []}, {"temperature": -1.0}, {"temperature": math.nan}],
+    ids=str,
+)
+def test_nothing_to_do_and_temperatures_below_zero_are_refused_by_name(tokenizer, wrong):
     asked = {"prompts": PROMPTS, "max_new_tokens": NEW_TOKENS} | wrong
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        generate_predictions(model, tokenizer, **asked)
+        generate_predictions(None, tokenizer, **asked)
 
 
-@pytest.mark.parametrize("gold", ["Paris", "", "#### 72", "1/2"])
+@pytest.mark.parametrize("gold", ["Paris", "1/2"])
 def test_a_gold_answer_that_cannot_be_earned_is_refused_before_anything_is_asked(gold):
     rows = Dataset.from_list([{"question": "?", "prompt": PROMPTS[0], "answer": a} for a in ("72", gold)])
     with pytest.raises(ValueError, match=re.escape(repr(gold))):
         evaluate(None, None, rows, NEW_TOKENS)
-    with pytest.raises(ValueError, match=re.escape(repr(gold))):
-        score("?", gold, "no layout at all", False)
 
 
 @pytest.mark.parametrize(("replies", "told"), [(["<think>Hm.", "5"], True), (["Hm.</think>\n5"], True), (["5"], False)])
@@ -167,37 +162,22 @@ def test_thinking_before_the_layout_is_told_once(monkeypatch, capsys, tokenizer,
     assert capsys.readouterr().out.count("enable_thinking") == told
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_model_is_left_in_the_mode_it_was_in(model, tokenizer, training):
-    model.train(training)
-    replies_of(model, tokenizer)
-    assert model.training == training
-
-
-def test_a_models_own_generation_settings_change_no_greedy_reply(model, tokenizer, either_way):
+def test_a_models_own_generation_settings_change_neither_greedy_nor_sampled_replies(model, tokenizer, either_way):
     """Qwen2.5's instruct models, for one, bring a repetition penalty, which training does not use."""
     plain = replies_of(model, tokenizer)
-    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.update(repetition_penalty=5.0, top_p=0.01, top_k=1, do_sample=True)
     assert replies_of(model, tokenizer) == plain
-
-
-def test_a_models_own_generation_settings_do_not_narrow_what_is_sampled(model, tokenizer, either_way):
-    model.generation_config.update(top_p=0.01, top_k=1, do_sample=True)
-    greedy = {text for ((text, _),) in replies_of(model, tokenizer, PROMPTS[:1])}
     sampled = replies_of(model, tokenizer, PROMPTS[:1], temperature=1.0, num_generations=20)[0]
-    assert len({text for text, _ in sampled} - greedy) > 10
+    assert len({text for text, _ in sampled} - {plain[0][0][0]}) > 10
 
 
-@pytest.mark.parametrize("batch_size", [2, 64])
-def test_every_prompt_gets_as_many_replies_as_asked(model, tokenizer, either_way, batch_size):
-    replies = replies_of(model, tokenizer, temperature=1.0, num_generations=3, batch_size=batch_size)
-    assert [len(group) for group in replies] == [3] * len(PROMPTS)
-    assert max(len({text for text, _ in group}) for group in replies) == 3
-
-
-def test_several_greedy_replies_are_copies_of_the_one(model, tokenizer):
-    several = replies_of(model, tokenizer, num_generations=3, batch_size=7)
-    assert several == [reply * 3 for reply in replies_of(model, tokenizer)]
+def test_every_prompt_gets_as_many_replies_as_asked(model, tokenizer, either_way):
+    for batch_size in (2, 64):
+        replies = replies_of(model, tokenizer, temperature=1.0, num_generations=3, batch_size=batch_size)
+        assert [len(group) for group in replies] == [3] * len(PROMPTS)
+        assert max(len({text for text, _ in group}) for group in replies) == 3
+    greedy = replies_of(model, tokenizer, num_generations=3, batch_size=7)
+    assert greedy == [reply * 3 for reply in replies_of(model, tokenizer)]
 
 
 def test_one_seed_gives_the_same_sampled_replies_whatever_happened_before(model, tokenizer, either_way):
@@ -208,15 +188,15 @@ def test_one_seed_gives_the_same_sampled_replies_whatever_happened_before(model,
     assert replies_of(model, tokenizer, temperature=1.0, seed=6) != first
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_sampling_replies_leaves_the_global_random_state_alone(model, tokenizer, either_way, temperature, device):
+def test_sampling_replies_leaves_the_global_random_state_and_the_mode_alone(model, tokenizer, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     state = torch.cuda.get_rng_state if device == "cuda" else torch.get_rng_state
-    before = state()
-    replies_of(model.to(device), tokenizer, PROMPTS[:2], temperature=temperature, seed=5)
-    assert torch.equal(state(), before)
+    for temperature, training in ((0.0, True), (1.0, False)):
+        before = state()
+        replies_of(model.to(device).train(training), tokenizer, PROMPTS[:2], temperature=temperature, seed=5)
+        assert torch.equal(state(), before) and model.training == training
 
 
 def test_replies_come_from_the_adapter_too(model, tokenizer):
@@ -230,13 +210,12 @@ def test_replies_come_from_the_adapter_too(model, tokenizer):
     assert [text for ((text, _),) in replies] == one_by_one
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "num_generations": 4, "seed": 5}])
-def test_evaluate_gives_a_scored_row_for_every_reply_in_the_order_of_the_questions(model, tokenizer, sampling):
-    dataset, times = word_problems("test", 7), range(sampling.get("num_generations", 1))
+def test_evaluate_gives_a_scored_row_for_every_reply_in_the_order_of_the_questions(model, tokenizer):
+    dataset, sampling = word_problems("test", 7), {"temperature": 1.0, "num_generations": 4, "seed": 5}
     table = evaluate(model, tokenizer, dataset, NEW_TOKENS, batch_size=3, **sampling)
     assert list(table.columns) == ["question", "gold", "completion", "extracted", *OUTCOMES, "tokens"]
-    assert table["question"].to_list() == [question for question in dataset["question"] for _ in times]
-    assert table["gold"].to_list() == [gold for gold in dataset["answer"] for _ in times]
+    assert table["question"].to_list() == [question for question in dataset["question"] for _ in range(4)]
+    assert table["gold"].to_list() == [gold for gold in dataset["answer"] for _ in range(4)]
     assert list(map(str, table[OUTCOMES].dtypes)) == ["bool"] * 5
     assert (table["tokens"] >= 1).all() and (table["tokens"] == NEW_TOKENS)[table["truncated"]].all()
     replies = replies_of(model, tokenizer, dataset["prompt"], batch_size=3, **sampling)
@@ -246,8 +225,6 @@ def test_evaluate_gives_a_scored_row_for_every_reply_in_the_order_of_the_questio
 # --- verdicts ---------------------------------------------------------------
 
 BLOCK = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
-
-
 ALL = {"strict", "flexible", "format", "worked"}
 
 
@@ -272,7 +249,6 @@ def test_score_of_a_reply(completion, truncated, extracted, right):
     row = score("6 * 12?", "72", completion, truncated)
     texts = {"question": "6 * 12?", "gold": "72", "completion": completion, "extracted": extracted}
     assert row == texts | {outcome: outcome in right for outcome in OUTCOMES}
-    assert row == score("6 * 12?", np.int64(72), completion, truncated)
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
 
 
@@ -331,11 +307,9 @@ def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
     ("before", "after", "said"),
     [
         (["70"] * 20, [GUT] * 20, "learned: layout 0 → 100 %; no change seen: working out 0 → 0 %"),
-        (["70"] * 20, ["6 * 12 = 72"] * 20, "learned: working out 0 → 100 %; no change seen: layout 0 → 0 %"),
         ([WRONG] * 20, [BLOCK] * 20, "learned: arithmetic 0 → 100 %; no change seen: layout 100 → 100 %, working out"),
         ([BLOCK] * 20, [GUT] * 20, "lost: working out 100 → 0 %; no change seen: layout 100 → 100 %"),
         ([BLOCK] * 3, [GUT] * 3, "no change seen: layout 100 → 100 %, working out 100 → 0 %"),
-        ([GUT] * 20, [BLOCK] * 20, "learned: working out 0 → 100 %; no change seen: layout 100 → 100 %"),
     ],
 )
 def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, said):
@@ -348,10 +322,10 @@ def test_a_share_of_few_replies_is_not_compared():
     assert "arithmetic cannot" not in what_was_learned(replied([WRONG] * 20), replied([BLOCK] * 20))
 
 
-@pytest.mark.parametrize("other", [AFTER[::-1], AFTER[:-1], AFTER.assign(question="another")])
-def test_tables_of_other_questions_are_not_compared(other):
-    with pytest.raises(ValueError, match="questions before and after differ"):
-        compare(BEFORE, other)
+def test_tables_of_other_questions_are_not_compared():
+    for other in (AFTER[::-1], AFTER[:-1]):
+        with pytest.raises(ValueError, match="questions before and after differ"):
+            compare(BEFORE, other)
 
 
 # --- pass@k and means over questions, as notebook 06 builds them ---------------

@@ -21,7 +21,6 @@ from datasets import Dataset
 from peft import get_peft_model
 
 from grpo_helpers import data, evaluation, models, prompts
-from grpo_helpers.mistakes import has_calculation
 from grpo_helpers.profiles import ROOT, TINY
 from tests.cells import definitions
 
@@ -59,7 +58,7 @@ def test_pairs_are_of_one_question_and_labelled_by_the_truth(tiny, noise, rightl
         assert (chosen, rejected) == (rightly, 1 - rightly)
 
 
-def test_the_kl_is_that_of_whole_distributions_along_the_reply(tiny):
+def test_the_kl_is_that_of_whole_distributions_along_the_reply():
     torch.manual_seed(0)
     policy = get_peft_model(models.load_policy(TINY)[0], models.lora_config(TINY)).eval()
     asked, said = [[5, 6, 7], [5, 6, 7, 8, 9]], [[10, 11, 2], [12, 2]]
@@ -67,17 +66,18 @@ def test_the_kl_is_that_of_whole_distributions_along_the_reply(tiny):
     for name, weight in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    expected = []
-    for prompt, reply in zip(asked, said, strict=True):
-        total = 0.0
+
+    @torch.no_grad()
+    def distribution(ids):
+        return policy(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+
+    expected = [0.0, 0.0]
+    for i, (prompt, reply) in enumerate(zip(asked, said, strict=True)):
         for t in range(len(reply)):
-            ids = torch.tensor([prompt + reply[:t]])
-            with torch.no_grad():
-                now = policy(input_ids=ids).logits[0, -1].log_softmax(-1)
-                with policy.disable_adapter():
-                    before = policy(input_ids=ids).logits[0, -1].log_softmax(-1)
-            total += float(torch.nn.functional.kl_div(before, now, log_target=True, reduction="sum"))
-        expected.append(total)
+            now = distribution(prompt + reply[:t])
+            with policy.disable_adapter():
+                before = distribution(prompt + reply[:t])
+            expected[i] += float(torch.nn.functional.kl_div(before, now, log_target=True, reduction="sum"))
     found = taught.exact_kl(policy, asked, said, chunk=2)
     assert found == pytest.approx(expected, rel=1e-3) and min(found) > 0
     assert taught.exact_kl(policy, asked, said, chunk=1) == pytest.approx(found, rel=1e-4)
@@ -105,17 +105,15 @@ def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(tiny):
     assert [row["step"] for row in along.rows] == [0, 1, 2]
     assert along.rows[0]["kl"] == 0 < along.rows[2]["kl"]
     logged = trainer.state.log_history[0]
-    of_the_model = [
-        key for key in logged if key.startswith("rewards/") and key.endswith("/mean") and "right" not in key
-    ]
-    assert logged["reward"] == pytest.approx(logged[of_the_model[0]], abs=1e-5)  # the truth pays nothing
+    (learned,) = [key for key in logged if re.fullmatch("rewards/(?!right).*/mean", key)]
+    assert logged["reward"] == pytest.approx(logged[learned], abs=1e-5)  # the truth pays nothing
 
 
 # --- a judge ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "text, score", [("Score: 7", 0.7), ("Score: 3, no.\nScore: 10", 1.0), ("Score: 11", None), ("", None), (None, None)]
+    "text, score", [("Score: 3, no.\nScore: 10", 1.0), ("Score: 11", None), ("", None), (None, None)]
 )
 def test_a_score_is_the_last_one_named_and_none_is_no_opinion(text, score):
     assert taught.read_score(text) == score
@@ -142,24 +140,16 @@ def test_the_stand_in_has_its_biases_by_construction():
     assert taught.points(wrong + "." * 50, "42") == base + 2  # length
     assert taught.points("That is clear.\n" + wrong, "42") >= base + 3
     assert taught.points("Correct.\n" + wrong, "42") >= base + 3
-    row = Dataset.from_list(
-        [
-            {
-                "question": "?",
-                "answer": "42",
-                **{kind: [{"role": "assistant", "content": wrong}] for kind in ("chosen", "rejected")},
-            }
-        ]
-    )
+    reply = [{"role": "assistant", "content": wrong}]
+    row = Dataset.from_list([{"question": "?", "answer": "42", "chosen": reply, "rejected": reply}])
     assert taught.places(taught.stand_in, row)["place A twice"] == 1  # equal replies: the first
 
 
 @pytest.mark.parametrize("words", taught.EDITS.values())
-@pytest.mark.parametrize("reply", ["The answer is 41", "6 * 7 = 42\n<answer>\n42\n</answer>", ""])
-def test_edits_leave_the_verdict_as_it_was(words, reply):
-    right = taught.right_reward_func([reply], ["42"])
-    assert taught.right_reward_func([words + reply], ["42"]) == right
-    assert taught.last_line(words + reply) == taught.last_line(reply) or not reply
+def test_edits_leave_the_verdict_as_it_was(words):
+    for reply in ("The answer is 41", "6 * 7 = 42\n<answer>\n42\n</answer>", ""):
+        assert taught.right_reward_func([words + reply], ["42"]) == taught.right_reward_func([reply], ["42"])
+        assert taught.last_line(words + reply) == taught.last_line(reply) or not reply
 
 
 def test_the_repair_shows_what_a_reply_ends_with():
@@ -174,11 +164,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, behave):
         self.behave, self.seen, self.now, self.most, self.lock = behave, [], 0, 0, threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request, client_address):
         pass  # the client gave up, as it should
@@ -231,7 +218,7 @@ def test_a_server_is_asked_as_openai_would_be_and_in_order(served):
     assert body["model"] == "some-model" and body["messages"][0]["content"] in "ab" and body["temperature"] == 0
 
 
-@pytest.mark.parametrize("status, text", [(500, "Score: 1"), (429, "Score: 1"), (503, None), (200, None)])
+@pytest.mark.parametrize("status, text", [(429, "Score: 1"), (503, None), (200, None)])
 def test_what_is_busy_or_broken_is_asked_again(served, status, text):
     server = served(lambda n: (status, text, 0) if n <= 2 else (200, "Score: 7", 0))
     assert ask(server, ["a"]) == ["Score: 7"] and len(server.seen) == 3
@@ -286,10 +273,9 @@ def chosen(monkeypatch):
     def choose(**environment):
         for name in ("URL", "MODEL", "KEY"):
             monkeypatch.setenv(f"JUDGE_{name}", environment.get(name, ""))
-        cells = nbformat.read(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4).cells
         space = {"evaluation": evaluation, "json": json, "LAB": TINY, "models": models, "os": os}
         space |= {"prompts": prompts, "re": re}
-        for cell in cells:
+        for cell in nbformat.read(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4).cells:
             if cell.id in ("judge-ask-code", "judge-name-code", "judge-standin-code"):
                 exec(cell.source, space)
         return space["judge"]
@@ -298,21 +284,14 @@ def chosen(monkeypatch):
 
 
 def test_the_cells_take_an_address_with_its_faults_and_pay_for_a_question_once(chosen, served):
-    faults = {1: (500, "Score: 1", 0), 2: (200, None, 0)}  # broken, then no JSON
+    faults = {1: (500, "Score: 1", 0), 2: (200, None, 0), 3: (200, "Score: 1", 1.0)}  # broken, no JSON, too slow
     server = served(lambda n: faults.get(n, (200, "Score: 7", 0)))
     judge = chosen(URL=server.url, MODEL="some-model", KEY="secret")
-    judge.ask = functools.partial(judge.ask, waits=(0.01, 0.01), timeout=5)
-    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 3
+    judge.ask = functools.partial(judge.ask, waits=(0.01,) * 3, timeout=0.3)
+    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 4
     path, authorization, body = server.seen[-1]
     assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "some-model")
-    assert taught.wait_for(judge([QUESTION] * 2)) == ["Score: 7"] * 2 and len(server.seen) == 3
-
-
-def test_the_cells_take_a_slow_address(chosen, served):
-    server = served(lambda n: (200, "Score: 7", 1.0 if n == 1 else 0.0))
-    judge = chosen(URL=server.url, MODEL="some-model")
-    judge.ask = functools.partial(judge.ask, waits=(0.01,), timeout=0.3)
-    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 2
+    assert taught.wait_for(judge([QUESTION] * 2)) == ["Score: 7"] * 2 and len(server.seen) == 4
 
 
 def test_the_cells_take_a_model_by_its_folder_and_neither(chosen):
@@ -373,16 +352,11 @@ def test_scales_and_gates():
     assert paid(taught.layout_reward_func) == [1, 0, 0]
     assert paid(taught.scaled(taught.right_reward_func, 10)) == [10, 10, 0]
     assert paid(taught.gated(taught.layout_reward_func, taught.right_reward_func)) == [1, 0, 0]
-
-
-def test_a_gated_punishment_spares_what_is_wrong():
-    rewards_, _, _ = taught.MIXES["with overlong"]
-    assert paid(rewards_[2]) == [-1, 0, -0.5]
-    assert paid(taught.gated(rewards_[2], taught.right_reward_func)) == [-1, 0, 0]
+    (_, _, overlong), _, _ = taught.MIXES["with overlong"]
+    assert paid(overlong) == [-1, 0, -0.5]
+    assert paid(taught.gated(overlong, taught.right_reward_func)) == [-1, 0, 0]  # what is wrong is spared
 
 
 def test_mixes_have_a_weight_for_each_reward():
     for rewards_, weights, _ in taught.MIXES.values():
-        assert len(rewards_) == len(weights)
-        assert len({f.__name__ for f in rewards_}) == len(rewards_)  # TRL logs them by name
-    assert has_calculation(SAID[0])
+        assert len(rewards_) == len(weights) == len({f.__name__ for f in rewards_})  # TRL logs them by name

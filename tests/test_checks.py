@@ -187,12 +187,12 @@ NEAR_MISSES = {
         (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
     ],
     checks.questions_needed: [
-        (lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))), "for rate="),
-        (almost_wide_enough, "for rate=0.5, width=0.5"),
+        (lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))), "returned 16, expected 12"),
+        (almost_wide_enough, "returned 11, expected 12"),
     ],
     checks.chance_to_notice: [
-        (lambda n, gained, lost: paired_power(n, gained, 0.0), "for n="),
-        (lambda n, gained, lost: "often", "for n="),
+        (lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55"),
+        (lambda n, gained, lost: "often", "returned 'often'"),
     ],
     checks.chance_of_luck: [(lambda n, m: 1 / math.comb(n + m, n), "for n=1, m=1")],  # one side alone
     checks.reached_at: [
@@ -201,18 +201,18 @@ NEAR_MISSES = {
         (lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None), "accuracy 0.04"),
     ],
     checks.same_step: [
-        (lambda prompts, group, processes, batch: prompts * group // (processes * batch), "for "),
-        (lambda prompts, group, processes, batch: prompts // (processes * batch), "for "),
-        (lambda *case: max(1, accumulation(*case)), "for "),
+        (lambda prompts, group, processes, batch: prompts * group // (processes * batch), "on three GPUs"),
+        (lambda prompts, group, processes, batch: prompts // (processes * batch), "expected 16"),
+        (lambda *case: max(1, accumulation(*case)), "on three GPUs"),
     ],
     checks.local_loss: [
-        (lambda losses, tokens, processes: sum(losses) / len(losses), "for "),
-        (lambda losses, tokens, processes: sum(losses) / tokens, "for "),
+        (lambda losses, tokens, processes: sum(losses) / len(losses), "two processes, 3 and 1 tokens"),
+        (lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0"),
     ],
     checks.fewest_gpus: [
-        (lambda billions, rest, budget: math.ceil(16 * billions / budget), "for "),
-        (lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1, "for "),
-        (lambda billions, rest, budget: math.ceil(16 * billions / (budget - rest)), "for "),
+        (lambda billions, rest, budget: math.ceil(16 * billions / budget), "10 GB of the rest"),
+        (lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1, "returned 3, expected 2"),
+        (lambda billions, rest, budget: math.ceil(16 * billions / (budget - rest)), "raised ZeroDivisionError"),
     ],
     checks.uses_at_most: [
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from grpo_helpers import data, rewards
 from grpo_helpers.data import (
@@ -25,7 +25,7 @@ from grpo_helpers.data import (
     worked_reply,
 )
 from grpo_helpers.profiles import DATA, PROFILES, TINY
-from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT, extract_hash_answer, last_number, parse_number
+from grpo_helpers.prompts import SYSTEM_PROMPT, extract_hash_answer, prompt_ids
 
 FOLDER = DATA / "word_problems"
 SIZES = {"train": 2000, "test": 500, "new_families": 200}
@@ -51,18 +51,6 @@ def gsm8k_like(folder, *answers):
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
-
-
-class WordTokenizer:
-    """A word is a token; one more for the generation prompt."""
-
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
-        assert (tokenize, add_generation_prompt) == (False, True)
-        return " ".join([*(m["content"] for m in messages), "assistant:"])
-
-    def __call__(self, texts, add_special_tokens):
-        assert not add_special_tokens
-        return {"input_ids": [text.split() for text in texts]}
 
 
 # --- the word problems on disk ----------------------------------------------
@@ -160,45 +148,20 @@ def test_questions_that_are_in_both_sets_are_counted(train, test, both):
     assert asked_in_both(*sets) == both
 
 
-def test_word_problems_of_given_steps_only():
-    rows = word_problem_rows("train", steps=(1, 2))
-    assert {row["steps"] for row in rows} == {1, 2}
-    assert word_problems("train", steps=(1, 2))["question"] == [r["question"] for r in rows]
-
-
-@pytest.mark.skipif(not os.environ.get("GSM8K_DIR"), reason="set GSM8K_DIR to a folder with both files")
-@pytest.mark.parametrize(("split", "size"), [("train", 7473), ("test", 1319)])
-def test_all_of_gsm8k_is_read_its_gold_answers_earn_full_marks_and_changed_ones_no_correctness(split, size):
-    source = Path(os.environ["GSM8K_DIR"])
-    dataset = get_gsm8k_questions(split, source=source)
-    assert len(dataset) == size and dataset.features == word_problems("train", 1).features
-    assert [p[-1]["content"] for p in dataset["prompt"]] == dataset["question"]
-    golds, rows = dataset["answer"], read_jsonl(source / f"{split}.jsonl")
-    for gold, row in zip(golds, rows, strict=True):
-        assert last_number(row["answer"]) == last_number(f"It is {gold}.") == parse_number(gold) is not None, row
-
-    def paid(func, answers):
-        replies = [XML_COT_FORMAT.format(reasoning="worked out", answer=answer) for answer in answers]
-        return set(func(completions=replies, answer=golds))
-
-    for func in rewards.REWARD_FUNCS:
-        assert paid(func, golds) == {rewards.MOST[func.__name__]}
-    for change in (Decimal(1), Decimal(-1), Decimal("0.5")):
-        others = [f"{parse_number(gold) + change:f}" for gold in golds]
-        assert (paid(rewards.correctness_reward_func, others), paid(rewards.int_reward_func, others)) == ({0.0}, {0.5})
-
-
-def test_hub_is_asked_for_gsm8k_at_a_pinned_commit(monkeypatch):
+def test_hub_is_asked_for_gsm8k_at_a_pinned_commit_and_out_of_reach_both_ways_out_are_named(monkeypatch):
     asked = {}
+    monkeypatch.setattr(
+        data, "load_dataset", lambda *args, **options: asked.update(options) or Dataset.from_list([GOOD])
+    )
+    assert get_gsm8k_questions("train")["answer"] == ["4"]
+    assert re.fullmatch("[0-9a-f]{40}", asked["revision"])
 
     def load_dataset(*args, **kwargs):
-        asked.update(kwargs, args=args)
-        return Dataset.from_list([GOOD])
+        raise TimeoutError("no route to host")
 
     monkeypatch.setattr(data, "load_dataset", load_dataset)
-    assert get_gsm8k_questions("train")["answer"] == ["4"]
-    assert asked["args"][0] == "openai/gsm8k"
-    assert re.fullmatch("[0-9a-f]{40}", asked["revision"])
+    with pytest.raises(ConnectionError, match="(?s)openai/gsm8k.*source.*tiny"):
+        get_gsm8k_questions("train")
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -238,7 +201,6 @@ def test_worked_reply_shows_the_steps_without_calculator_notes():
         b'{"question": "q", "answer": "caf\xc3',  # cut off in a letter of two bytes
         b'{"question": "q", "answer": "#### 1"}{"question": "q"}',
         b'["q", "#### 1"]',
-        b"null",
         b'{"question": "q", "answer": 4}',
         b'{"answer": "#### 1"}',
     ],
@@ -251,10 +213,16 @@ def test_broken_line_is_named_with_file_and_line(tmp_path, line):
             get_gsm8k_questions("train", source=tmp_path)
 
 
+@pytest.mark.parametrize("answer", ["no hashes 4", "####", "#### 4 eggs", "#### 1,00", "#### ²"])
+def test_answer_without_a_number_is_named_with_its_row(tmp_path, answer):
+    source = gsm8k_like(tmp_path, "#### 1", answer, "#### 3")
+    with pytest.raises(ValueError, match=rf"row 2: .*{re.escape(repr(answer))}"):
+        get_gsm8k_questions("train", source=source)
+
+
 def test_a_file_that_is_missing_or_without_rows_is_named(tmp_path):
-    (tmp_path / "train.jsonl").mkdir()  # a folder is no file either
     (tmp_path / "test.jsonl").write_text(" \n\n\t\n", encoding="utf-8")
-    for split, error in {"test": ValueError, "train": FileNotFoundError, "new_families": FileNotFoundError}.items():
+    for split, error in {"test": ValueError, "train": FileNotFoundError}.items():
         with pytest.raises(error, match=re.escape(str(tmp_path / f"{split}.jsonl"))):
             get_gsm8k_questions(split, source=tmp_path)
 
@@ -267,44 +235,29 @@ def test_line_endings_and_unicode_inside_texts_do_not_split_rows(tmp_path):
         assert read_jsonl(tmp_path / "x.jsonl") == rows
 
 
-@pytest.mark.parametrize("answer", ["no hashes 4", "####", "#### 4 eggs", "#### 1,00", "#### ²"])
-def test_answer_without_a_number_is_named_with_its_row(tmp_path, answer):
-    source = gsm8k_like(tmp_path, "#### 1", answer, "#### 3")
-    with pytest.raises(ValueError, match=rf"row 2: .*{re.escape(repr(answer))}"):
-        get_gsm8k_questions("train", source=source)
-
-
-def test_unreachable_hub_names_data_set_and_both_ways_out(monkeypatch):
-    def load_dataset(*args, **kwargs):
-        raise TimeoutError("no route to host")
-
-    monkeypatch.setattr(data, "load_dataset", load_dataset)
-    with pytest.raises(ConnectionError, match="(?s)openai/gsm8k.*source.*tiny"):
-        get_gsm8k_questions("train")
-
-
-def test_unknown_tasks_operations_and_steps_are_named():
-    with pytest.raises(ValueError, match="'poems'.*word_problems.*gsm8k"):
-        load_task(TINY.with_(task="poems"), "train")
-    with pytest.raises(ValueError, match="operation '%'"):
-        example_shots(["%"])
+def test_word_problems_have_the_steps_asked_for_and_what_is_unknown_is_named():
+    rows = word_problem_rows("train", steps=(1, 2))
+    assert {row["steps"] for row in rows} == {1, 2}
+    assert word_problems("train", steps=(1, 2))["question"] == [r["question"] for r in rows]
     with pytest.raises(ValueError, match=re.escape("(4,)")):
         word_problems("train", steps=(4,))
+    with pytest.raises(ValueError, match="operation '%'"):
+        example_shots(["%"])
+    with pytest.raises(ValueError, match="'poems'.*word_problems.*gsm8k"):
+        load_task(TINY.with_(task="poems"), "train")
 
 
 # --- prompts over the limit -------------------------------------------------
 
 
 def test_prompts_over_the_limit_are_dropped_and_counted():
-    def prompts_of(*lengths):
-        prompts = [[{"role": "user", "content": "w " * (n - 1)}] for n in lengths]
-        return Dataset.from_dict(
-            {"question": list(map(str, lengths)), "prompt": prompts, "answer": ["1"] * len(prompts)}
-        )
-
-    kept, dropped = drop_long_prompts(prompts_of(5, 12, 10, 11, 3), WordTokenizer(), 10)
-    assert (kept["question"], dropped) == (["5", "10", "3"], 2)
-    assert kept.column_names == COLUMNS
-    assert drop_long_prompts(prompts_of(3).select([]), WordTokenizer(), 10)[1] == 0, "none is too long"
-    with pytest.raises(ValueError, match="all 2 .*max_prompt_length=10 .*the shortest has 12.*raise it"):
-        drop_long_prompts(prompts_of(12, 20), WordTokenizer(), 10)
+    """At the limit itself test_models.py asks."""
+    tokenizer = AutoTokenizer.from_pretrained(DATA / "tiny_policy")
+    questions = [row["question"] for row in word_problem_rows("test")[:9]]
+    prompts = [[{"role": "user", "content": question}] for question in questions]
+    rows = Dataset.from_dict({"question": questions, "prompt": prompts, "answer": ["1"] * 9})
+    lengths = list(map(len, prompt_ids(tokenizer, prompts)))
+    limit = sorted(lengths)[4]
+    kept, dropped = drop_long_prompts(rows, tokenizer, limit)
+    assert kept["question"] == [q for q, n in zip(questions, lengths, strict=True) if n <= limit] and len(kept) < 9
+    assert dropped == 9 - len(kept) and kept.column_names == COLUMNS

@@ -101,37 +101,23 @@ def test_one_name_changes_the_whole_recipe(name):
     assert (fields["fp16"], fields["bf16"]) == (recipe.dtype == "float16", recipe.dtype == "bfloat16")
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_trl_accepts_the_configuration_on_a_cpu(name, tmp_path):
-    libraries, recipe = chosen(name)[:2]
-    config = chosen(name)[CONFIG].replace('f"{root}/outputs/first_run"', repr(str(tmp_path)))
-    got = run_cells(libraries, recipe, config).config
-    assert got.generation_batch_size % got.num_generations == 0
-
-
 # --- what the policy is asked -------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_chat_is_the_one_of_the_series(name):
-    row = data.word_problem_rows("train")[1]
-    made = without_model(name).as_chat(row)
+    row, as_chat = data.word_problem_rows("train")[1], without_model(name).as_chat
     shots = data.example_shots(profiles.get_profile(name).shots)
-    assert made["prompt"] == prompts.build_messages(row["question"], prompts.SYSTEM_PROMPT, shots)
-    assert made["answer"] == prompts.extract_hash_answer(row["answer"])
-
-
-def test_questions_of_gsm8k_fit_in(taught):
-    assert taught.as_chat({"question": "How many?", "answer": "2 * 500 = 1000\n#### 1,000"})["answer"] == "1000"
+    assert as_chat(row)["prompt"] == prompts.build_messages(row["question"], prompts.SYSTEM_PROMPT, shots)
+    assert as_chat(row)["answer"] == prompts.extract_hash_answer(row["answer"])
+    assert as_chat({"question": "How many?", "answer": "2 * 500 = 1000\n#### 1,000"})["answer"] == "1000"  # GSM8K's
 
 
 # --- what earns points --------------------------------------------------------
 
 # Right, and refused: the number is compared as text. Spelled otherwise than the gold answer it earns nothing.
-SPELLED_OTHERWISE = {
-    *("answer with commas", "dollar sign", "decimal zeros", "whole as decimal"),
-    *("typographic minus", "full stop", "percent sign"),
-}
+SPELLED_OTHERWISE = {"answer with commas", "dollar sign", "decimal zeros", "whole as decimal", "typographic minus"}
+SPELLED_OTHERWISE |= {"full stop", "percent sign"}
 # Kept, and refused: a sign < in the reasoning is taken for a tag.
 TAKEN_FOR_A_TAG = {"markup inside reasoning"}
 
@@ -149,7 +135,6 @@ def test_each_completion_is_judged_by_its_own_answer_which_must_be_text(taught):
     replies = as_completions(*(prompts.XML_COT_FORMAT.format(reasoning="?", answer=n) for n in (-5, 5, "9.50")))
     assert taught.correctness(replies, answer=["-5", "-5", "9.50"]) == [1.0, 0.0, 1.0]
     assert taught.correctness(replies[:2], answer=[-5, 5]) == [0.0, 0.0], "as notebook 00 says of numbers"
-    assert taught.layout(replies) == [0.5, 0.5, 0.5]
 
 
 def test_every_worked_answer_of_the_data_earns_all(taught):

@@ -174,35 +174,31 @@ def test_a_hack_is_a_reward_that_rises_while_correctness_falls():
     assert "reward hacked" not in sick(both_fall)
 
 
-@pytest.mark.parametrize("factor", [3.0, 1 / 3])
-def test_a_length_that_runs_away_with_the_reward(factor):
-    run = changed(TINY_RUN, **{LENGTH: 20 * np.linspace(1, factor, len(TINY_RUN))})
-    assert sick(run) == {}, "correctness rises as well: it may be reasoning"
-    blind = run.drop(columns=CORRECT)
-    assert sick(blind) == {} and "length hacked" in notes(blind), "nothing logged says what the length is for"
-    assert sick(changed(run, **{CORRECT: untrained(TINY_RUN, 60)[CORRECT]})) == {"length hacked": "warn"}
+def test_a_length_that_runs_away_with_the_reward():
+    for factor in (3.0, 1 / 3):
+        run = changed(TINY_RUN, **{LENGTH: 20 * np.linspace(1, factor, len(TINY_RUN))})
+        assert sick(run) == {}, "correctness rises as well: it may be reasoning"
+        blind = run.drop(columns=CORRECT)
+        assert sick(blind) == {} and "length hacked" in notes(blind), "nothing logged says what the length is for"
+        assert sick(changed(run, **{CORRECT: untrained(TINY_RUN, 60)[CORRECT]})) == {"length hacked": "warn"}
 
 
-@pytest.mark.parametrize(
-    "start, mean, std, found",
-    [
+def test_parts_of_the_reward_that_do_nothing():
+    for start, mean, std, found in (
         (0, 0.0, 0.0, {"never paid": "warn"}),
         (0, 0.5, 0.0, {"always paid": "warn"}),
         (40, 0.5, 0.0, {}),  # mastered, not useless
         (0, 0.25, 0.25, {}),  # equal means, different completions
-    ],
-)
-def test_parts_of_the_reward_that_do_nothing(start, mean, std, found):
-    run = changed(TINY_RUN, start, **{f"{STRICT}mean": mean, f"{STRICT}std": std})
-    assert sick(run) == found
-    assert sick(run[:19]) == {}
-    assert all("strict_format_reward_func" in f.seen for f in diagnose(run) if f.severity == "warn")
+    ):
+        run = changed(TINY_RUN, start, **{f"{STRICT}mean": mean, f"{STRICT}std": std})
+        assert sick(run) == found and sick(run[:19]) == {}
+        assert all("strict_format_reward_func" in f.seen for f in diagnose(run) if f.severity == "warn")
 
 
 # --- what a finding says --------------------------------------------------------
 
 
-def test_every_finding_has_words_threads_and_a_notebook():
+def test_every_finding_has_words_threads_and_a_notebook_that_the_page_to_keep_names_too():
     assert set(SYMPTOMS) | set(EXPECTED) <= set(COMPLAINTS)
     thread = re.compile(r"[\w-]+/[\w-]+#\d+|arXiv \d{4}\.\d{5} \([\w. ]+\)")  # links can be made of them
     for name, words in COMPLAINTS.items():
@@ -211,6 +207,9 @@ def test_every_finding_has_words_threads_and_a_notebook():
         assert (ROOT / "notebooks" / f"{words['notebook']}.ipynb").is_file(), name
         assert all(thread.fullmatch(text) for text in filter(None, words["threads"].split(", "))), name
         assert name not in SYMPTOMS or (words["remedy"] and words["threads"]), name
+    page = (ROOT / "notebooks" / "my_run_does_not_learn.md").read_text(encoding="utf-8")
+    ends = re.findall(r"^- \*[^*]+\*: \*\*([^*]+)\*\*.*?\((\w+)\.ipynb#", page, re.MULTILINE | re.DOTALL)
+    assert sorted(ends) == sorted((name, words["notebook"]) for name, words in COMPLAINTS.items())
 
 
 def test_a_finding_tells_its_steps_numbers_and_remedy_worst_first():
@@ -232,14 +231,11 @@ def test_a_missing_column_is_no_error_and_no_illness():
             assert sick(TINY_RUN.assign(**{column: None})) == {}, column
 
 
-def test_it_says_what_it_could_not_judge():
+def test_it_says_what_it_could_not_judge_and_refuses_what_is_no_history():
     (bare,) = diagnose(TINY_RUN[["step", "reward"]])
     assert bare.name == "not judged" and f"truncated (no column {CUT})" in bare.seen
     (first,) = [f for f in diagnose(TINY_RUN[:1]) if f.name == "not judged"]
     assert "nothing but ties (10 logged steps needed)" in first.seen and first.steps == (1, 1)
-
-
-def test_what_is_no_history_is_refused_with_the_remedy():
     for history in (TINY_RUN[:0], TINY_RUN.drop(columns="step"), TINY_RUN.assign(reward=np.nan), [{"step": 1}]):
         with pytest.raises(ValueError, match="records.history"):
             diagnose(history)
@@ -311,9 +307,3 @@ def test_after_a_resume_only_new_steps_count(columns):
     mended = pd.concat([dead, TINY_RUN[:40]], ignore_index=True).assign(step=range(1, 61))
     assert follow(DoctorCallback(), mended, resumed_at=20) is None
     assert 20 < follow(DoctorCallback(), changed(TINY_RUN, **columns), resumed_at=20) <= 30
-
-
-def test_the_page_to_keep_has_an_end_for_every_complaint_with_the_notebook_of_its_cure():
-    page = (ROOT / "notebooks" / "my_run_does_not_learn.md").read_text(encoding="utf-8")
-    ends = re.findall(r"^- \*[^*]+\*: \*\*([^*]+)\*\*.*?\((\w+)\.ipynb#", page, re.MULTILINE | re.DOTALL)
-    assert sorted(ends) == sorted((name, row["notebook"]) for name, row in COMPLAINTS.items())

@@ -27,10 +27,10 @@ from tests.cells import definitions
 NOTEBOOK = "12_rewards_beyond_exact_match"
 taught = definitions(
     NOTEBOOK,
-    *("right_reward_func", "preference_pairs", "exact_kl", "best_of", "SMALL", "EDITS", "MIXES", "SURE", "points"),
-    *("RUBRIC", "PAIRS", "read_score", "ask_server", "ask_model", "Remembering", "stand_in", "wait_for"),
-    *("judge_reward", "judged", "kappa", "calibrated", "probed", "places", "last_line", "whole", "scaled", "gated"),
-    *("Along", "train_against", "layout_reward_func", "scores", "reward_model"),
+    *("right_reward_func", "preference_pairs", "exact_kl", "best_of", "EDITS", "MIXES", "points", "RUBRIC"),
+    *("read_score", "ask_server", "Remembering", "stand_in", "wait_for", "judge_reward", "judged", "kappa"),
+    *("calibrated", "probed", "places", "last_line", "scaled", "gated", "Along", "train_against"),
+    *("layout_reward_func", "scores", "reward_model"),
 )
 
 
@@ -112,25 +112,19 @@ def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(tiny):
 # --- a judge ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text, score", [("Score: 3, no.\nScore: 10", 1.0), ("Score: 11", None), ("", None), (None, None)]
-)
-def test_a_score_is_the_last_one_named_and_none_is_no_opinion(text, score):
-    assert taught.read_score(text) == score
+def test_a_score_is_the_last_one_named_and_none_is_no_opinion():
+    said = {"Score: 3, no.\nScore: 10": 1.0, "Score: 11": None, "": None, None: None}
+    assert {text: taught.read_score(text) for text in said} == said
 
 
-def test_kappa_is_cohens():
+def test_kappa_is_cohens_and_its_cutoff_is_chosen_on_other_rows():
     judged = np.array([1] * 25 + [0] * 25)
     gold = np.array([1] * 20 + [0] * 5 + [1] * 10 + [0] * 15)
     assert taught.kappa(judged, gold) == pytest.approx(0.4)  # 0.7 agreed, 0.5 by chance
-    assert taught.kappa(gold, gold) == 1
-
-
-def test_the_cutoff_is_chosen_on_other_rows_than_kappa():
     good = pd.DataFrame({"score": [0.2, 0.6] * 20, "right": [0.0, 1.0] * 20})
     assert taught.calibrated(good) == {"cutoff": 0.6, "kappa": 1, "low": 1, "high": 1}
-    spoiled = good.assign(right=good["right"].where(good.index < 20, 1 - good["right"]))
-    assert taught.calibrated(spoiled)["cutoff"] == 0.6 and taught.calibrated(spoiled)["kappa"] == -1
+    spoiled = taught.calibrated(good.assign(right=good["right"].where(good.index < 20, 1 - good["right"])))
+    assert (spoiled["cutoff"], spoiled["kappa"]) == (0.6, -1)
 
 
 def test_the_stand_in_has_its_biases_by_construction():
@@ -138,54 +132,38 @@ def test_the_stand_in_has_its_biases_by_construction():
     base = taught.points(wrong, "42")
     assert taught.points("42 " + wrong, "42") == base + 4  # the right number anywhere
     assert taught.points(wrong + "." * 50, "42") == base + 2  # length
-    assert taught.points("That is clear.\n" + wrong, "42") >= base + 3
-    assert taught.points("Correct.\n" + wrong, "42") >= base + 3
+    assert min(taught.points(f"{words}\n{wrong}", "42") for words in ("That is clear.", "Correct.")) >= base + 3
     reply = [{"role": "assistant", "content": wrong}]
     row = Dataset.from_list([{"question": "?", "answer": "42", "chosen": reply, "rejected": reply}])
     assert taught.places(taught.stand_in, row)["place A twice"] == 1  # equal replies: the first
 
 
-@pytest.mark.parametrize("words", taught.EDITS.values())
-def test_edits_leave_the_verdict_as_it_was(words):
-    for reply in ("The answer is 41", "6 * 7 = 42\n<answer>\n42\n</answer>", ""):
+def test_edits_leave_the_verdict_as_it_was_and_the_repair_shows_what_a_reply_ends_with():
+    worked = "6 * 7 = 42\n<answer>\n42\n</answer>"
+    assert taught.last_line(worked) == "42" and taught.last_line("6 * 7 = 42\nSo it is 42") == "So it is 42"
+    assert len(taught.last_line("9" * 500)) == 40 and taught.last_line("") == ""
+    for words, reply in itertools.product(taught.EDITS.values(), ("The answer is 41", worked, "")):
         assert taught.right_reward_func([words + reply], ["42"]) == taught.right_reward_func([reply], ["42"])
         assert taught.last_line(words + reply) == taught.last_line(reply) or not reply
 
 
-def test_the_repair_shows_what_a_reply_ends_with():
-    assert taught.last_line("<reasoning>\nEasy.\n</reasoning>\n<answer>\n42\n</answer>") == "42"
-    assert taught.last_line("6 * 7 = 42\nThe answer is 42") == "The answer is 42"
-    assert len(taught.last_line("9" * 500)) == 40 and taught.last_line("") == ""
-
-
-class Server(ThreadingHTTPServer):
+class Handler(BaseHTTPRequestHandler):
     """An OpenAI-compatible server; `behave(n)` gives status, text and delay of the n-th request."""
 
-    def __init__(self, behave):
-        self.behave, self.seen, self.now, self.most, self.lock = behave, [], 0, 0, threading.Lock()
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def handle_error(self, request, client_address):
-        pass  # the client gave up, as it should
-
-
-class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.seen.append((self.path, self.headers.get("Authorization"), body))
-            self.server.now += 1
-            self.server.most = max(self.server.most, self.server.now)
-            number = len(self.server.seen)
-        status, text, delay = self.server.behave(number)
+        server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.seen.append((self.path, self.headers.get("Authorization"), body))
+            server.now += 1
+            server.most = max(server.most, server.now)
+            number = len(server.seen)
+        status, text, delay = server.behave(number)
         time.sleep(delay)
-        with self.server.lock:
-            self.server.now -= 1
-        said = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}) if text else "not JSON"
+        with server.lock:
+            server.now -= 1
         self.send_response(status)
         self.end_headers()
+        said = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}) if text else "not JSON"
         self.wfile.write(said.encode())
 
     def log_message(self, *args):
@@ -197,8 +175,13 @@ def served():
     servers = []
 
     def start(behave):
-        servers.append(Server(behave))
-        return servers[-1]
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.behave, server.seen, server.now, server.most, server.lock = behave, [], 0, 0, threading.Lock()
+        server.url = f"http://127.0.0.1:{server.server_port}/v1"
+        server.handle_error = lambda *args: None  # the client gave up, as it should
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
 
     yield start
     for server in servers:
@@ -210,12 +193,14 @@ def ask(server, asked, **options):
     return asyncio.run(taught.ask_server(asked, server.url, "some-model", **({"waits": (0.01, 0.01)} | options)))
 
 
-def test_a_server_is_asked_as_openai_would_be_and_in_order(served):
-    server = served(lambda n: (200, "Score: 7", 0))
-    assert ask(server, ["a", "b"], key="secret") == ["Score: 7"] * 2
+def test_a_server_is_asked_as_openai_would_be_in_order_and_by_at_most_eight_at_once(served):
+    server = served(lambda n: (200, "Score: 7", 0.02))
+    assert ask(server, [str(i) for i in range(40)], key="secret") == ["Score: 7"] * 40
+    assert 2 <= server.most <= 8
     path, authorization, body = server.seen[0]
     assert (path, authorization) == ("/v1/chat/completions", "Bearer secret")
-    assert body["model"] == "some-model" and body["messages"][0]["content"] in "ab" and body["temperature"] == 0
+    (message,) = body["messages"]
+    assert body["model"] == "some-model" and int(message["content"]) < 40 and body["temperature"] == 0
 
 
 @pytest.mark.parametrize("status, text", [(429, "Score: 1"), (503, None), (200, None)])
@@ -240,12 +225,6 @@ def test_a_refusal_names_the_remedy_and_no_server_is_no_opinion(served):
     assert "secret" not in str(refused.value) and len(server.seen) == 1
     unused = asyncio.run(taught.ask_server(["a"], "http://127.0.0.1:9/v1", "m", waits=(0.01,)))
     assert unused == [None]
-
-
-def test_at_most_eight_questions_are_under_way(served):
-    server = served(lambda n: (200, "Score: 7", 0.02))
-    assert ask(server, [str(i) for i in range(40)]) == ["Score: 7"] * 40
-    assert 2 <= server.most <= 8
 
 
 def test_a_question_is_paid_for_once_and_failures_are_not_remembered(tmp_path):
@@ -284,21 +263,24 @@ def chosen(monkeypatch):
 
 
 def test_the_cells_take_an_address_with_its_faults_and_pay_for_a_question_once(chosen, served):
-    faults = {1: (500, "Score: 1", 0), 2: (200, None, 0), 3: (200, "Score: 1", 1.0)}  # broken, no JSON, too slow
+    faults = {1: (500, "Score: 1", 0), 2: (200, None, 0)}  # broken, then no JSON
     server = served(lambda n: faults.get(n, (200, "Score: 7", 0)))
     judge = chosen(URL=server.url, MODEL="some-model", KEY="secret")
-    judge.ask = functools.partial(judge.ask, waits=(0.01,) * 3, timeout=0.3)
-    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 4
-    path, authorization, body = server.seen[-1]
-    assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "some-model")
-    assert taught.wait_for(judge([QUESTION] * 2)) == ["Score: 7"] * 2 and len(server.seen) == 4
+    judge.ask = functools.partial(judge.ask, waits=(0.01, 0.01), timeout=5)
+    for asked in ([QUESTION], [QUESTION] * 2):
+        assert taught.wait_for(judge(asked)) == ["Score: 7"] * len(asked) and len(server.seen) == 3
+    assert server.seen[-1][:2] == ("/v1/chat/completions", "Bearer secret")
 
 
 def test_the_cells_take_a_model_by_its_folder_and_neither(chosen):
     judge = chosen(MODEL=TINY.model)
     (said,) = taught.wait_for(judge([QUESTION]))
     assert isinstance(said, str) and taught.wait_for(judge([QUESTION])) == [said] and judge.calls == 1
-    assert taught.wait_for(chosen()([QUESTION])) == ["Score: 4"]
+
+    async def in_a_running_loop():
+        return taught.wait_for(chosen()([QUESTION]))
+
+    assert asyncio.run(in_a_running_loop()) == ["Score: 4"]
 
 
 def test_a_judge_that_is_silent_now_and_then_can_be_calibrated_and_probed():
@@ -316,13 +298,6 @@ def test_a_judge_that_is_silent_now_and_then_can_be_calibrated_and_probed():
     assert habits["change"].tolist() == pytest.approx([0.2, 0.6, 0.3])
     with pytest.raises(ValueError, match="all the same"):
         taught.calibrated(table.assign(score=0.4))
-
-
-def test_results_can_be_waited_for_inside_a_running_loop():
-    async def loop():
-        return taught.wait_for(asyncio.sleep(0, "done"))
-
-    assert asyncio.run(loop()) == "done"
 
 
 @pytest.mark.trains

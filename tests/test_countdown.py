@@ -13,50 +13,34 @@ from record import countdown
 
 from .cells import definitions
 
-taught = definitions("10_your_own_task", "calculate", "expressions", "verdict", "ideal_reply", "VERDICTS")
+taught = definitions("10_your_own_task", "calculate", "expressions", "verdict", "VERDICTS")
 
 
-def reply(expression: str, reasoning: str = "so") -> str:
-    return XML_COT_FORMAT.format(reasoning=reasoning, answer=expression)
+def reply(expression):
+    return XML_COT_FORMAT.format(reasoning="so", answer=expression)
 
 
 @pytest.mark.parametrize(
     ("expression", "value", "used"),
     [
-        ("4 * 7", 28, [4, 7]),
         ("(2 + 4) / 3", 2, [2, 4, 3]),
         ("2 + 4 / 3", Fraction(10, 3), [2, 4, 3]),
         ("10 - 2 - 3", 5, [10, 2, 3]),
         ("10-(2-3)", 11, [10, 2, 3]),
-        (" 12 / 4 ", 3, [12, 4]),
-        ("5", 5, [5]),
+        (" 5 ", 5, [5]),
     ],
 )
 def test_expressions_are_calculated_exactly(expression, value, used):
     assert taught.calculate(expression) == (value, used)
 
 
-NONSENSE = ["", "()", "4 +", "4 7", "* 4", "(4", "4)", "4 // 2", "2 ** 9", "-4 + 9", "07 + 1", "4 / 0", "4 / (2 - 2)"]
-NONSENSE += [
-    "4.5 * 2",
-    "1e3",
-    "0x10",
-    "1_0 + 1",
-    "4 = 4",
-    "x + 1",
-    "True + 1",
-    "４ + ７",
-    "4\n+ 7",
-    "4\0",
-    "², ³",
-    "4 #7",
-]
-NONSENSE += ["__import__('os').system('x')", "[4][0]", "4 if 1 else 7"]
-NONSENSE += ["(" * 400 + "1" + ")" * 400, "1+" * 5000 + "1", "9" * 5000]
+NONSENSE = "|()|4 +|4 7|* 4|(4|4)|4 // 2|2 ** 9|-4 + 9|07 + 1|4 / 0|4 / (2 - 2)|4.5 * 2|1e3|0x10|1_0 + 1|4 = 4|x + 1"
+NONSENSE += "|True + 1|４ + ７|4\n+ 7|4\0|², ³|4 #7|__import__('os').system('x')|[4][0]|4 if 1 else 7"
+HUGE = ["(" * 400 + "1" + ")" * 400, "1+" * 5000 + "1", "9" * 5000]
 
 
 def test_whatever_else_it_is_is_refused_with_a_reason():
-    for expression in NONSENSE:
+    for expression in [*NONSENSE.split("|"), *HUGE]:
         with pytest.raises(ValueError, match="expression|something else|divides by zero"):
             taught.calculate(expression)
 

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from decimal import Decimal
 
 import pytest
@@ -53,9 +53,6 @@ def gsm8k_like(folder, *answers):
     return folder
 
 
-# --- the word problems on disk ----------------------------------------------
-
-
 def test_script_writes_the_committed_bytes_again(tmp_path):
     script = FOLDER / "make_word_problems.py"
     env = os.environ | {"PYTHONHASHSEED": "7"}
@@ -75,23 +72,11 @@ def test_splits_have_their_sizes_no_question_twice_and_the_new_families_in_none_
         assert {row["steps"] for row in every_row if row["family"] == family} == {1, 2, 3}, family
 
 
-def test_training_families_vary_in_wording_not_only_in_names_and_numbers(rows):
-    questions = defaultdict(list)
-    for row in rows["train"]:
-        if row["steps"] == 1:
-            questions[row["family"]].append(re.findall(r"[A-Za-z']+", row["question"]))
-    for family, worded in questions.items():
-        seen = Counter(word for words in worded for word in set(words))
-        # Names and things come from pools of five or more, so what is left are the fixed words.
-        wordings = {tuple(w for w in words if seen[w] > len(worded) / 4) for words in worded}
-        assert len(wordings) >= 2, family
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_some_answers_are_hard_to_read_back(rows, split):
-    answers = [Decimal(extract_hash_answer(row["answer"])) for row in rows[split]]
-    for hard in (lambda x: x >= 1000, lambda x: x < 0, lambda x: x != x.to_integral_value()):
-        assert sum(map(hard, answers)) >= len(answers) / 50
+def test_some_answers_are_hard_to_read_back(rows):
+    for split in ("train", "test"):
+        answers = [Decimal(extract_hash_answer(row["answer"])) for row in rows[split]]
+        for hard in (lambda x: x >= 1000, lambda x: x < 0, lambda x: x != x.to_integral_value()):
+            assert sum(map(hard, answers)) >= len(answers) / 50
 
 
 def test_rows_have_gsm8k_form_and_every_line_is_true_and_uses_numbers_of_the_question_or_results(every_row):
@@ -109,9 +94,6 @@ def test_rows_have_gsm8k_form_and_every_line_is_true_and_uses_numbers_of_the_que
             assert {Decimal(a), Decimal(b)} <= known, row
             known.add(Decimal(value))
         assert value == extract_hash_answer(row["answer"]), row
-
-
-# --- both sources -----------------------------------------------------------
 
 
 def test_both_sources_give_question_prompt_and_answer_of_the_first_rows_or_of_all(tmp_path):
@@ -191,9 +173,6 @@ def test_worked_reply_shows_the_steps_without_calculator_notes():
     assert text == "<reasoning>\n6 * 2 = 12 eggs\n12 - 4 = 8 eggs\n</reasoning>\n<answer>\n8\n</answer>"
 
 
-# --- bad input is named -----------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -245,9 +224,6 @@ def test_word_problems_have_the_steps_asked_for_and_what_is_unknown_is_named():
         example_shots(["%"])
     with pytest.raises(ValueError, match="'poems'.*word_problems.*gsm8k"):
         load_task(TINY.with_(task="poems"), "train")
-
-
-# --- prompts over the limit -------------------------------------------------
 
 
 def test_prompts_over_the_limit_are_dropped_and_counted():

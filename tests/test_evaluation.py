@@ -81,9 +81,6 @@ def replies_of(model, tokenizer, prompts=PROMPTS, **kwargs):
     return generate_predictions(model, tokenizer, prompts, NEW_TOKENS, **kwargs)
 
 
-# --- replies ----------------------------------------------------------------
-
-
 @pytest.fixture(params=[True, False], ids=["shared prompts", "transformers' generate"])
 def either_way(request, monkeypatch):
     """Both ways that replies are sampled: this package's, and the one for architectures it does not know."""
@@ -207,8 +204,6 @@ def test_evaluate_gives_a_scored_row_for_every_reply_in_the_order_of_the_questio
     assert list(zip(table["completion"], table["truncated"], strict=True)) == [r for group in replies for r in group]
 
 
-# --- verdicts ---------------------------------------------------------------
-
 BLOCK = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 ALL = {"strict", "flexible", "format", "worked"}
 
@@ -234,9 +229,6 @@ def test_score_of_a_reply(completion, extracted, right):
     texts = {"question": "6 * 12?", "gold": "72", "completion": completion, "extracted": extracted}
     assert row == texts | {outcome: outcome in right for outcome in OUTCOMES}
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
-
-
-# --- tables -----------------------------------------------------------------
 
 
 def table(*rows):
@@ -303,8 +295,6 @@ def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
 def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, said):
     assert re.fullmatch(said, what_was_learned(replied(before), replied(after)))
 
-
-# --- pass@k and means over questions, as notebook 06 builds them ---------------
 
 built = definitions("06_evaluation", "pass_chances", "average", "N", "KS")
 

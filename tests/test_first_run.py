@@ -58,9 +58,6 @@ def as_completions(*texts: str) -> list[list[dict[str, str]]]:
     return [[{"role": "assistant", "content": text}] for text in texts]
 
 
-# --- the script ---------------------------------------------------------------
-
-
 def test_the_script_is_short_and_plain():
     assert [re.match(r"# script (\d): ", source)[1] for source in SCRIPT] == list("1234567")
     lines = [line.strip() for source in SCRIPT for line in source.splitlines()]
@@ -88,32 +85,21 @@ def test_as_a_file_it_trains_without_this_repository(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_name_changes_the_whole_recipe(name):
-    fields = {}
+def test_one_name_changes_the_whole_recipe_and_the_chat_is_the_one_of_the_series(name):
+    fields, profile = {}, profiles.get_profile(name)
     recipe = run_cells(*chosen(name)[:2])
     run_cells(chosen(name)[CONFIG], **vars(recipe) | {"GRPOConfig": lambda **given: fields.update(given)})
     completions = fields["per_device_train_batch_size"] * fields["gradient_accumulation_steps"]
-    assert completions % fields["num_generations"] == 0 and fields["num_generations"] == 8
-    profile = profiles.get_profile(name)
     assert completions == profile.batch * profile.accumulation and recipe.shots == len(profile.shots)
-    assert fields["learning_rate"] == profile.learning_rate
-    assert recipe.dtype == profile.dtype
+    assert completions % fields["num_generations"] == 0 and fields["num_generations"] == 8
+    assert (fields["learning_rate"], recipe.dtype) == (profile.learning_rate, profile.dtype)
     assert (fields["fp16"], fields["bf16"]) == (recipe.dtype == "float16", recipe.dtype == "bfloat16")
-
-
-# --- what the policy is asked -------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_chat_is_the_one_of_the_series(name):
     row, as_chat = data.word_problem_rows("train")[1], without_model(name).as_chat
-    shots = data.example_shots(profiles.get_profile(name).shots)
-    assert as_chat(row)["prompt"] == prompts.build_messages(row["question"], prompts.SYSTEM_PROMPT, shots)
-    assert as_chat(row)["answer"] == prompts.extract_hash_answer(row["answer"])
+    messages = prompts.build_messages(row["question"], prompts.SYSTEM_PROMPT, data.example_shots(profile.shots))
+    made = as_chat(row)
+    assert (made["prompt"], made["answer"]) == (messages, prompts.extract_hash_answer(row["answer"]))
     assert as_chat({"question": "How many?", "answer": "2 * 500 = 1000\n#### 1,000"})["answer"] == "1000"  # GSM8K's
 
-
-# --- what earns points --------------------------------------------------------
 
 # Right, and refused: the number is compared as text. Spelled otherwise than the gold answer it earns nothing.
 SPELLED_OTHERWISE = {"answer with commas", "dollar sign", "decimal zeros", "whole as decimal", "typographic minus"}
@@ -142,9 +128,6 @@ def test_every_worked_answer_of_the_data_earns_all(taught):
     replies = as_completions(*(data.worked_reply(row["answer"]) for row in rows))
     gold = [taught.as_chat(row)["answer"] for row in rows]
     assert set(taught.correctness(replies, gold)) == {1.0} and set(taught.layout(replies)) == {0.5}
-
-
-# --- the mistakes -------------------------------------------------------------
 
 
 def test_a_batch_that_does_not_divide_fails_in_the_words_quoted():

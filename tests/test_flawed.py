@@ -18,9 +18,6 @@ def score(func, text, gold="72"):
     return value
 
 
-# --- as published --------------------------------------------------------------
-
-
 def test_the_published_readers_lose_the_answer_and_keep_a_sign():
     read, gold = flawed.published_extract_xml_answer, flawed.published_extract_hash_answer
     assert [read(text) for text in (GOOD, GOOD + "\n# 72", "72", "<answer>72")] == ["", "# 72", "", ""]
@@ -45,8 +42,6 @@ def test_the_published_formats_want_newlines_that_no_model_writes_and_take_what_
     for text in (GOOD, GOOD + "\nNo, wait: 73.", TWICE, f"{GOOD}\n{GOOD}"):
         assert score(flawed.published_soft_format_reward_func, text) == 0.5
 
-
-# --- as notebook 03 builds them in its cells ---------------------------------------
 
 NAMES = [*(f.__name__ for f in rewards.REWARD_FUNCS), "generous_reward_func", "patched_reward_func"]
 built = definitions("03_reward_design", *NAMES)

@@ -82,8 +82,6 @@ def test_time_grows_with_the_length_and_not_with_its_square(part):
     assert min(seconds(4000) for _ in range(3)) < 8 * min(seconds(1000) for _ in range(3)) + 0.02
 
 
-# --- the kinds of notebook 06 ---------------------------------------------------
-
 kinds = definitions("06_evaluation", "SIX_KINDS", "kind_of", "count_kinds")
 RIGHT = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config, Qwen2Config
 from trl import GRPOTrainer
 
 from grpo_helpers import data, models
@@ -38,23 +38,17 @@ def made(tmp_path):
     """A profile for a model folder that is the tiny policy's but for its template, end tokens or architecture."""
 
     def make(template=None, ends=2, architecture=Qwen2Config, **tokens):
-        model = {Qwen2Config: Qwen2ForCausalLM, Phi3Config: Phi3ForCausalLM}[architecture](
-            architecture(**SIZES, eos_token_id=ends, pad_token_id=0)
-        )
-        model.save_pretrained(tmp_path)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        config = architecture(**SIZES, eos_token_id=ends, pad_token_id=0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        for name in ("tokenizer.json", "chat_template.jinja"):
             shutil.copy(TINY_POLICY / name, tmp_path)
         if template is not None:
             (tmp_path / "chat_template.jinja").write_text(template)
-        path = tmp_path / "tokenizer_config.json"
-        settings = json.loads(path.read_text()) | tokens
-        path.write_text(json.dumps(settings))
+        settings = json.loads((TINY_POLICY / "tokenizer_config.json").read_text()) | tokens
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
         return TINY.with_(model=str(tmp_path))
 
     return make
-
-
-# --- one place builds every prompt ----------------------------------------------
 
 
 def as_read_by(path, model, tokenizer, prompt):
@@ -89,21 +83,18 @@ def test_a_prompt_is_the_same_in_training_evaluation_and_probes(made, template, 
 
 
 @pytest.mark.parametrize("template", [TURNS, REFUSES, DROPS])
-def test_a_template_without_a_system_role_gets_the_text_in_the_first_question_and_says_so(made, template, capsys):
-    _, tokenizer = models.load_policy(made(template))
+def test_a_template_without_a_system_role_gets_the_text_in_the_first_question_and_says_so(
+    made, tmp_path, template, capsys
+):
+    _, tokenizer = models.load_policy(made(template).with_(chat_template_kwargs={"thinking": False}))
     folded = template != TURNS
     text = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     assert ("user\nBe brief.\n\n1 + 1?<" in text) == folded and ("system" in text) != folded
     assert ("no system message" in capsys.readouterr().out) == folded
     plain = tokenizer.apply_chat_template(CHAT[1:], tokenize=False, add_generation_prompt=True)
     assert "Be brief" not in plain and plain.count("<|im_start|>user") == 2
-
-
-def test_a_fitted_template_stays_with_a_tokenizer_that_is_saved(made, tmp_path):
-    _, tokenizer = models.load_policy(made(REFUSES).with_(chat_template_kwargs={"thinking": False}))
     tokenizer.save_pretrained(tmp_path / "again")
-    again = AutoTokenizer.from_pretrained(tmp_path / "again")
-    assert prompt_ids(again, [CHAT]) == prompt_ids(tokenizer, [CHAT])
+    assert prompt_ids(AutoTokenizer.from_pretrained(tmp_path / "again"), [CHAT]) == prompt_ids(tokenizer, [CHAT])
 
 
 def test_arguments_of_every_kind_reach_the_template(tokenizer):
@@ -126,9 +117,6 @@ def test_a_template_that_cannot_be_used_is_named(made, tmp_path):
         models.load_policy(TINY.with_(model=str(tmp_path)))
 
 
-# --- what ends a turn --------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("tokens", "shipped", "ends"),
     [
@@ -146,17 +134,14 @@ def test_all_end_tokens_that_a_model_ships_end_a_turn(made, tokens, shipped, end
     assert tokenizer.eos_token_id == ends[0] and tokenizer.pad_token_id is not None
 
 
-def test_no_end_token_at_all_is_refused_before_anything_runs_to_its_limit(made):
-    with pytest.raises(ValueError, match="set eos_token"):
-        models.load_policy(made(ends=None, eos_token=None))
-
-
 @pytest.mark.parametrize(("shipped", "silent"), [(0, False), ([0, 2], True)])
 def test_a_template_that_ends_turns_with_another_token_is_told(made, shipped, silent, capsys):
     """A base model: its template closes a turn with <|im_end|>, its tokenizer names another end."""
     models.load_policy(made(ends=shipped, eos_token="<|endoftext|>"))
     said = capsys.readouterr().out
-    assert said == "" if silent else ("<|im_end|>" in said and "<|endoftext|>" in said and "length limit" in said)
+    assert said == "" if silent else all(text in said for text in ("<|im_end|>", "<|endoftext|>", "length limit"))
+    with pytest.raises(ValueError, match="set eos_token"):
+        models.load_policy(made(ends=None, eos_token=None))  # all would run to the limit
 
 
 @pytest.mark.parametrize(("rows", "refused"), [(1023, True), (1024, False), (2000, False)])
@@ -178,9 +163,6 @@ def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer):
         models.fit_template(tokenizer)
         text = tokenizer.apply_chat_template(CHAT, tokenize=False)
         assert text.index("Be brief.\n\n1 + 1?") < text.index("How many?")
-
-
-# --- LoRA ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

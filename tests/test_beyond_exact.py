@@ -39,8 +39,6 @@ def run(*programs, calls=((5, 11),), **options):
     return taught.run_programs(programs, [list(map(list, calls))] * len(programs), **options)[1]
 
 
-# Structure
-
 GOOD = '{"steps": ["5 * 11 = 55"], "answer": 55}'
 
 
@@ -72,9 +70,9 @@ def test_the_boxes_are_ticked_one_by_one(text, ticked):
     assert taught.well_shaped(text) is (ticked == 5)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_what_is_no_json_ticks_nothing():
+    assert not taught.well_shaped("[" * 1000 + "]" * 1000)  # a deep stack reads it, another does not
+    for text in (
         "",
         GOOD.replace(": 55}", ": NaN}"),
         GOOD.replace(": 55}", ': 7, "answer": 55}'),
@@ -82,18 +80,8 @@ def test_the_boxes_are_ticked_one_by_one(text, ticked):
         GOOD + GOOD,
         f"```json\n{GOOD}\n```",
         GOOD + " " * 2**20,
-    ],
-    ids=lambda text: text[:20],
-)
-def test_what_is_no_json_ticks_nothing(text):
-    assert not any(taught.boxes(text).values())
-
-
-def test_brackets_in_brackets_are_no_object():
-    assert not taught.well_shaped("[" * 1000 + "]" * 1000)  # a deep stack reads it, another does not
-
-
-# The verdict
+    ):
+        assert not any(taught.boxes(text).values()), text[:40]
 
 
 @pytest.mark.parametrize(
@@ -119,13 +107,9 @@ def test_results_are_compared_outside_and_as_numbers(text, wanted, found):
         assert taught.passed({"said": text, "problem": problem}, wanted) == verdicts
 
 
-# The sandbox
-
-
 @unix
-def test_programs_that_mean_well_may_use_loops_functions_classes_and_some_modules():
+def test_programs_that_mean_well_may_use_functions_classes_and_some_modules_and_find_nothing_of_others():
     programs = [
-        "def f(a, b): return a * b",
         "import math\ndef f(a, b): return math.prod([a, b])",
         "import collections, functools, itertools, json, re, string\nf = lambda a, b: a * b",
         "def f(a, b):\n    print('thinking')\n    return sum(a for _ in range(b))",
@@ -133,21 +117,15 @@ def test_programs_that_mean_well_may_use_loops_functions_classes_and_some_module
     ]
     for program, answer in zip(programs, run(*programs, calls=[(5, 11), (2, 3)]), strict=True):
         assert taught.passed(answer, [55, 6]) == [True, True], (program, answer)
-
-
-@unix
-def test_a_program_finds_nothing_of_the_one_before_it():
     remember = "import math\nmath.secret = 7\nglobals()['secret'] = 7\nf = lambda *a: 7"
     recall = "import math\nf = lambda *a: int(hasattr(math, 'secret') or 'secret' in globals())"
     assert list(map(taught.results_of, run(remember, recall))) == [[7], [0]]
 
 
 @unix
-@pytest.mark.parametrize(
-    "program", ["", "f = 5", "def g(a, b): return 55", "def f(a): return 55", "def f(a, b): return (", "\0", "\ud800"]
-)
-def test_what_is_no_program_fails_its_test(program):
-    assert taught.passed(run(program)[0], [55]) == [False]
+def test_what_is_no_program_fails_its_test():
+    programs = ["", "f = 5", "def g(a, b): return 55", "def f(a): return 55", "def f(a, b): return (", "\0", "\ud800"]
+    assert [taught.passed(answer, [55]) for answer in run(*programs)] == [[False]] * 7
 
 
 @unix
@@ -233,9 +211,6 @@ def test_an_ordinary_user_contains_them_in_a_namespace_and_most_without(wish, le
     check(table, [left.strip("[]'")])
 
 
-# What is paid
-
-
 def reply(reasoning="2 * 3 = 6", answer="6"):
     return XML_COT_FORMAT.format(reasoning=reasoning, answer=answer)
 
@@ -251,9 +226,6 @@ def reply(reasoning="2 * 3 = 6", answer="6"):
 )
 def test_shape_and_answer_meet_in_three_ways(text, paid):
     assert {way: pay(completions=[text], answer=["6"])[0] for way, pay in taught.WAYS.items()} == pytest.approx(paid)
-
-
-# The task
 
 
 @pytest.mark.parametrize(
@@ -289,10 +261,8 @@ def test_kinds_of_replies():
     assert list(map(taught.kind, tests(replies, rows))) == kinds
 
 
-# Functions of one line, by a real language model
-
-
-def test_descriptions_are_held_out_and_no_constant_fulfils_one():
+@unix
+def test_descriptions_are_held_out_no_constant_fulfils_one_and_a_function_as_described_is_paid():
     train, held_out = functions(1)
     halves = [{re.sub(r"\d+", "#", row["prompt"][-1]["content"]) for row in rows} for rows in (train, held_out)]
     assert len(held_out) == len(halves[1]) > 90 and not halves[0] & halves[1]
@@ -300,12 +270,8 @@ def test_descriptions_are_held_out_and_no_constant_fulfils_one():
         assert len(row["calls"]) == 4 and len(set(row["wanted"])) >= 2
         asked = row["prompt"][-1]["content"]
         assert not any(str(call).strip("[]") in asked for call in row["calls"])
-
-
-@unix
-def test_a_function_as_described_is_paid():
-    row = next(row for row in functions(1)[1] if row["prompt"][-1]["content"] == "square b")
-    rows = {key: [row[key]] * 3 for key in ("head", "calls", "wanted")}
+    square = next(row for row in held_out if row["prompt"][-1]["content"] == "square b")
+    rows = {key: [square[key]] * 3 for key in ("head", "calls", "wanted")}
     said = ["def f(a, b): return b ** 2", "def f(a, b): return a ** 2", "b ** 2"]
     assert definitions(NOTEBOOK, "hidden_reward_func").hidden_reward_func(said, **rows) == [1, 0, 0]
 
@@ -313,8 +279,7 @@ def test_a_function_as_described_is_paid():
 @unix
 @pytest.mark.trains
 def test_the_recorder_compares_what_is_written_before_and_after():
-    quick = TINY.with_(num_generations=4, steps=1, eval_questions=6)
-    tables = small_functions(quick, seed=1)
+    tables = small_functions(TINY.with_(num_generations=4, steps=1, eval_questions=6), seed=1)
     assert tables["rates"]["policy"].tolist() == ["untrained"] * 2 + ["trained"] * 2
     assert tables["rates"]["n"].tolist() == [6] * 4 and tables["change"]["decoding"].tolist() == ["greedy", "sampled"]
     assert len(tables["replies"]) == 4 * 6 and len(tables["history"]) == 1

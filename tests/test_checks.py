@@ -34,7 +34,6 @@ RIGHT, CUT = "rewards/correctness_reward_func/mean", "completions/clipped_ratio"
 OF_VALUES = [checks.name_the_patients, checks.keeps_options, checks.is_shown]
 CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
-Step = definitions("09_scaling_out", "Step").Step
 naive_reward_func = definitions("03_reward_design", "naive_reward_func").naive_reward_func
 
 
@@ -55,9 +54,6 @@ def test_an_unsolved_or_broken_exercise_is_reported(check, capsys):
     assert "raised TypeError" in said(check, lambda: None, capsys)
 
 
-# --- near misses, and other ways ---------------------------------------------------
-
-
 def claims(*shown):
     return dict(zip("ABCDE", shown, strict=False))
 
@@ -72,11 +68,8 @@ def cache(gb, layers, kv, dim, tokens, size):
 
 
 def almost_wide_enough(rate, width):
-    def found(n):
-        low, high = wilson_interval(round(rate * n), n)
-        return high - low
-
-    return next(n for n in range(1, 1000) if found(n) <= width) - 1
+    intervals = ((n, *wilson_interval(round(rate * n), n)) for n in range(1, 1000))
+    return next(n for n, low, high in intervals if high - low <= width) - 1
 
 
 def mean_curve(curves):
@@ -97,20 +90,13 @@ def removed_as_used(used, numbers):
     return True
 
 
-def holed(*, different=True, positive=True, count=True):
-    """A reward for three numbers, with holes."""
-
-    def pays(text, target):
-        try:
-            numbers = [int(n) for n in extract_xml_answer(text).split(",")]
-        except ValueError:
-            return 0.0
-        ok = sum(numbers) == int(target) and (not count or len(numbers) == 3)
-        return float(ok and (not different or len(set(numbers)) == len(numbers)) and (not positive or min(numbers) > 0))
-
-    return lambda completions, answer, **kwargs: [
-        pays(completion_text(c), a) for c, a in zip(completions, answer, strict=True)
-    ]
+def holed(text, target):
+    """What int reads, and a ValueError from 5,000 digits."""
+    try:
+        numbers = set(map(int, extract_xml_answer(text).split(",")))
+    except ValueError:
+        return 0.0
+    return float(len(numbers) == 3 and sum(numbers) == int(target) and min(numbers) > 0)
 
 
 def strictly(text, target):
@@ -120,15 +106,13 @@ def strictly(text, target):
     return float(len(set(numbers)) == 3 and sum(numbers) == int(target))
 
 
-def strings(pays):
-    """A reward that reads plain text and no conversations."""
-    return lambda completions, answer=("?",) * 9, **kwargs: [
-        pays(c, a) if isinstance(c, str) else 0.0 for c, a in zip(completions, answer, strict=False)
-    ]
+def one_by_one(pays, read=completion_text):
+    """A reward that pays each completion on its own, as `read` reads it."""
+    return lambda completions, answer, **kwargs: [pays(read(c), a) for c, a in zip(completions, answer, strict=True)]
 
 
-def shown(text, target):
-    return 0.25 * ("=" in text.partition("<reasoning>")[2].rpartition("</reasoning>")[0])
+def read_strings(completion):
+    return completion if isinstance(completion, str) else ""
 
 
 # check → solutions that miss something, and words of what they are told
@@ -150,7 +134,7 @@ NEAR_MISSES = {
     checks.silent_chance: [(lambda p, group_size: (1 - p) ** group_size, "for p=0.5")],
     checks.break_the_reward: [
         (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
-        (strings(lambda text, gold: 2.0 * same_number(final_answer(text), gold)), "conversation"),
+        (one_by_one(lambda text, gold: 2.0 * same_number(final_answer(text), gold), read_strings), "conversation"),
     ],
     checks.disputed_group: [
         (lambda n: [(0.5, 2)] + [(0, 0)] * (n - 1), "both ways prefer"),
@@ -159,14 +143,10 @@ NEAR_MISSES = {
     ],
     checks.steps_shown: [
         (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block"),
-        (strings(shown), "conversations"),
     ],
     checks.three_numbers: [
-        (holed(count=False), "the target itself"),
-        (holed(different=False), "the same number three times"),
-        (holed(positive=False), "a zero"),
-        (holed(), "digits of another script"),  # int reads them, and refuses 5,000 digits with a ValueError
-        (strings(strictly), "conversations"),
+        (one_by_one(holed), "digits of another script"),
+        (one_by_one(strictly, read_strings), "conversations"),
         (
             lambda completions, answer, **kwargs: [strictly(c, answer[0]) for c in map(completion_text, completions)],
             "other targets",
@@ -174,12 +154,10 @@ NEAR_MISSES = {
     ],
     checks.merged_weight: [
         (lambda w, a, b, alpha: w + alpha * b @ a, "rank 2, alpha 8"),
-        (lambda w, a, b, alpha: w + alpha / b.shape[0] * b @ a, "rank 1, alpha 1"),
         (changes_w, "changed W itself"),
     ],
     checks.most_completions: [
         (lambda *args: int(2 * cache(*args)), "768 tokens each"),  # the keys alone
-        (lambda *args: round(cache(*args)), "each of 12 query heads"),
         (lambda *args: max(1, int(cache(*args))), "not even one fits"),
     ],
     checks.next_scale: [
@@ -190,25 +168,17 @@ NEAR_MISSES = {
         (lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))), "returned 16, expected 12"),
         (almost_wide_enough, "returned 11, expected 12"),
     ],
-    checks.chance_to_notice: [
-        (lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55"),
-        (lambda n, gained, lost: "often", "returned 'often'"),
-    ],
+    checks.chance_to_notice: [(lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55")],
     checks.chance_of_luck: [(lambda n, m: 1 / math.comb(n + m, n), "for n=1, m=1")],  # one side alone
     checks.reached_at: [
         (lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None), "accuracy 0.04"),  # of one seed
-        (lambda c, a: next((int(at) for at, value in mean_curve(c).items() if value >= a), 0), "accuracy 0.95"),
         (lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None), "accuracy 0.04"),
     ],
     checks.same_step: [
         (lambda prompts, group, processes, batch: prompts * group // (processes * batch), "on three GPUs"),
-        (lambda prompts, group, processes, batch: prompts // (processes * batch), "expected 16"),
         (lambda *case: max(1, accumulation(*case)), "on three GPUs"),
     ],
-    checks.local_loss: [
-        (lambda losses, tokens, processes: sum(losses) / len(losses), "two processes, 3 and 1 tokens"),
-        (lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0"),
-    ],
+    checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
     checks.fewest_gpus: [
         (lambda billions, rest, budget: math.ceil(16 * billions / budget), "10 GB of the rest"),
         (lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1, "returned 3, expected 2"),
@@ -216,13 +186,9 @@ NEAR_MISSES = {
     ],
     checks.uses_at_most: [
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),
-        (lambda used, numbers: sorted(used) == sorted(numbers), "left over"),
         (removed_as_used, "work on copies"),
     ],
-    checks.share_with_signal: [
-        (lambda rates, g: sum(1 - (1 - p) ** g for p in rates) / len(rates), "always or never"),
-        (lambda rates, g: sum(2 * p * (1 - p) for p in rates) / len(rates), "groups of 8"),
-    ],
+    checks.share_with_signal: [(lambda rates, g: sum(1 - (1 - p) ** g for p in rates) / len(rates), "never solved")],
 }
 
 
@@ -233,12 +199,6 @@ def test_a_near_miss_is_told_what_is_missing(check, capsys):
         assert printed.startswith("Not yet: ") and missing in printed, printed
 
 
-def by_calculator(prompts, group, processes, batch):
-    found = accumulation(prompts, group, processes, batch)
-    assert not found or Step(processes, batch, found, group).prompts == prompts
-    return found
-
-
 @pytest.mark.parametrize(
     ("check", "solution"),
     [
@@ -246,15 +206,13 @@ def by_calculator(prompts, group, processes, batch):
         (checks.keeps_options, 1.58),
         (checks.keeps_options, 1.92),
         (checks.chance_to_notice, lambda *case: paired_power(*case) + 0.05),
-        (checks.same_step, by_calculator),
+        (checks.same_step, accumulation),
         (checks.uses_at_most, lambda used, numbers: Counter(used) <= Counter(numbers)),
     ],
 )
 def test_other_ways_than_the_notebooks_are_accepted(check, solution, capsys):
     assert said(check, solution, capsys) == "Solved.\n"
 
-
-# --- decisions: the runs are made up -------------------------------------------
 
 ENDS = {"as it is": 0.1, "right in the layout": 0.9, "all five": 0.4}
 LATE = {24: (0.06, 0.04), 32: (0.2, 0.1), 48: (0.02, 0.4), 80: (0.0, 0.4)}  # cut off, and right

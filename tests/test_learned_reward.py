@@ -39,23 +39,20 @@ def tiny():
     return models.load_policy(TINY)
 
 
-# --- a learned reward ------------------------------------------------------------------------------------------------
-
-
 def test_the_truth_reads_the_last_number_in_any_layout():
     said = ["<answer>\n72\n</answer>", "73, no, 72.0", "72, no, 73", ""]
     assert taught.right_reward_func(said, ["72"] * 4) == [1, 1, 0, 0]
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("noise, rightly", [(0.0, 1.0), (1.0, 0.0)])
-def test_pairs_are_of_one_question_and_labelled_by_the_truth(tiny, noise, rightly):
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_pairs_are_of_one_question_and_labelled_by_the_truth(tiny, noise):
     pairs = taught.preference_pairs(*tiny, data.load_task(TINY, "train", 12), noise, seed=1)
     assert len(pairs) >= 3
     for pair in pairs:
         assert pair["prompt"][-1]["content"] == pair["question"]
-        chosen, rejected = (taught.right_reward_func([pair[k]], [pair["answer"]])[0] for k in ("chosen", "rejected"))
-        assert (chosen, rejected) == (rightly, 1 - rightly)
+        paid = [taught.right_reward_func([pair[key]], [pair["answer"]])[0] for key in ("chosen", "rejected")]
+        assert paid == [1 - noise, noise]
 
 
 def test_the_kl_is_that_of_whole_distributions_along_the_reply():
@@ -93,12 +90,10 @@ def test_best_of_n_is_the_mean_over_every_choice():
 
 @pytest.mark.trains
 def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(tiny):
-    questions = data.load_task(TINY, "train", 24)
-    said = [[{"role": "assistant", "content": text}] for text in ("Easy.", "6 * 2 = 12")]
-    taste = taught.reward_model(
-        Dataset.from_list([row | {"chosen": said[1], "rejected": said[0]} for row in questions]), tiny[1], seed=1
-    )
-    worked, gut = (taught.scores(taste, tiny[1], questions["prompt"], [s[0]["content"]] * 24) for s in said[::-1])
+    questions, texts = data.load_task(TINY, "train", 24), {"rejected": "Easy.", "chosen": "6 * 2 = 12"}
+    said = {key: [{"role": "assistant", "content": text}] for key, text in texts.items()}
+    taste = taught.reward_model(Dataset.from_list([row | said for row in questions]), tiny[1], seed=1)
+    gut, worked = (taught.scores(taste, tiny[1], questions["prompt"], [text] * 24) for text in texts.values())
     assert min(worked) > max(gut)
     along = taught.Along(tiny[1], questions, lambda rows, said: taught.scores(taste, tiny[1], rows["prompt"], said), 1)
     trainer = taught.train_against([taste, taught.right_reward_func], [1.0, 0.0], 2, 1, along)
@@ -107,9 +102,6 @@ def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(tiny):
     logged = trainer.state.log_history[0]
     (learned,) = [key for key in logged if re.fullmatch("rewards/(?!right).*/mean", key)]
     assert logged["reward"] == pytest.approx(logged[learned], abs=1e-5)  # the truth pays nothing
-
-
-# --- a judge ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_score_is_the_last_one_named_and_none_is_no_opinion():
@@ -203,28 +195,23 @@ def test_a_server_is_asked_as_openai_would_be_in_order_and_by_at_most_eight_at_o
     assert body["model"] == "some-model" and int(message["content"]) < 40 and body["temperature"] == 0
 
 
-@pytest.mark.parametrize("status, text", [(429, "Score: 1"), (503, None), (200, None)])
-def test_what_is_busy_or_broken_is_asked_again(served, status, text):
-    server = served(lambda n: (status, text, 0) if n <= 2 else (200, "Score: 7", 0))
-    assert ask(server, ["a"]) == ["Score: 7"] and len(server.seen) == 3
-    server = served(lambda n: (status, text, 0))
-    assert ask(server, ["a"]) == [None] and len(server.seen) == 3
+def test_what_is_busy_or_broken_is_asked_again(served):
+    for status, text in ((429, "Score: 1"), (503, None), (200, None)):
+        server = served(lambda n, fault=(status, text, 0): fault if n <= 2 else (200, "Score: 7", 0))
+        assert ask(server, ["a"]) == ["Score: 7"] and len(server.seen) == 3
+        server = served(lambda n, fault=(status, text, 0): fault)
+        assert ask(server, ["a"]) == [None] and len(server.seen) == 3
 
 
-def test_a_slow_server_times_out_and_the_others_are_not_held_up(served):
-    server = served(lambda n: (200, "Score: 7", 2.0 if n == 1 else 0.0))
-    start = time.perf_counter()
-    assert sorted(map(str, ask(server, ["a", "b", "c"], timeout=0.3, waits=()))) == ["None", "Score: 7", "Score: 7"]
-    assert time.perf_counter() - start < 1.9
-
-
-def test_a_refusal_names_the_remedy_and_no_server_is_no_opinion(served):
+def test_a_refusal_names_the_remedy_and_a_slow_server_or_none_is_no_opinion(served):
     server = served(lambda n: (401, "who are you?", 0))
     with pytest.raises(PermissionError, match=r"401.*JUDGE_KEY") as refused:
         ask(server, ["a"], key="secret")
     assert "secret" not in str(refused.value) and len(server.seen) == 1
-    unused = asyncio.run(taught.ask_server(["a"], "http://127.0.0.1:9/v1", "m", waits=(0.01,)))
-    assert unused == [None]
+    assert asyncio.run(taught.ask_server(["a"], "http://127.0.0.1:9/v1", "m", waits=(0.01,))) == [None]
+    server, start = served(lambda n: (200, "Score: 7", 2.0 if n == 1 else 0.0)), time.perf_counter()
+    assert sorted(map(str, ask(server, ["a", "b", "c"], timeout=0.3, waits=()))) == ["None", "Score: 7", "Score: 7"]
+    assert time.perf_counter() - start < 1.9, "the others are not held up"
 
 
 def test_a_question_is_paid_for_once_and_failures_are_not_remembered(tmp_path):
@@ -301,19 +288,16 @@ def test_a_judge_that_is_silent_now_and_then_can_be_calibrated_and_probed():
 
 
 @pytest.mark.trains
-def test_the_trainer_takes_the_judge_and_its_silence(tiny, served):
+def test_the_trainer_takes_the_judge_and_its_silence(served):
     server = served(lambda n: (200, "I would rather not say." if n % 3 == 0 else f"Score: {n % 10}", 0))
 
     async def judge(asked):
         return await taught.ask_server(asked, server.url, "m", waits=())
 
-    reward = taught.judge_reward(taught.Remembering(judge))
-    trainer = taught.train_against([reward, taught.right_reward_func], [1.0, 0.0], 1, 1)
-    logged = trainer.state.log_history[0]
+    rewards = [taught.judge_reward(taught.Remembering(judge)), taught.right_reward_func]
+    logged = taught.train_against(rewards, [1.0, 0.0], 1, 1).state.log_history[0]
     assert 0 < logged["rewards/judge_reward_func/mean"] < 1 and logged["grad_norm"] > 0
 
-
-# --- several rewards -------------------------------------------------------------------------------------------------
 
 SAID = ["<reasoning>\n6 * 7 = 42\n</reasoning>\n<answer>\n42\n</answer>", "The answer is 42", "The answer is 41"]
 

@@ -142,13 +142,8 @@ def test_the_figure_of_a_run_begins_with_what_was_learned_and_marks_the_most_the
 
 def test_a_grid_shows_the_mean_of_its_seeds_and_their_range():
     draw = definitions("08_experiments", "plot_grid").plot_grid
-    rows = [
-        ("usual", 1, 0, 0.0, 0.0),
-        ("usual", 1, 64, 0.64, 0.5),
-        ("usual", 2, 0, 0.0, 0.1),
-        ("usual", 2, 64, 0.64, 0.9),
-    ]
-    curves = pd.DataFrame(rows, columns=["setting", "seed", "completions", "seconds", "flexible"]).assign(tokens=9)
+    runs = {"seed": [1, 1, 2, 2], "completions": [0, 64] * 2, "seconds": [0, 0.64] * 2, "flexible": [0, 0.5, 0.1, 0.9]}
+    curves = pd.DataFrame(runs).assign(setting="usual", tokens=9)
     rates, lengths = draw(curves, "t", ("flexible", "tokens"), x="seconds").axes
     assert rates.lines[0].get_xydata().ravel() == pytest.approx([0, 5, 0.64, 70]) and "(s)" in rates.get_xlabel()
     assert rates.collections[0].get_datalim(rates.transData).y1 == pytest.approx(90)
@@ -178,17 +173,14 @@ def test_every_committed_figure_has_its_sentence(path):
 ENTRY = re.compile(r"^- \*\*([^*]+)\*\*: (.+?) \(\[(\d\d)\]\((\S+\.ipynb)\)\)$")
 
 
-def entries():
-    text = (ROOT / "notebooks" / "glossary.md").read_text()
-    return [re.sub(r"\s*\n\s+", " ", item) for item in re.findall(r"^- .*(?:\n  .*)*", text, flags=re.MULTILINE)]
-
-
 def test_the_glossary_is_short_sorted_one_sentence_each_and_names_a_notebook_that_uses_the_term():
-    found = [ENTRY.match(entry) for entry in entries()]
-    assert all(found), [entry for entry, match in zip(entries(), found, strict=True) if not match]
-    terms = [match[1].lower() for match in found]
+    text = (ROOT / "notebooks" / "glossary.md").read_text()
+    entries = [re.sub(r"\s*\n\s+", " ", item) for item in re.findall(r"^- .*(?:\n  .*)*", text, flags=re.MULTILINE)]
+    assert [entry for entry in entries if not ENTRY.match(entry)] == []
+    found = [ENTRY.match(entry).groups() for entry in entries]
+    terms = [term.lower() for term, *_ in found]
     assert 20 <= len(terms) <= 45 and terms == sorted(set(terms))
-    for term, sentence, number, name in (match.groups() for match in found):
+    for term, sentence, number, name in found:
         assert re.fullmatch(r"[^.]+\.", sentence) and name.startswith(number)
         cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
         prose = " ".join(cell.source for cell in cells if cell.cell_type == "markdown").lower()

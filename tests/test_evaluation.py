@@ -152,8 +152,11 @@ def test_every_prompt_gets_as_many_replies_as_asked(model, tokenizer, either_way
         replies = replies_of(model, tokenizer, temperature=1.0, num_generations=3, batch_size=batch_size)
         assert [len(group) for group in replies] == [3] * len(PROMPTS)
         assert max(len({text for text, _ in group}) for group in replies) == 3
-    greedy = replies_of(model, tokenizer, num_generations=3, batch_size=7)
-    assert greedy == [reply * 3 for reply in replies_of(model, tokenizer)]
+
+
+def test_several_greedy_replies_are_copies_of_the_one(model, tokenizer):
+    several = replies_of(model, tokenizer, num_generations=3, batch_size=7)
+    assert several == [reply * 3 for reply in replies_of(model, tokenizer)]
 
 
 def test_one_seed_gives_the_same_sampled_replies_whatever_happened_before(model, tokenizer, either_way):

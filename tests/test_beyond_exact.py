@@ -228,19 +228,16 @@ def test_shape_and_answer_meet_in_three_ways(text, paid):
     assert {way: pay(completions=[text], answer=["6"])[0] for way, pay in taught.WAYS.items()} == pytest.approx(paid)
 
 
-@pytest.mark.parametrize(
-    ("question", "answer", "found"),
-    [
+def test_a_worked_solution_becomes_a_formula():
+    for question, answer, found in (
         ("4,100 people and 1,100.", "4100 + 1100 = <<4100+1100=5200>>5200", ([4100, 1100], "a + b")),
         ("$100 a day, 7 days and $600.", "<<100*7=700>>700\n<<700+600=1300>>1300", ([100, 7, 600], "(a * b) + c")),
         ("40 and 14 years, twice.", "<<40+14=54>>54\n<<2*54=108>>108", ([40, 14], "2 * (a + b)")),
         ("2 degrees, drops 24.", "<<2-24=-22>>-22", ([2, 24], "a - b")),
         ("5 and 5.", "<<5+5=10>>10", None),
         ("$4.75 and $2.50.", "<<4.75+2.50=7.25>>7.25", None),
-    ],
-)
-def test_a_worked_solution_becomes_a_formula(question, answer, found):
-    assert taught.formula({"question": question, "answer": answer}) == found
+    ):
+        assert taught.formula({"question": question, "answer": answer}) == found
 
 
 def test_every_formula_gives_the_gold_answer_and_hidden_calls_are_others():

@@ -147,17 +147,14 @@ def shortened(tmp_path, *changes: tuple[str, str]) -> str:
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize(
-    ("reward", "quoted"),
-    [
+def test_a_wrong_reward_fails_in_the_words_quoted(tmp_path):
+    for reward, quoted in (
         ("lambda completions, **kwargs: 1.0", "'float' object"),
         ("lambda completions: [1.0] * len(completions)", "unexpected keyword argument 'prompts'"),
-    ],
-)
-def test_a_wrong_reward_fails_in_the_words_quoted(tmp_path, reward, quoted):
-    with pytest.raises(TypeError, match=quoted) as error:
-        run_cells(shortened(tmp_path, ("[correctness, layout]", reward)))
-    assert f"`{error.value}`" in PROSE or f"`{quoted}`" in PROSE
+    ):
+        with pytest.raises(TypeError, match=quoted) as error:
+            run_cells(shortened(tmp_path, ("[correctness, layout]", reward)))
+        assert f"`{error.value}`" in PROSE or f"`{quoted}`" in PROSE
 
 
 @pytest.mark.trains

@@ -86,19 +86,16 @@ kinds = definitions("06_evaluation", "SIX_KINDS", "kind_of", "count_kinds")
 RIGHT = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 
 
-@pytest.mark.parametrize(
-    ("completion", "truncated", "kind"),
-    [
+def test_the_kind_of_a_reply():
+    for completion, truncated, kind in (
         (RIGHT, False, "right"),
         ("6 * 12 = 72. The answer is 72.", False, "no layout"),
         ("6 * 12 = 60 and", True, "cut off"),
         ("I do not know.", False, "no number"),
         (RIGHT.replace("72", "62"), False, "false sum"),
         (XML_COT_FORMAT.format(reasoning="6 + 12 = 18", answer="18"), False, "wrong sum"),
-    ],
-)
-def test_the_kind_of_a_reply(completion, truncated, kind):
-    assert kinds.kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
+    ):
+        assert kinds.kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
 
 
 def test_kinds_are_counted_and_none_is_missing():

@@ -5,7 +5,6 @@ Their verdicts on the suite's cases are tested in test_adversarial.py, how numbe
 
 import functools
 import math
-import random
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -15,11 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trl.trainer.utils import get_callable_name, is_async_callable
 
-from grpo_helpers.lessons.flawed import PUBLISHED_REWARD_FUNCS
 from grpo_helpers.prompts import XML_COT_FORMAT
 from grpo_helpers.rewards import (
     MAX_REWARD,
@@ -42,29 +40,16 @@ from .test_prompts import numbers
 
 PERFECT = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 ONE_LINE = "<reasoning>6 * 12 = 72</reasoning> <answer>72</answer>"
-LONGEST = 100_000
-
 ALLOWED = {func: {0.0, MOST[func.__name__]} for func in REWARD_FUNCS}
 ALLOWED[REWARD_FUNCS[0]] = {0.0, 0.125, 0.25, 0.375, 0.5}
 # of xmlcount, soft format, strict format, int, correctness
-ALL, SOFT, TAGS_ONLY, NOTHING = [0.5, 0.5, 0.5, 0.5, 2.0], [0.5, 0.5, 0.0, 0.5, 2.0], [0.5, 0, 0, 0.5, 0], [0.0] * 5
+ALL, SOFT = [0.5, 0.5, 0.5, 0.5, 2.0], [0.5, 0.5, 0.0, 0.5, 2.0]
 
 FRAGMENTS = [
     *TAGS, "</answer", "<answer >", "<ANSWER>", "<answer>72</answer>", "<answer>\n72\n</answer>", PERFECT,
     "72", "-5", "3.5", "1,000", "²", "٣", "$", "-", ",000", "#### 72", "<|im_end|>", "\n", " ", "\0",
 ]  # fmt: skip
 hostile_texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=15).map("".join))
-
-
-@st.composite
-def long_texts(draw):
-    """Pieces repeated and shuffled up to 100,000 characters, with a real reply somewhere in it, or not."""
-    parts = draw(st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text()), min_size=1, max_size=8).filter(any))
-    size = draw(st.integers(0, LONGEST))
-    shuffle = random.Random(draw(st.integers(0, 2**32)))
-    bulk = "".join(shuffle.choices(parts, k=min(size, 1 + size * len(parts) // sum(map(len, parts)))))[:size]
-    cut = draw(st.integers(0, len(bulk)))
-    return (bulk[:cut] + draw(st.sampled_from(["", PERFECT])) + bulk[cut:])[:LONGEST]
 
 
 def call(func, completions, answers):
@@ -97,7 +82,11 @@ def test_every_completion_is_scored_on_its_own_and_a_conversation_as_its_text(fu
     assert [type(value) for value in values] == [float] * 4
     assert values == [call(func, [text], [gold])[0] for text, gold in zip(texts, golds, strict=True)]
     assert values == call(func, [[{"role": "assistant", "content": text}] for text in texts], golds)
-    assert call(func, [], []) == []
+
+
+def test_wrong_number_of_gold_answers_raises():
+    with pytest.raises(ValueError):
+        call(correctness_reward_func, [PERFECT, PERFECT], ["72"])
 
 
 SAID, ASKED = {"role": "assistant", "content": "hm"}, {"role": "user", "content": "?"}
@@ -107,11 +96,9 @@ PARTS = [{"type": "text", "text": "<answer>"}, {"type": "image"}, {"type": "text
 @pytest.mark.parametrize(
     ("completion", "text"),
     [
-        ("", ""), ("hm", "hm"), ([], ""), ((SAID,), "hm"), ([SAID], "hm"), ([ASKED], ""), ([SAID, ASKED], "hm"),
-        ([SAID, ASKED, SAID | {"content": "oh"}], "oh"),
+        ("hm", "hm"), ([], ""), ((SAID,), "hm"), ([ASKED], ""), ([SAID, ASKED, SAID | {"content": "oh"}], "oh"),
         ([SAID, {"role": "tool", "name": "calculator", "content": PERFECT}], "hm"),  # the policy did not say that
-        ([SAID | {"content": None, "tool_calls": [{}]}], ""), ([SAID | {"content": ""}], ""),
-        ([SAID | {"content": []}], ""), ([SAID | {"content": PARTS}], "<answer>72</answer>"),
+        ([SAID | {"content": None, "tool_calls": [{}]}], ""), ([SAID | {"content": PARTS}], "<answer>72</answer>"),
         ([{"role": "assistant", "tool_calls": [{}]}], ""), ([{"content": "hm"}], "hm"), (None, ""),
         ([SAID | {"content": [{"type": "text", "text": None}]}], ""),
     ],
@@ -119,12 +106,6 @@ PARTS = [{"type": "text", "text": "<answer>"}, {"type": "image"}, {"type": "text
 def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, text):
     assert completion_text(completion) == text
     assert [call(func, [completion], ["72"]) for func in REWARD_FUNCS] == [[points] for points in paid(text)]
-
-
-@pytest.mark.parametrize("answers", [[], ["72"], ["72", "72", "72"]])
-def test_wrong_number_of_gold_answers_raises(answers):
-    with pytest.raises(ValueError):
-        call(correctness_reward_func, [PERFECT, PERFECT], answers)
 
 
 def test_five_rewards_by_name_as_trl_logs_them_and_their_maximum():
@@ -138,10 +119,9 @@ def test_five_rewards_by_name_as_trl_logs_them_and_their_maximum():
 @pytest.mark.parametrize(
     ("text", "points"),
     [
-        pytest.param(PERFECT.replace("6 * 12", "step " * LONGEST), ALL, id="long"),
+        pytest.param(PERFECT.replace("6 * 12", "step " * 100_000), ALL, id="long"),
         pytest.param("\n" + PERFECT, SOFT, id="newline before"),
         pytest.param(PERFECT + "\n\n", SOFT, id="two newlines after"),
-        pytest.param(PERFECT + " ", SOFT, id="space after"),
         pytest.param(PERFECT.replace("<answer>\n", "<answer>"), SOFT, id="answer on the tag line"),
         pytest.param(PERFECT.replace("\n</reasoning>", "</reasoning>"), SOFT, id="closing tag not on its own line"),
         pytest.param(ONE_LINE.replace(" <", "\n\n\t<"), SOFT, id="much space between"),
@@ -151,13 +131,9 @@ def test_five_rewards_by_name_as_trl_logs_them_and_their_maximum():
         pytest.param("<answer>\n<reasoning>\nr\n</reasoning>\n72\n</answer>", [0.5, 0, 0, 0, 0], id="nested in answer"),
         pytest.param("<reasoning>\nr\n<answer>\n</reasoning>\n72\n</answer>", [0.5, 0, 0, 0, 0], id="overlapping"),
         pytest.param(PERFECT.replace("72\n</a", "71\n<answer>\n72\n</a"), [0.375, 0, 0, 0.5, 0], id="answer in answer"),
-        pytest.param(PERFECT + "</answer>", [0.375, 0, 0, 0, 0], id="closed twice"),
-        pytest.param("<answer>" + PERFECT, [0.375, 0, 0, 0.5, 0], id="opened twice"),
-        pytest.param(PERFECT + "<answer>", [0.375, 0, 0, 0.5, 0], id="opened again"),
-        pytest.param(PERFECT + "\0", TAGS_ONLY, id="one character after"),
-        pytest.param("\\boxed{72}", NOTHING, id="boxed"),
-        pytest.param("< answer>72</ answer>", NOTHING, id="spaces in the tags"),
-        pytest.param("<answers>72</answers>", NOTHING, id="other tags"),
+        pytest.param(PERFECT + "\0", [0.5, 0, 0, 0.5, 0], id="one character after"),
+        pytest.param("\\boxed{72}", [0.0] * 5, id="boxed"),
+        pytest.param("< answer>72</ answer>", [0.0] * 5, id="spaces in the tags"),
         *(pytest.param(PERFECT.replace(t, ""), [0.375, 0, 0, ...], id=f"no {t}") for t in TAGS),
         *(pytest.param(PERFECT.replace(t, t * 2), [0.375, 0, 0, ...], id=f"two {t}") for t in TAGS),
     ],
@@ -167,12 +143,7 @@ def test_points_for_a_layout(text, points):
     assert paid(text)[: len(known)] == known
 
 
-# --- the gold answer --------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "gold", ["", "# 72", "#### 72", "seventy-two", "72 apples", "1,00", "²", "6 * 12 = <<6*12=72>>72\n#### 72"]
-)
+@pytest.mark.parametrize("gold", ["", "# 72", "72 apples", "6 * 12 = <<6*12=72>>72\n#### 72"])
 def test_unreadable_gold_answer_raises_and_is_named(gold):
     with pytest.raises(ValueError, match=re.escape(repr(gold))):
         call(correctness_reward_func, [PERFECT, ""], ["72", gold])
@@ -192,17 +163,6 @@ def test_no_text_raises_or_earns_an_unknown_value_and_the_rewards_agree(text):
     assert all(value in allowed for value, allowed in zip(points, ALLOWED.values(), strict=True))
     assert strict <= soft and (not soft or tags == 0.5) and (not correct or number)
     assert strict == 0.5 * has_strict_format(text) and soft == 0.5 * has_soft_format(text)
-
-
-@settings(max_examples=60)
-@given(st.lists(long_texts(), min_size=1, max_size=4))
-def test_long_texts_stay_in_range_and_a_batch_is_scored_as_one_by_one(texts):
-    for func, allowed in ALLOWED.items():
-        values = func(completions=texts, answer=["72"] * len(texts))
-        assert values == [func(completions=[t], answer=["72"])[0] for t in texts]
-        assert set(values) <= allowed
-    for func in PUBLISHED_REWARD_FUNCS:
-        assert all(0.0 <= value <= 2.0 for value in func(completions=texts, answer=["72"] * len(texts)))
 
 
 @given(numbers, st.text(min_size=1).filter(lambda t: not any(tag in t for tag in TAGS)))
@@ -243,7 +203,6 @@ MEGA = 1_000_000
         pytest.param(PERFECT.replace("6 * 12", "\n</reasoning" * (MEGA // 12)), id="almost closed over and over"),
         pytest.param(PERFECT.replace("\n72\n", "9" * MEGA + "x"), id="digits, then a letter"),
         pytest.param(PERFECT.replace("\n72\n", "1" + ",000" * (MEGA // 4) + "x"), id="groups of three, then a letter"),
-        pytest.param(PERFECT.replace("\n72\n", "1." + "0" * MEGA + "x"), id="decimals, then a letter"),
         pytest.param(PERFECT.replace("\n72\n", "-" + "9" * (MEGA + 1)), id="minus a million digits"),
     ],
 )
@@ -293,35 +252,29 @@ TWO = ["a", "b"]
 @pytest.mark.parametrize(
     ("returned", "rewards"),
     [
-        ([1, 0.5], [1.0, 0.5]), ((1, None), [1.0, None]), ([None, None], [None, None]), ([True, False], [1.0, 0.0]),
-        (np.array([1, 2]), [1.0, 2.0]), (np.array([0.5, 1], dtype=np.float32), [0.5, 1.0]), (torch.ones(2), [1.0, 1.0]),
-        (torch.ones(2, 1), [1.0, 1.0]), ([torch.tensor(1.0), np.int8(3)], [1.0, 3.0]), (pd.Series([1, 2]), [1.0, 2.0]),
+        ((1, None), [1.0, None]), ([None, None], [None, None]), ([True, False], [1.0, 0.0]), ([], []),
+        (np.array([0.5, 1], dtype=np.float32), [0.5, 1.0]), (torch.ones(2, 1), [1.0, 1.0]),
+        ([torch.tensor(1.0), np.int8(3)], [1.0, 3.0]), (pd.Series([1, 2]), [1.0, 2.0]),
         ([Decimal("1.5"), Fraction(1, 2)], [1.5, 0.5]), (map(float, [1, 2]), [1.0, 2.0]), ({1: 2}.values(), [2]),
     ],
 )  # fmt: skip
 def test_what_trl_takes_for_rewards_is_usable(returned, rewards):
-    assert usable(returned, "mine", TWO[: len(rewards)]) == rewards
+    got = usable(returned, "mine", TWO[: len(rewards)])
+    assert got == rewards and {type(reward) for reward in got} <= {float, type(None)}
 
 
 @pytest.mark.parametrize(
     "returned",
     [
-        None, 1.0, "ab", b"ab", {"a": 1.0, "b": 2.0}, {1: 0, 2: 0}, {1.0, 2.0}, mine, torch.tensor(1.0), np.float64(1),
-        ["1", "2"], [[1.0], [2.0]], [[1.0, 2.0], [3.0, 4.0]], np.ones((2, 2)), [1.0, math.nan], [math.inf, 1.0],
-        [1.0, 1e39], [10**400, 1], [1.0, 2j], [1.0, {}], [1.0], [], [1.0] * 3, [1.0, Decimal("sNaN")],
-        pd.DataFrame([[1, 2]]),
+        None, 1.0, "ab", b"ab", {1: 0, 2: 0}, {1.0, 2.0}, mine, torch.tensor(1.0), ["1", "2"], [[1.0], [2.0]],
+        np.ones((2, 2)), [1.0, math.nan], [math.inf, 1.0], [1.0, 1e39], [10**400, 1], [1.0, 2j], [1.0, {}], [1.0], [],
+        [1.0] * 3, [1.0, Decimal("sNaN")], pd.DataFrame([[1, 2]]),
     ],
 )  # fmt: skip
 def test_what_is_no_list_of_numbers_is_refused_with_the_functions_name_the_value_and_the_remedy(returned):
     with pytest.raises(ValueError) as caught:
         usable(returned, "mine", TWO)
     assert str(caught.value).startswith("mine returned ") and "one finite float (or None) for each" in str(caught.value)
-
-
-@given(st.lists(st.one_of(st.floats(-1e30, 1e30), st.none(), st.booleans(), st.integers(-(10**9), 10**9)), max_size=9))
-def test_numbers_and_none_come_back_as_trl_would_keep_them(returned):
-    got = usable(iter(returned), "mine", ["x"] * len(returned))
-    assert got == returned and {type(reward) for reward in got} <= {float, type(None)}
 
 
 @pytest.mark.parametrize("column", sorted(TAKEN))

@@ -37,9 +37,6 @@ def replies(profile, policy):
     return probing.ask_variants(profile, *policy, chosen, n=6, seed=3)
 
 
-# --- the variants ---
-
-
 def test_variants_name_all_tags_or_none_and_their_examples_are_right_and_of_the_training_set():
     train, counts = {row["question"] for row in data.word_problem_rows("train")}, set()
     for name, variant in probing.variants().items():
@@ -54,12 +51,9 @@ def test_variants_name_all_tags_or_none_and_their_examples_are_right_and_of_the_
 def test_with_prompt_changes_the_prompt_and_nothing_else():
     before = data.word_problems("train", 3)
     after = probing.with_prompt(before, probing.PromptVariant("Be brief.", (("1 + 1?", "2"),)))
-    assert after["question"] == before["question"] and after["answer"] == before["answer"]
+    assert after.remove_columns("prompt").to_dict() == before.remove_columns("prompt").to_dict()
     assert [m["role"] for m in after["prompt"][0]] == ["system", "user", "assistant", "user"]
     assert after["prompt"][2][-1]["content"] == before["question"][2]
-
-
-# --- sampling ---
 
 
 def test_each_variant_is_asked_the_same_training_questions_and_none_that_it_was_shown(replies):
@@ -107,8 +101,6 @@ def test_no_questions_and_more_than_there_are_are_refused_with_their_number(prof
         probing.ask_variants(profile, *policy, {"bare": probing.PromptVariant(None)}, n=n)
 
 
-# --- replies to a task of one's own ---
-
 ROWS = Dataset.from_list([{"prompt": "a", "colour": "red"}, {"prompt": "b", "colour": "blue"}])
 
 
@@ -141,23 +133,16 @@ def test_every_reply_is_judged_by_its_own_row(asked):
     assert table["total"].tolist() == [2.5, 0, 0.5, 2]
 
 
-@pytest.mark.parametrize(
-    ("returned", "said"), [([1.0], "1 rewards for 4"), ([math.nan] * 4, "nan"), ("yes", "'yes'"), (None, "None")]
-)
-def test_a_reward_that_returns_nonsense_or_raises_is_named(asked, returned, said):
+def test_a_reward_that_returns_nonsense_or_raises_is_named(asked):
     def mine(completions, **kwargs):
-        return returned
+        return [1.0]
 
     def picky(completions, size, **kwargs):
         return [0.0] * len(completions)
 
-    with pytest.raises(ValueError, match=f"mine returned.*{said}"):
-        probing.scored_replies(None, None, ROWS, [mine], 48)
-    with pytest.raises(ValueError, match="picky raised TypeError.*size"):
-        probing.scored_replies(None, None, ROWS, [picky], 48)
-
-
-# --- rates ---
+    for reward, said in ((mine, "mine returned 1 rewards for 4"), (picky, "picky raised TypeError.*size")):
+        with pytest.raises(ValueError, match=said):
+            probing.scored_replies(None, None, ROWS, [reward], 48)
 
 
 def test_rates_are_counts_over_n_in_the_order_given():
@@ -168,10 +153,9 @@ def test_rates_are_counts_over_n_in_the_order_given():
     table[["format", "truncated", *TAGS]] = False
     table["<answer>"] = [True, False, True, True] * 2
     rates = probing.measure_prompts(table)
-    assert list(rates.index) == ["z", "a"]
-    assert rates["n"].tolist() == [4, 4] and rates["prompt_tokens"].tolist() == [25.0, 7.0]
-    assert rates["strict"].tolist() == [0.25, 0.0] and rates["flexible"].tolist() == [0.5, 1.0]
-    assert rates["<answer>"].tolist() == [0.75] * 2 and rates["</answer>"].tolist() == [0.0] * 2
+    assert list(rates.index) == ["z", "a"] and rates["n"].tolist() == [4, 4]
+    wanted = {"prompt_tokens": [25, 7], "strict": [0.25, 0], "flexible": [0.5, 1], "<answer>": [0.75] * 2}
+    assert {name: rates[name].tolist() for name in wanted} == wanted
     for outcome in probing.OUTCOMES:
         assert (rates[f"{outcome}_low"] <= rates[outcome] + 1e-12).all()
         assert (rates[outcome] <= rates[f"{outcome}_high"] + 1e-12).all()
@@ -197,9 +181,6 @@ def test_cutting_a_perfect_completion_costs_everything_but_tags(policy):
     assert curve["total"].iloc[0] < curve["total"].iloc[whole // 2] <= 0.5
 
 
-# --- silent groups ---
-
-
 @given(st.lists(st.sampled_from([0.0, 0.125, 4.0]), max_size=7), st.integers(0, 7))
 def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     if not 1 <= group_size <= len(points):
@@ -211,13 +192,10 @@ def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     assert probing.silent_chance(points, group_size) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("rewards", [[math.nan] * 4, [1.0, 1.0, math.nan], [math.inf, 1.0], [0.0, -math.inf]])
-def test_what_is_no_reward_has_no_chance(rewards):
-    with pytest.raises(ValueError, match="a reward that is a number"):
-        probing.silent_chance(rewards, 2)
-
-
-def test_what_is_equal_but_for_rounding_is_a_tie():
+def test_what_is_no_reward_has_no_chance_and_what_is_equal_but_for_rounding_is_a_tie():
+    for rewards_of_a_group in ([1.0, 1.0, math.nan], [0.0, -math.inf]):
+        with pytest.raises(ValueError, match="a reward that is a number"):
+            probing.silent_chance(rewards_of_a_group, 2)
     assert probing.silent_chance([0.1 + 0.2, 0.3], 2) == 1.0
 
 

@@ -1,13 +1,11 @@
 """A pretended GPU: real arithmetic on the CPU, and the rules of CUDA about what may meet what.
 
-Every tensor's storage carries a tag, "cuda" or none. `Tensor.device` tells it, `.to("cuda")` copies and tags, results
-of an operation are where its inputs were, and an operation on tensors of both places raises as CUDA would. What
-`torch.cuda` tells is a T4's. Numbers are those of the CPU in the same number formats, so that float16 overflows and
-rounds as it does; time, memory and the order of sums are not a GPU's. For TRL's Triton kernels its own code in PyTorch
-stands in, on the path that a GPU takes, whether Triton is installed or not.
+A tensor's storage carries a tag, "cuda" or none. `Tensor.device` tells it, `.to("cuda")` copies and tags, results are
+where their inputs were, and an operation on tensors of both places raises as CUDA would. `torch.cuda` tells of a T4.
+Numbers are the CPU's in the same formats, so that float16 overflows and rounds as it does; time, memory and the order
+of sums are not a GPU's. For TRL's Triton kernels its own code in PyTorch stands in.
 
-Not seen: kernels that a GPU lacks, streams, a second GPU, and what differs between the lists of operations that CUDA's
-autocast and the CPU's bring to 16 bits. Both places draw from one random generator.
+Not seen: kernels that a GPU lacks, streams, a second GPU, and which operations CUDA's autocast brings to 16 bits.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ real_device = REAL.device.__get__
 
 
 def place_of(tensor: torch.Tensor) -> torch.device:
-    """Where a tensor is: as it is tagged, except on devices that no GPU's memory is behind (meta)."""
+    """As it is tagged, except on a device that no GPU's memory is behind (meta)."""
     real = real_device(tensor)
     return getattr(tensor.untyped_storage(), "place", CPU) if real.type == "cpu" else real
 
@@ -96,11 +94,7 @@ def written_by(operation: Any) -> list[int]:
 
 
 def common_place(operation: Any, args: tuple, kwargs: dict) -> torch.device:
-    """Where an operation runs.
-
-    Raises:
-        RuntimeError: its tensors are in different places, in the words of PyTorch.
-    """
+    """Where an operation runs; a RuntimeError in PyTorch's words if its tensors are in different places."""
     places = {place_of(t) for t in tensors_in(args)}.union(place_of(t) for t in tensors_in(kwargs.values()))
     if len(places) == 1:  # as nearly always, so that it has to be quick
         (place,) = places

@@ -201,15 +201,6 @@ def test_solutions_that_train_pass(path, capsys):
             assert capsys.readouterr().out.endswith("Solved.\n"), stub
 
 
-@pytest.mark.parametrize(
-    "text, is_path",
-    [
-        ("saved to /home/ada/x", True),
-        ("C:\\Users\\ada", True),
-        ("see https://github.com/home/x", False),
-        ("data/tiny_policy", False),
-        ("</answer>", False),
-    ],
-)
-def test_paths_of_a_machine_are_recognised(text, is_path):
-    assert bool(MACHINE_PATH.search(text)) is is_path
+def test_paths_of_a_machine_are_recognised():
+    assert all(map(MACHINE_PATH.search, ("saved to /home/ada/x", "C:\\Users\\ada")))
+    assert not any(map(MACHINE_PATH.search, ("see https://github.com/home/x", "data/tiny_policy", "</answer>")))

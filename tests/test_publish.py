@@ -6,8 +6,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from .tools import publish
 
@@ -78,17 +76,3 @@ def test_publishing_again_changes_nothing_and_the_address_can_be_moved_and_taken
 def test_what_is_no_name_is_refused_with_the_remedy(repo):
     with pytest.raises(ValueError, match="owner/name"):
         publish.address_of(repo)
-
-
-@given(
-    owner=st.from_regex(r"[A-Za-z0-9]{1,12}(-[A-Za-z0-9]{1,12})?", fullmatch=True),
-    name=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,30}", fullmatch=True).filter(lambda n: not n.endswith(".git")),
-)
-def test_any_good_name_can_be_written_replaced_and_read_back(owner, name):
-    address = publish.address_of(f"{owner}/{name}")
-    unset = publish.in_pyproject((ROOT / "pyproject.toml").read_text(encoding="utf-8"), "")
-    written = publish.in_pyproject(unset, address)
-    assert publish.in_pyproject(written, "") == unset
-    assert publish.in_pyproject(publish.in_pyproject(written, "https://github.com/x/y"), address) == written
-    title = "# GRPO\n\n**You will learn**\n\n- a"
-    assert publish.in_title(publish.in_title(title, address, "01.ipynb"), "", "01.ipynb") == title

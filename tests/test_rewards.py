@@ -21,7 +21,6 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from grpo_helpers.prompts import XML_COT_FORMAT
 from grpo_helpers.rewards import (
     MAX_REWARD,
-    MOST,
     REWARD_FUNCS,
     TAGS,
     TAKEN,
@@ -40,8 +39,7 @@ from .test_prompts import numbers
 
 PERFECT = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 ONE_LINE = "<reasoning>6 * 12 = 72</reasoning> <answer>72</answer>"
-ALLOWED = {func: {0.0, MOST[func.__name__]} for func in REWARD_FUNCS}
-ALLOWED[REWARD_FUNCS[0]] = {0.0, 0.125, 0.25, 0.375, 0.5}
+ALLOWED = [{0.0, 0.125, 0.25, 0.375, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 2.0}]
 # of xmlcount, soft format, strict format, int, correctness
 ALL, SOFT = [0.5, 0.5, 0.5, 0.5, 2.0], [0.5, 0.5, 0.0, 0.5, 2.0]
 
@@ -55,24 +53,14 @@ hostile_texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_si
 def call(func, completions, answers):
     """Call `func` as TRL's trainer does."""
     size = len(completions)
-    return func(
-        prompts=[[{"role": "user", "content": "6 * 12?"}]] * size,
-        completions=completions,
-        completion_ids=[[1, 2, 3]] * size,
-        answer=answers,
-        question=["6 * 12?"] * size,
-        trainer_state=None,
-        log_extra=None,
-        log_metric=None,
-    )
+    asked = {"prompts": [[{"role": "user", "content": "6 * 12?"}]] * size, "question": ["6 * 12?"] * size}
+    asked |= {"completion_ids": [[1, 2, 3]] * size, "trainer_state": None, "log_extra": None, "log_metric": None}
+    return func(completions=completions, answer=answers, **asked)
 
 
 def paid(text, answer="72"):
     """What each of REWARD_FUNCS pays."""
     return [call(func, [text], [answer])[0] for func in REWARD_FUNCS]
-
-
-# --- TRL's side of the call -------------------------------------------------
 
 
 @pytest.mark.parametrize("func", REWARD_FUNCS)
@@ -108,14 +96,6 @@ def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, te
     assert [call(func, [completion], ["72"]) for func in REWARD_FUNCS] == [[points] for points in paid(text)]
 
 
-def test_five_rewards_by_name_as_trl_logs_them_and_their_maximum():
-    assert len(MOST) == len(REWARD_FUNCS) == 5
-    assert sum(paid(PERFECT)) == MAX_REWARD == 4.0
-
-
-# --- layouts that the suite does not hold -----------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "points"),
     [
@@ -149,18 +129,10 @@ def test_unreadable_gold_answer_raises_and_is_named(gold):
         call(correctness_reward_func, [PERFECT, ""], ["72", gold])
 
 
-@pytest.mark.parametrize("gold", [72, 72.0, Decimal("72")])
-def test_a_column_of_numbers_will_do_for_gold_answers(gold):
-    assert call(correctness_reward_func, [PERFECT, PERFECT.replace("72", "18")], [gold, gold]) == [2.0, 0.0]
-
-
-# --- any text ---------------------------------------------------------------
-
-
 @given(hostile_texts)
 def test_no_text_raises_or_earns_an_unknown_value_and_the_rewards_agree(text):
     tags, soft, strict, number, correct = points = paid(text)
-    assert all(value in allowed for value, allowed in zip(points, ALLOWED.values(), strict=True))
+    assert all(value in allowed for value, allowed in zip(points, ALLOWED, strict=True))
     assert strict <= soft and (not soft or tags == 0.5) and (not correct or number)
     assert strict == 0.5 * has_strict_format(text) and soft == 0.5 * has_soft_format(text)
 
@@ -187,9 +159,7 @@ def test_text_before_the_answer_block_pays_only_without_a_second_block(head):
     assert is_correct(head + "<answer>72</answer>", "72") == ("<answer>" not in head and "</answer>" not in head)
 
 
-# --- size: what a careless pattern takes hours for ---------------------------
-
-MEGA = 1_000_000
+MEGA = 1_000_000  # characters, for which a careless pattern takes hours
 
 
 @pytest.mark.parametrize(
@@ -197,20 +167,15 @@ MEGA = 1_000_000
     [
         pytest.param("</answer>" * (10 * MEGA // 9), id="10 MB of closing tags"),
         pytest.param("<reasoning>\n" * (MEGA // 12), id="1 MB of opened reasoning"),
-        pytest.param("\n" * MEGA + PERFECT + "\n" * MEGA + "x", id="newlines around"),
         pytest.param(PERFECT.replace("\n", "\n" * MEGA) + "x", id="newlines everywhere, every tag once"),
         pytest.param(PERFECT.replace("\n<answer>", " " * MEGA + "x<answer>"), id="spaces between the blocks"),
         pytest.param(PERFECT.replace("6 * 12", "\n</reasoning" * (MEGA // 12)), id="almost closed over and over"),
-        pytest.param(PERFECT.replace("\n72\n", "9" * MEGA + "x"), id="digits, then a letter"),
         pytest.param(PERFECT.replace("\n72\n", "1" + ",000" * (MEGA // 4) + "x"), id="groups of three, then a letter"),
         pytest.param(PERFECT.replace("\n72\n", "-" + "9" * (MEGA + 1)), id="minus a million digits"),
     ],
 )
 def test_megabytes_finish(text):
-    assert all(value in allowed for value, allowed in zip(paid(text), ALLOWED.values(), strict=True))
-
-
-# --- rewards of the reader's -------------------------------------------------------
+    assert all(value in allowed for value, allowed in zip(paid(text), ALLOWED, strict=True))
 
 
 def mine(completions, pays=1.0, **kwargs):
@@ -239,11 +204,6 @@ KINDS += [lambda completions, **kwargs: mine(completions), Judge().__call__, fun
 def test_name_and_kind_of_a_reward_are_those_that_trl_sees(reward_func):
     assert reward_names([reward_func]) == [get_callable_name(reward_func)]
     assert is_async(reward_func) == is_async_callable(reward_func)
-
-
-def test_rewards_of_one_name_are_told_apart():
-    names = reward_names([partial(mine, pays=1.0), Judge(), partial(mine, pays=2.0), mine, Judge()])
-    assert names == ["mine", "Judge", "mine_2", "mine_3", "Judge_2"]
 
 
 TWO = ["a", "b"]

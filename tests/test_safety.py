@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-import pytest
 
 from grpo_helpers import data
 from grpo_helpers.profiles import PROFILES, ROOT
@@ -106,11 +105,10 @@ def test_whatever_comes_from_a_hub_is_pinned_to_a_commit_and_from_pypi_to_a_vers
     assert COMMIT.fullmatch(data.GSM8K_REVISION)
 
 
-@pytest.mark.parametrize("start", ["import grpo_helpers", "from grpo_helpers import hosted; hosted.prepare()"])
-def test_telemetry_is_off_as_soon_as_the_package_is_there(start, monkeypatch):
+def test_telemetry_is_off_as_soon_as_the_package_is_there(monkeypatch):
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI"):
         monkeypatch.delenv(name, raising=False)
-    code = f"{start}\nfrom huggingface_hub import constants\nprint(constants.HF_HUB_DISABLE_TELEMETRY)"
+    code = "import grpo_helpers\nfrom huggingface_hub import constants\nprint(constants.HF_HUB_DISABLE_TELEMETRY)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
 

@@ -27,7 +27,6 @@ mixed = definitions("03_reward_design", "normalise", "normalise_then_sum")
 every = definitions("08_experiments", "options", "loss_by_hand", "rloo_advantages", "rloo_loss")
 
 
-# What is asked of TRL's configuration; at last all together, because they meet in one place of its code.
 PLAIN = [{"loss_type": name} for name in ("grpo", "bnpo", "dapo", "dr_grpo")]
 SOFT = [{"loss_type": "cispo", "epsilon_high": 1.5}, {"loss_type": "cispo"}, {"loss_type": "sapo"}]
 SOFT += [{"loss_type": "vespo"}, {"loss_type": "vespo", "vespo_k_pos": 1.0, "vespo_lambda_neg": 1.0}]

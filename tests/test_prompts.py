@@ -30,7 +30,8 @@ numbers = st.one_of(
 )
 
 FRAGMENTS = [
-    "<reasoning>", "</reasoning>", "<answer>", "</answer>", "</answer", "<answer>72</answer>",
+    "<reasoning>", "</reasoning>", "<answer>", "</answer>", "</answer", "<answer >", "<answer>72</answer>",
+    XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72"),
     "####", "###", "72", "-5", "3.5", "1,000", "²", "٣", "-", "\u2212", "+", "$", "€", "%",
     ".", ",", "/", "e", "a", " ", "\n", "\0",
 ]  # fmt: skip
@@ -64,11 +65,6 @@ def test_extract_xml_answer(text, expected):
     assert extract_xml_answer(text) == expected
 
 
-@given(before=st.text(), inner=st.text().filter(lambda t: "answer>" not in t))
-def test_closed_block_is_read_whatever_stands_before_it(before, inner):
-    assert extract_xml_answer(f"{before}<answer>{inner}</answer>") == inner.strip()
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -78,9 +74,6 @@ def test_closed_block_is_read_whatever_stands_before_it(before, inner):
 )  # fmt: skip
 def test_extract_hash_answer(text, expected):
     assert extract_hash_answer(text) == expected
-
-
-# --- reading a number -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -114,9 +107,6 @@ def test_number_reads_back_however_it_is_written(number):
     sign, size = ("-" if number < 0 else ""), number.copy_abs()
     for text in (f"{number:f}", f"{number:,f}", f"{sign}${size:,f}", f"${number:f}", f"\n{number:f} ", f"{number:f}%"):
         assert parse_number(text) == number, text
-
-
-# --- the last number in a text ----------------------------------------------
 
 
 @pytest.mark.parametrize(

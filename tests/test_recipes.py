@@ -16,17 +16,8 @@ from record.recipes import OURS, PUBLISHED, RATES, REPAIRED, TRL, Clock, learnin
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, eval_questions=4, eval_batch=4)
 
 
-def trainer_of(name, folder, rate=None):
-    model, tokenizer = models.load_policy(QUICK)
-    return recipe_trainer(name, QUICK, model, tokenizer, str(folder), seed=7, rate=rate or RATES[name][0])
-
-
-@pytest.mark.parametrize("name", RATES)
-def test_task_and_length_are_the_profiles_and_the_rate_is_the_one_asked_for(name, tmp_path):
-    trainer = trainer_of(name, tmp_path, rate=3e-4)
-    args = trainer.args
-    assert (args.seed, args.max_completion_length, args.save_strategy, args.learning_rate) == (7, 12, "no", 3e-4)
-    assert trainer.train_dataset["prompt"][0][0]["content"] == QUICK.system_prompt
+def trainer_of(name, folder):
+    return recipe_trainer(name, QUICK, *models.load_policy(QUICK), str(folder), seed=7, rate=RATES[name][0])
 
 
 def test_defaults_are_trls_whatever_the_profile_says(tmp_path):
@@ -36,16 +27,11 @@ def test_defaults_are_trls_whatever_the_profile_says(tmp_path):
     assert all(p.requires_grad for p in trainer.model.parameters())
 
 
-def test_the_first_rate_tried_is_the_recipes_own():
-    own = {OURS: TINY.learning_rate, REPAIRED: ARTICLE.learning_rate, PUBLISHED: ARTICLE.learning_rate}
-    assert {name: RATES[name][0] for name in own} == own
-
-
 @pytest.mark.parametrize("name", [REPAIRED, PUBLISHED])
 def test_the_article_trains_as_it_says_on_its_twenty_questions(name, tmp_path):
     trainer = trainer_of(name, tmp_path)
     args = trainer.args
-    assert len(trainer.train_dataset) == 20
+    assert len(trainer.train_dataset) == 20 and (args.seed, args.max_completion_length) == (7, 12)
     assert (args.learning_rate, args.num_generations, args.max_grad_norm) == (5e-6, 4, 0.1)
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps == ARTICLE.prompts_per_step * 4
     assert {f.__name__.startswith("published") for f in trainer.reward_funcs} == {name == PUBLISHED}
@@ -85,7 +71,9 @@ def test_a_recipe_runs_to_its_end_or_until_the_budget_is_spent(name, budget, ste
     assert curve[["strict", "flexible", "format"]].stack().between(0, 1).all()
 
 
-def test_the_best_rate_is_where_the_curve_ends_highest_and_a_tie_goes_to_the_recipes_own():
+def test_the_best_rate_is_where_the_curve_ends_highest_and_a_tie_goes_to_the_first_which_is_the_recipes_own():
+    own = {OURS: TINY.learning_rate, REPAIRED: ARTICLE.learning_rate, PUBLISHED: ARTICLE.learning_rate}
+    assert {name: RATES[name][0] for name in own} == own
     ends = {name: (0.5, 0.5, 0.4) if name == TRL else (0.1, 0.2, 0.7) for name in RATES}
     rows = [
         (n, rate, x) for n, rates in RATES.items() for rate, end in zip(rates, ends[n], strict=True) for x in (0.9, end)

@@ -23,8 +23,6 @@ from grpo_helpers.rewards import (
     MAX_REWARD,
     REWARD_FUNCS,
     TAGS,
-    TAKEN,
-    check_columns,
     completion_text,
     correctness_reward_func,
     has_soft_format,
@@ -35,19 +33,13 @@ from grpo_helpers.rewards import (
     usable,
 )
 
-from .test_prompts import numbers
+from .test_prompts import hostile_texts, numbers
 
 PERFECT = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 ONE_LINE = "<reasoning>6 * 12 = 72</reasoning> <answer>72</answer>"
 ALLOWED = [{0.0, 0.125, 0.25, 0.375, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 2.0}]
 # of xmlcount, soft format, strict format, int, correctness
 ALL, SOFT = [0.5, 0.5, 0.5, 0.5, 2.0], [0.5, 0.5, 0.0, 0.5, 2.0]
-
-FRAGMENTS = [
-    *TAGS, "</answer", "<answer >", "<ANSWER>", "<answer>72</answer>", "<answer>\n72\n</answer>", PERFECT,
-    "72", "-5", "3.5", "1,000", "²", "٣", "$", "-", ",000", "#### 72", "<|im_end|>", "\n", " ", "\0",
-]  # fmt: skip
-hostile_texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=15).map("".join))
 
 
 def call(func, completions, answers):
@@ -70,11 +62,6 @@ def test_every_completion_is_scored_on_its_own_and_a_conversation_as_its_text(fu
     assert [type(value) for value in values] == [float] * 4
     assert values == [call(func, [text], [gold])[0] for text, gold in zip(texts, golds, strict=True)]
     assert values == call(func, [[{"role": "assistant", "content": text}] for text in texts], golds)
-
-
-def test_wrong_number_of_gold_answers_raises():
-    with pytest.raises(ValueError):
-        call(correctness_reward_func, [PERFECT, PERFECT], ["72"])
 
 
 SAID, ASKED = {"role": "assistant", "content": "hm"}, {"role": "user", "content": "?"}
@@ -127,6 +114,8 @@ def test_points_for_a_layout(text, points):
 def test_unreadable_gold_answer_raises_and_is_named(gold):
     with pytest.raises(ValueError, match=re.escape(repr(gold))):
         call(correctness_reward_func, [PERFECT, ""], ["72", gold])
+    with pytest.raises(ValueError):
+        call(correctness_reward_func, [PERFECT, PERFECT], ["72"])
 
 
 @given(hostile_texts)
@@ -235,10 +224,3 @@ def test_what_is_no_list_of_numbers_is_refused_with_the_functions_name_the_value
     with pytest.raises(ValueError) as caught:
         usable(returned, "mine", TWO)
     assert str(caught.value).startswith("mine returned ") and "one finite float (or None) for each" in str(caught.value)
-
-
-@pytest.mark.parametrize("column", sorted(TAKEN))
-def test_a_column_with_a_name_of_trls_is_blamed_on_the_dataset(column):
-    with pytest.raises(ValueError, match=f"dataset has a column '{column}'"):
-        check_columns(["prompt", "answer", column])
-    check_columns(["prompt", "answer", "completion", "question", f"my_{column}"])

@@ -31,13 +31,6 @@ ALLOWED = {  # where, what, and why
 SECRETS_WANTED = {"getpass", "userdata", "notebook_login", "interpreter_login", "UserSecretsClient"}
 
 
-def dotted(node: ast.expr) -> str:
-    """`a.b.c` as it is written; "" for what is no plain name."""
-    if isinstance(node, ast.Attribute):
-        return f"{dotted(node.value)}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
-
-
 def findings(source: str) -> Iterator[str]:
     """What in this source would run foreign code, fetch what may change, or ask for a secret."""
     for node in ast.walk(ast.parse(source)):
@@ -47,7 +40,8 @@ def findings(source: str) -> Iterator[str]:
         elif isinstance(node, ast.Name) and node.id in SECRETS_WANTED:
             yield f"asks for a secret: {node.id}"
         elif isinstance(node, ast.Call):
-            name, last = dotted(node.func), dotted(node.func).rpartition(".")[2]
+            name = ast.unparse(node.func)
+            last = name.rpartition(".")[2]
             options = {k.arg: k.value for k in node.keywords}
             if name in UNSAFE_NAMES | UNSAFE_CALLS or last in {"read_pickle", "to_pickle"}:
                 yield f"calls {name}"

@@ -105,9 +105,6 @@ def test_what_are_no_counts_have_no_interval(gained, lost, n):
         gain_interval(gained, lost, n)
 
 
-# --- power, as notebook 06 builds it --------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("n", "gained", "lost", "alpha"),
     [(1, 0.5, 0.2, 0.05), (6, 1.0, 0.0, 0.05), (7, 0.8, 0.1, 0.05), (8, 0.1, 0.7, 0.0625)],

@@ -22,7 +22,6 @@ BATCHES = {
     ),
     "ragged, no common beginning": ([[5], [6, 7, 8], [9, 10]], [[20, 21], [22, 23, 24, 1], [25]]),
     "groups mixed up": ([[5, 6], [7], [5, 6], [7], [5, 6]], [[20], [21, 22], [23, 24, 25], [26, 1], [27, 1]]),
-    "one prompt": ([[5, 6, 7]] * 4, [[20, 21, 22], [23, 1], [24], [25, 26]]),
     "one row": ([[5, 6, 7]], [[20, 21, 1]]),
     "ends at once, all of them": ([[5, 6], [5, 6], [7]], [[1], [20], [1]]),
 }
@@ -100,17 +99,11 @@ def test_masked_completions_score_zero(model, masked):
     [
         pytest.param({"target_modules": ["q_proj", "up_proj"]}, id="plain"),
         pytest.param({"target_modules": ["q_proj"], "use_dora": True}, id="DoRA"),
-        pytest.param({"target_modules": ["q_proj"], "lora_bias": True}, id="bias"),
         pytest.param({"target_modules": ["q_proj", "embed_tokens"]}, id="embedding"),
     ],
 )
 def test_adapters_of_any_kind_sample_the_policy_that_peft_computes_and_leave_no_trace(dtype, options):
-    plain = random_model()
-    if "lora_bias" in options:
-        for layer in plain.model.layers:
-            layer.self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(32))
-    torch.manual_seed(1)
-    policy = adapted(plain.to(dtype), **options)
+    policy = adapted(random_model().to(dtype), **options)
     ids, before = torch.tensor([[5, 6, 7, 8]]), {name: p.clone() for name, p in policy.state_dict().items()}
     with torch.no_grad():
         expected = policy(ids).logits

@@ -309,18 +309,6 @@ def test_the_same_training_twice_is_the_same_to_the_last_bit_and_leaves_the_poli
     assert not trainer.model.training and trainer.model.config.use_cache
 
 
-def test_run_that_cannot_learn_is_stopped_and_goes_on_if_it_is_asked_to(tmp_path):
-    profile = QUICK.with_(steps=12, save_steps=50)
-    trainer = quick_trainer(tmp_path, profile, reward_funcs=[mine])
-    outcome = training.train(trainer)
-    assert outcome.how == training.STOPPED and outcome.step == 10 and outcome.finding.name == "nothing but ties"
-    assert "remedy: try the reward on a right and a wrong text" in str(outcome)
-    assert checkpoints.latest(tmp_path).name == "checkpoint-10"
-    longer = quick_trainer(tmp_path, profile.with_(steps=14), reward_funcs=[mine])
-    assert training.train(longer, resume=True).finished, "four new steps are not evidence enough"
-    assert list(records.history(longer)["step"]) == list(range(1, 15))
-
-
 def test_an_old_name_that_would_be_ignored_is_refused_with_the_new_one():
     with pytest.raises(ValueError, match="gradient_checkpointing_kwargs=True.*activation_checkpointing_kwargs"):
         training.grpo_config(TINY, "unused", gradient_checkpointing_kwargs=True)

@@ -34,11 +34,13 @@ def test_the_rewards_of_the_series_pass(rows):
     assert validate_rewards([patched_reward_func], rows).empty
 
 
-def test_none_means_no_opinion():
+def test_none_means_no_opinion_and_a_reward_without_any_is_told_it_never_pays():
     def silent_if_wrong(completions, answer, **kwargs):
         return [r or None for r in sound(completions, answer)]
 
     assert validate_rewards([silent_if_wrong], ROWS).empty
+    (row,) = validate_rewards([sound, lambda completions, **kwargs: [None] * len(completions)], ROWS).itertuples()
+    assert (row.check, row.reward) == ("can it fire?", "<lambda>")
 
 
 @pytest.mark.parametrize("sloppy", [False, True])
@@ -139,17 +141,12 @@ def test_a_hostile_completion_of_ones_own_is_tried():
     assert findings["found"].tolist() == ["begging earns 2; full marks are 2 (1 of 3 rows tried)"]
 
 
-@pytest.mark.parametrize(
-    ("reward_funcs", "rows", "said"),
-    [
-        ([sound], [], "0 rows"), ([], ROWS, "0 reward functions"),
-        (["some/reward-model"], ROWS, "reward model"), ([sound, torch.nn.Linear(1, 1)], ROWS, "reward model"),
-        ([sound], [row | {"completions": "x"} for row in ROWS], "dataset has a column 'completions'"),
-    ],
-)  # fmt: skip
-def test_empty_input_reward_models_and_columns_that_are_trls_are_refused(reward_funcs, rows, said):
-    with pytest.raises(ValueError, match=said):
-        validate_rewards(reward_funcs, rows)
+def test_empty_input_reward_models_and_columns_that_are_trls_are_refused():
+    columns = [row | {"completions": "x"} for row in ROWS]
+    refused = {"0 rows": ([sound], []), "0 reward functions": ([], ROWS), "column 'completions'": ([sound], columns)}
+    for said, asked in (refused | {"reward model": ([sound, torch.nn.Linear(1, 1)], ROWS)}).items():
+        with pytest.raises(ValueError, match=said):
+            validate_rewards(*asked)
 
 
 class SlowJudge:
@@ -175,11 +172,6 @@ def test_findings_bear_the_name_of_each_although_two_share_it():
     names = findings.loc[findings["check"] == "can it fire?", "reward"].tolist()
     assert names == ["published_int_reward_func", "published_int_reward_func_2"]
     assert "adversarial replies" in checks(findings)
-
-
-def test_a_reward_that_has_no_opinion_on_anything_is_told_it_never_pays():
-    (row,) = validate_rewards([sound, lambda completions, **kwargs: [None] * len(completions)], ROWS).itertuples()
-    assert (row.check, row.reward) == ("can it fire?", "<lambda>")
 
 
 @pytest.mark.parametrize("text", ["short", "x" * 60, "x" * 61, "a\r\nb" * 1000])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -25,7 +26,14 @@ from grpo_helpers.data import (
     worked_reply,
 )
 from grpo_helpers.profiles import DATA, PROFILES, TINY
-from grpo_helpers.prompts import SYSTEM_PROMPT, extract_hash_answer, prompt_ids
+from grpo_helpers.prompts import (
+    SYSTEM_PROMPT,
+    XML_COT_FORMAT,
+    extract_hash_answer,
+    last_number,
+    parse_number,
+    prompt_ids,
+)
 
 FOLDER = DATA / "word_problems"
 SIZES = {"train": 2000, "test": 500, "new_families": 200}
@@ -128,6 +136,28 @@ def test_prompt_carries_system_prompt_and_shots_as_asked_and_no_questions_are_re
 def test_questions_that_are_in_both_sets_are_counted(train, test, both):
     sets = [Dataset.from_dict({"question": list(questions)}) for questions in (train, test)]
     assert asked_in_both(*sets) == both
+
+
+@pytest.mark.skipif(not os.environ.get("GSM8K_DIR"), reason="set GSM8K_DIR to a folder with both files")
+@pytest.mark.parametrize(("split", "size"), [("train", 7473), ("test", 1319)])
+def test_all_of_gsm8k_is_read_its_gold_answers_earn_full_marks_and_changed_ones_no_correctness(split, size):
+    source = Path(os.environ["GSM8K_DIR"])
+    dataset = get_gsm8k_questions(split, source=source)
+    assert len(dataset) == size and dataset.features == word_problems("train", 1).features
+    assert [p[-1]["content"] for p in dataset["prompt"]] == dataset["question"]
+    golds, rows = dataset["answer"], read_jsonl(source / f"{split}.jsonl")
+    for gold, row in zip(golds, rows, strict=True):
+        assert last_number(row["answer"]) == last_number(f"It is {gold}.") == parse_number(gold) is not None, row
+
+    def paid(func, answers):
+        replies = [XML_COT_FORMAT.format(reasoning="worked out", answer=answer) for answer in answers]
+        return set(func(completions=replies, answer=golds))
+
+    for func in rewards.REWARD_FUNCS:
+        assert paid(func, golds) == {rewards.MOST[func.__name__]}
+    for change in (Decimal(1), Decimal(-1), Decimal("0.5")):
+        others = [f"{parse_number(gold) + change:f}" for gold in golds]
+        assert (paid(rewards.correctness_reward_func, others), paid(rewards.int_reward_func, others)) == ({0.0}, {0.5})
 
 
 def test_hub_is_asked_for_gsm8k_at_a_pinned_commit_and_out_of_reach_both_ways_out_are_named(monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 from types import SimpleNamespace
 
 import pandas as pd
@@ -156,6 +157,16 @@ def test_every_loss_by_hand_is_trls_in_value_and_gradient(hand, trainer_class, o
         inputs = inputs | {"num_items_in_batch": inputs["completion_mask"].sum()}
     for ours, trls in zip(by_hand(hand, options, inputs), by_trl(trainer_class, options, inputs), strict=True):
         assert torch.dist(ours, trls) <= 2e-5 * trls.norm() + 1e-7  # in 32 bits, in which TRL takes the logits
+
+
+@pytest.mark.trains
+def test_no_two_of_these_losses_are_the_same():
+    """So each option is at work in the comparison above, which would not notice one that does nothing."""
+    inputs = batch()
+    gradients = {str(case): by_trl(GRPOTrainer, case, inputs)[1] for case in CASES}
+    gradients |= {f"RLOO {case}": by_trl(RLOOTrainer, case, inputs)[1] for case in RLOO}
+    alike = [pair for pair in itertools.combinations(gradients, 2) if torch.dist(*map(gradients.get, pair)) < 1e-3]
+    assert not alike and len(gradients) == len(CASES) + len(RLOO)
 
 
 @pytest.mark.parametrize("loss_type", [case["loss_type"] for case in PLAIN])

@@ -84,9 +84,11 @@ FAMILIES: dict[str, dict[str, Setting]] = {
         "luspo": Setting({"loss_type": "luspo", "importance_sampling_level": "sequence"}),
         "KL, beta 0.04": Setting({"beta": 0.04}),
     },
-    "fair_signal": {
+    "fair_scale": {
         "scaled by the batch": Setting({"scale_rewards": "batch"}),
         "not scaled": Setting({"scale_rewards": "none"}),
+    },
+    "fair_sampling": {
         "groups of 4": Setting({"num_generations": 4}),
         "groups of 16": Setting({"num_generations": 16}),
         "temperature 0.7": Setting({"temperature": 0.7}),
@@ -105,8 +107,8 @@ FAMILIES: dict[str, dict[str, Setting]] = {
         "mixed questions, by a probe": Setting({"max_samples": 64, "steps": LAB.STEPS - 8}, mixed_only=True),
         "mixed groups first": Setting({"batch": 96, "steps": LAB.STEPS * 64 // 96}, trainer=MixedFirst),
         "easy first": Setting(order=easy_first),
-        "layout only": Setting({"reward_weights": LAB.LAYOUT}),  # a placebo
     },
+    "fair_placebo": {"layout only": Setting({"reward_weights": LAB.LAYOUT})},
     "fair_stale": {"half batches": Setting(HALF)} | old(16),
     "fair_stale_4": old(4),
 }

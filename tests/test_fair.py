@@ -12,6 +12,9 @@ from grpo_helpers.profiles import TINY
 from record import fair
 from record.fair import ACCURACY, FAMILIES, LAB, MixedFirst
 
+from .cells import definitions
+
+taught = definitions("08_experiments", "verdicts", "visible")
 CONDITIONS = {label: setting for family in FAMILIES.values() for label, setting in family.items()}
 
 
@@ -94,10 +97,10 @@ def test_a_verdict_is_the_paired_t_test_and_what_is_visible_is_found_four_times_
     seeds, usual, gain = range(7, 12), np.array([0.7, 0.75, 0.8, 0.72, 0.78]), np.array([3, 4, 2, 5, 3]) / 100
     signs = {"better": 1, "worse": -1, "no difference we can see": np.array([1, -1, 1, -1, 0])}
     tables = [pd.DataFrame({"setting": k, "seed": seeds, ACCURACY: usual + sign * gain}) for k, sign in signs.items()]
-    found = fair.verdicts(pd.concat(tables)[::-1], pd.DataFrame({"seed": seeds, ACCURACY: usual}))
+    found = taught.verdicts(pd.concat(tables)[::-1], pd.DataFrame({"seed": seeds, ACCURACY: usual}))
     assert (found["verdict"] == found.index).all() and len(found) == 3
     interval = ttest_1samp(100 * gain, 0).confidence_interval()
     assert found.loc["better", ["mean", "low", "high"]].tolist() == pytest.approx([3.4, *interval])
 
-    equal = np.random.default_rng(0).normal(fair.visible(0.04), 0.04, (20_000, 5))
+    equal = np.random.default_rng(0).normal(taught.visible(0.04), 0.04, (20_000, 5))
     assert (ttest_1samp(equal, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.01)

@@ -17,9 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from scipy.optimize import brentq
-from scipy.stats import nct, ttest_1samp
-from scipy.stats import t as student
 
 from grpo_helpers import data
 from grpo_helpers.fast.trainer import SharedPromptTrainer
@@ -184,30 +181,3 @@ def fair(name: str, profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     runs = ends(curves).join(logged, on=["setting", "seed"])
     curves = curves[found["curves"].columns]
     return {"search": searched, "runs": runs.assign(rate=runs["setting"].map(rates)), "curves": curves}
-
-
-def verdicts(runs: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
-    """Each condition's accuracy less that of the usual recipe from the same seeds, in points: a row for each condition.
-
-    Returns:
-        mean, its 95 % interval low and high (Student's t), seeds, and the verdict: whether the interval is beside 0.
-    """
-    other, rows = usual.set_index("seed")[ACCURACY], {}
-    for label, own in runs.groupby("setting", sort=False):
-        gain = (100 * (own.set_index("seed")[ACCURACY] - other)).dropna()
-        low, high = ttest_1samp(gain, 0).confidence_interval()
-        verdict = "better" if low > 0 else "worse" if high < 0 else "no difference we can see"
-        rows[label] = {"mean": gain.mean(), "low": low, "high": high, "seeds": len(gain), "verdict": verdict}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def visible(spread: float, seeds: int = SEEDS, power: float = 0.8) -> float:
-    """The least true difference that a paired t-test at 5 % finds in `power` of all cases.
-
-    Args:
-        spread: the standard deviation of the paired differences; of two equal settings whose luck is not shared, √2
-            times that of the usual recipe.
-    """
-    limit = student.ppf(0.975, seeds - 1)
-    shift = brentq(lambda x: nct.sf(limit, seeds - 1, x) - power, 0, 15)  # in standard errors
-    return spread * shift / seeds**0.5

@@ -124,7 +124,7 @@ def test_prompt_variants_give_rates_and_three_replies_of_each(monkeypatch):
     assert {name: list(table) for name, table in tables.items()} == {n: list(t) for n, t in recorded.items()}
 
 
-OF_TINY = ["shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "alternatives"]
+OF_TINY = ["shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "alternatives", "mismatch"]
 OF_TINY += [name for name in record.RECORDERS if name.startswith("alternatives_rates")]
 
 

@@ -47,6 +47,7 @@ class Setting(NamedTuple):
     adapter: bool = True  # else all weights are trained
     trainer: type[SharedPromptTrainer] = SharedPromptTrainer
     order: Callable[[Dataset, int], Dataset] | None = None  # (questions, seed) → the questions as they are asked
+    logged: tuple[str, ...] = ()  # kept of the history beside KEPT
 
 
 USUAL = Setting()
@@ -125,7 +126,7 @@ def run_cell(profile: Profile, setting: Setting, seed: int, points: int = POINTS
         )
         trainer.remove_callback(PrinterCallback)
         training.train_to_end(trainer)
-    rows = significant(history(trainer).reindex(columns=KEPT), 4).to_dict("records")
+    rows = significant(history(trainer).reindex(columns=[*KEPT, *setting.logged]), 4).to_dict("records")
     return {"curves": watch.rows, "history": rows, "cells": [{"probe": probed, "questions": len(questions)}]}
 
 

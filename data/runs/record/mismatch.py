@@ -91,8 +91,9 @@ def setting(trainer: type[RoundedSampler], changes: dict[str, Any] = UNCORRECTED
     return Setting(changes, trainer=trainer, logged=DRIFT)
 
 
-def corrected(mode: str) -> dict[str, Any]:
-    return {"vllm_importance_sampling_mode": mode, "vllm_importance_sampling_clip_max": CAP}
+def corrected(mode: str, **changes: Any) -> Setting:
+    options = {"vllm_importance_sampling_mode": mode, "vllm_importance_sampling_clip_max": CAP}
+    return setting(ThreeBits, options | changes)
 
 
 SETTINGS = {
@@ -101,9 +102,12 @@ SETTINGS = {
     "8 bits": setting(EightBits),
     "4 bits": setting(FourBits),
     "3 bits": setting(ThreeBits),
-    "3 bits, tokens truncated": setting(ThreeBits, corrected("token_truncate")),
-    "3 bits, completions truncated": setting(ThreeBits, corrected("sequence_truncate")),
-    "3 bits, completions masked": setting(ThreeBits, corrected("sequence_mask")),  # TRL's default
+    "3 bits, tokens truncated": corrected("token_truncate"),
+    "3 bits, completions truncated": corrected("sequence_truncate"),
+    "3 bits, completions masked": corrected("sequence_mask"),  # TRL's default
+    # the recipe's rate was chosen without a correction, so this one is given others as well
+    "3 bits, completions masked, rate 0.001": corrected("sequence_mask", learning_rate=1e-3),
+    "3 bits, completions masked, rate 0.004": corrected("sequence_mask", learning_rate=4e-3),
 }
 
 

@@ -13,6 +13,7 @@ recipes             reward per minute: our recipe beside TRL's defaults and the 
 sick_runs           runs with one thing wrong each, and a healthy one with a KL penalty (07)
 grid                many short runs, one setting varied at a time (08)
 fair_*              each condition at its own best learning rate, a family a record (08)
+entropy_bonus       a collapsed patient of 07 under an entropy bonus (08)
 countdown           the worked task of notebook 10
 ladder              how far an adapter must move for the layout to be learned (05)
 agents              a calculator used when it is needed, a game of several turns, a tool only read about (11)
@@ -45,6 +46,7 @@ from . import (
     alternatives,
     beyond_exact,
     countdown,
+    entropy_bonus,
     fair,
     grid,
     judge,
@@ -69,6 +71,7 @@ RECORDERS: dict[str, Recorder] = {
     "placebos": placebos.placebos,
     "reward_per_minute": recipes.reward_per_minute,
     "countdown": countdown.countdown,
+    "entropy_bonus": entropy_bonus.entropy_bonus,
     "ladder": ladder.ladder,
     "tools": agents.tools,
     "game": agents.game,

@@ -84,9 +84,11 @@ FAMILIES: dict[str, dict[str, Setting]] = {
         "luspo": Setting({"loss_type": "luspo", "importance_sampling_level": "sequence"}),
         "KL, beta 0.04": Setting({"beta": 0.04}),
     },
-    "fair_signal": {
+    "fair_scale": {
         "scaled by the batch": Setting({"scale_rewards": "batch"}),
         "not scaled": Setting({"scale_rewards": "none"}),
+    },
+    "fair_sampling": {
         "groups of 4": Setting({"num_generations": 4}),
         "groups of 16": Setting({"num_generations": 16}),
         "temperature 0.7": Setting({"temperature": 0.7}),

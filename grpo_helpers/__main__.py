@@ -26,8 +26,6 @@ examples
   python -m grpo_helpers --profile small --model path/to/a/chat/model
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence

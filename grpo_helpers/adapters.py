@@ -3,8 +3,6 @@
 A run leaves <run>/adapter/ (adapter_model.safetensors, adapter_config.json, README.md) beside <run>/run.json.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +20,6 @@ from .profiles import DATA, Profile, output_root, without_root
 
 CARD = Path(__file__).with_name("model_card.md")
 FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
-TEXTS = ("outcome", "weights", "weights_sha256", "date")  # of run.json
 SAME = ("task", "system_prompt", "shots")  # what an adapter learned to answer; other questions would be unfair to it
 
 
@@ -34,12 +31,7 @@ class Found(NamedTuple):
 
 
 def check(folder: str | Path) -> None:
-    """Whether `folder` holds a whole adapter.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: there is half of one.
-    """
+    """Refuse a folder that holds no adapter (FileNotFoundError), or half of one (ValueError)."""
     weights, config = (Path(folder) / name for name in FILES[:2])
     if not (weights.is_file() and config.is_file()):
         raise FileNotFoundError(f"{folder} holds no adapter ({FILES[1]}, {FILES[0]}); train one with `make run`")
@@ -55,7 +47,8 @@ def _facts(folder: Path, profile: Profile) -> dict[str, Any] | None:
     """run.json beside a whole adapter of a finished run of this profile, else None."""
     try:
         check(folder)
-        facts = read_json(folder.parent / "run.json", profile=dict, seed=int, **dict.fromkeys(TEXTS, str))
+        texts = dict.fromkeys(("outcome", "weights", "weights_sha256", "date"), str)
+        facts = read_json(folder.parent / "run.json", profile=dict, seed=int, **texts)
     except (OSError, ValueError):
         return None
     old, new = facts["profile"], json.loads(json.dumps(profile.as_dict()))
@@ -66,10 +59,7 @@ def find(profile: Profile) -> Found:
     """The newest adapter that notebook 05 or `make run` left for this profile, else the recorded one.
 
     One of the reader's own counts if it is whole, its run was finished, and run.json says that it was trained on the
-    very weights this profile loads here.
-
-    Raises:
-        FileNotFoundError: there is none; the message has the remedy.
+    very weights this profile loads here. Without any it is a FileNotFoundError.
     """
     outputs = output_root()
     own = [p for start in ("notebooks/", "") for p in outputs.glob(f"{start}{profile.name}-*/adapter")]
@@ -87,18 +77,13 @@ def find(profile: Profile) -> Found:
         if same:
             kind = "notebook 05" if folder.parents[1].name == "notebooks" else "`make run`"
             return Found(folder, f"left by {kind}: {run}, {facts['date']}")
-    raise FileNotFoundError(
-        f"no adapter of a finished run of profile {profile.name!r} on these weights, neither in "
-        f"{without_root(str(outputs))} nor recorded in data/runs; run notebook 05, or `make run PROFILE={profile.name}`"
-    )
+    what = f"no adapter of a finished run of profile {profile.name!r} on these weights"
+    where = f"neither in {without_root(str(outputs))} nor recorded in data/runs"
+    raise FileNotFoundError(f"{what}, {where}; run notebook 05, or `make run PROFILE={profile.name}`")
 
 
 def load(model: PreTrainedModel, folder: str | Path) -> PeftModel:
-    """`model` with the saved adapter on top, ready to generate.
-
-    Raises:
-        FileNotFoundError, ValueError: no adapter, or half of one.
-    """
+    """`model` with the saved adapter on top, ready to generate; raises what `check` does."""
     check(folder)
     return PeftModel.from_pretrained(model, folder).eval()
 
@@ -124,10 +109,8 @@ def results_in_words(run: Path) -> str:
     shown = pd.concat(tables, names=["temperature (0: greedy)"]).reset_index()
     rows = [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return (
-        f"{table['n'].iloc[0]} held-out questions, the same before and after, under the same prompt.\n\n"
-        + "\n".join(lines)
-    )
+    asked = f"{table['n'].iloc[0]} held-out questions, the same before and after, under the same prompt."
+    return "\n".join([asked, "", *lines])
 
 
 FETCH = """```bash
@@ -162,7 +145,7 @@ def _base_model(model: str, weights: str) -> dict[str, str]:
 
 
 def model_card(run: Path) -> str:
-    """A model card from what a run recorded in its folder, run.json and comparison.csv, and nothing else."""
+    """A model card from a run's run.json and comparison.csv, and nothing else."""
     facts = read_json(run / "run.json")
     p = facts["profile"]
     base, taken = _base_model(p["model"], facts["weights"]), facts.get("steps_taken", p["steps"])
@@ -188,12 +171,8 @@ def write_card(run: Path) -> Path:
 def push(folder: str | Path, repo: str) -> str:
     """Upload an adapter with its card to the hub, and return its address. Nothing else in this package uploads.
 
-    Args:
-        repo: "user/name"; made if need be, and private.
-
-    Raises:
-        PermissionError: no token is at hand.
-        FileNotFoundError: a file of the adapter, or its card, is missing.
+    `repo` is "user/name"; it is made if need be, and private. Without a token it is a PermissionError, without a file
+    of the adapter, or its card, a FileNotFoundError.
     """
     check(folder)
     if not (Path(folder) / "README.md").is_file():

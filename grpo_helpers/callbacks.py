@@ -1,7 +1,5 @@
 """What looks on while a policy trains: progress, a clean stop, the doctor."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

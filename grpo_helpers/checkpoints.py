@@ -1,24 +1,21 @@
 """The checkpoints of a run: found, and known to be whole before anything is resumed from them."""
 
-from __future__ import annotations
-
-import json
 import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from .files import read_json
+
 
 def damage(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint folder, or None when it is whole.
 
-    A process killed while saving leaves a folder with files missing or cut
-    off; the state file is written last, the others are opened to be sure.
+    A process killed while saving leaves files missing or cut off. The state is written last, the others are opened.
     """
     checkpoint, name = Path(checkpoint), "trainer_state.json"
     try:
-        state = json.loads((checkpoint / name).read_text(encoding="utf-8"))
-        state["global_step"] + 0, [row["step"] for row in state["log_history"]]
+        read_json(checkpoint / name, global_step=int, log_history=list)
         name = "adapter_model.safetensors"
         with safe_open(checkpoint / name, framework="pt") as weights:
             weights.keys()
@@ -29,7 +26,7 @@ def damage(checkpoint: str | Path) -> str | None:
                     return f"{name} is damaged at {bad}"
     except FileNotFoundError:
         return f"{name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
         return f"{name}: {type(error).__name__}: {error}"
     return None
 

@@ -1,10 +1,7 @@
 """Questions to train and to evaluate on, in the columns the trainer wants.
 
-Both sources give the same columns: `question`, `prompt` (messages, ready for a
-chat template) and `answer` (the gold number as text).
+These are, of both sources, `question`, `prompt` (messages, ready for a chat template), `answer` (the number as text).
 """
-
-from __future__ import annotations
 
 import json
 import re
@@ -24,13 +21,7 @@ Row = dict[str, Any]
 
 
 def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")) -> list[Row]:
-    """The rows of a JSONL file, one object a line.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not a JSON object or lacks a column; the message
-            names file and line.
-    """
+    """The rows of a JSONL file, one object a line; a ValueError names the file and a line that is none."""
     path, rows = Path(path), []
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the folder's name")
@@ -41,14 +32,12 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
             try:
                 row = json.loads(line)
             except ValueError as error:  # not JSON, or cut off inside a letter
-                raise ValueError(
-                    f"{path}, line {number}: not valid JSON ({error}); was the file cut off? It reads {line[:60]!r}"
-                ) from None
+                why = f"not valid JSON ({error}); was the file cut off? It reads {line[:60]!r}"
+                raise ValueError(f"{path}, line {number}: {why}") from None
             missing = [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]
             if missing:
-                raise ValueError(
-                    f"{path}, line {number}: no text in column {missing[0]!r}; every line needs {list(columns)}"
-                )
+                why = f"no text in column {missing[0]!r}; every line needs {list(columns)}"
+                raise ValueError(f"{path}, line {number}: {why}")
             rows.append(row)
     if not rows:
         raise ValueError(f"{path}: the file has no rows; make or download it again")
@@ -69,11 +58,9 @@ def _to_dataset(rows: Sequence[Row], max_samples: int | None, where: str, **prom
 
 
 def word_problem_rows(split: str = "train", steps: Sequence[int] = (1, 2, 3)) -> list[Row]:
-    """The word problems as they are on disk: question, worked answer, family, steps.
+    """The word problems of so many calculations as they are on disk: question, worked answer, family, steps.
 
-    Args:
-        split: "train", "test", or "new_families" (kinds of problem that training never sees).
-        steps: keep only problems of so many calculations.
+    `split` is "train", "test", or "new_families" (kinds of problem that training never sees).
     """
     rows = [row for row in read_jsonl(DATA / "word_problems" / f"{split}.jsonl") if row["steps"] in steps]
     if not rows:
@@ -104,9 +91,7 @@ def get_gsm8k_questions(
 ) -> Dataset:
     """GSM8K (Cobbe et al. 2021, arXiv 2110.14168), the first `max_samples` questions of `split`.
 
-    Args:
-        source: a folder with GSM8K's `train.jsonl` and `test.jsonl`; None takes
-            openai/gsm8k from the hub, at a pinned revision.
+    `source` is a folder with its `train.jsonl` and `test.jsonl`; None takes openai/gsm8k from the hub, at a revision.
     """
     if source is not None:
         rows = read_jsonl(Path(source).expanduser() / f"{split}.jsonl")
@@ -114,10 +99,9 @@ def get_gsm8k_questions(
         try:
             rows = load_dataset(GSM8K, "main", split=split, revision=GSM8K_REVISION).to_list()
         except (ConnectionError, OSError) as error:
-            raise ConnectionError(
-                f"{GSM8K} cannot be loaded from the hub ({type(error).__name__}); "
-                "give a folder with its train.jsonl and test.jsonl as `source`, or use the profile 'tiny' or 'small'"
-            ) from error
+            remedy = "give a folder with its train.jsonl and test.jsonl as `source`, or take the profile tiny or small"
+            why = f"cannot be loaded from the hub ({type(error).__name__})"
+            raise ConnectionError(f"{GSM8K} {why}; {remedy}") from error
     return _to_dataset(rows, max_samples, f"GSM8K, {split}", system_prompt=system_prompt, shots=shots)
 
 
@@ -130,10 +114,9 @@ def worked_reply(answer: str) -> str:
 def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
     """A worked example for each of `operations` ("+", "-", "*", "/"): the shortest one-step training problem.
 
-    Short, because the prompt is paid for in every forward pass. Different
-    operations, because a policy that is shown two products learns to multiply
-    whatever it is asked. Two different numbers, because 37 - 37 does not show
-    which of them is taken from which.
+    Short, because the prompt is paid for in every forward pass. Different operations, because a policy that is shown
+    two products learns to multiply whatever it is asked. Two different numbers, because 37 - 37 does not show which of
+    them is taken from which.
     """
     rows = sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"]))
     shots = []
@@ -170,16 +153,11 @@ def asked_in_both(train: Dataset, test: Dataset) -> int:
 def drop_long_prompts(dataset: Dataset, tokenizer: Any, max_prompt_length: int) -> tuple[Dataset, int]:
     """Without the questions whose prompt has more than `max_prompt_length` tokens, and how many those were.
 
-    TRL no longer truncates prompts, and a truncated question is a wrong one.
-
-    Raises:
-        ValueError: nothing is left.
+    TRL no longer truncates prompts, and a truncated question is a wrong one. If nothing is left it is a ValueError.
     """
     lengths = [len(ids) for ids in prompt_ids(tokenizer, dataset["prompt"])]
     keep = [i for i, n in enumerate(lengths) if n <= max_prompt_length]
     if lengths and not keep:
-        raise ValueError(
-            f"all {len(lengths)} prompts are longer than max_prompt_length={max_prompt_length} tokens "
-            f"(the shortest has {min(lengths)}); raise it"
-        )
+        what = f"all {len(lengths)} prompts are longer than max_prompt_length={max_prompt_length} tokens"
+        raise ValueError(f"{what} (the shortest has {min(lengths)}); raise it")
     return dataset.select(keep), len(lengths) - len(keep)

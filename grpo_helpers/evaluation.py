@@ -1,11 +1,8 @@
 """Evaluation on held-out questions: predictions, what they are worth, before beside after, and during training.
 
-*Strict* means right and in the requested format, what a program that reads the
-answer block would see. *Flexible* takes the last number anywhere, what a
-forgiving human would see. *Worked* means that the reply states a calculation.
+*Strict* means right and in the requested format, what a program that reads the answer block would see. *Flexible* takes
+the last number anywhere, what a forgiving human would see. *Worked* means that the reply states a calculation.
 """
-
-from __future__ import annotations
 
 import functools
 import json
@@ -54,10 +51,9 @@ def generate_predictions(
     num_generations: int = 1,
     seed: int = 0,
 ) -> list[list[tuple[str, bool]]]:
-    """`num_generations` replies to each prompt, batched by length; for none, or a temperature below 0, a ValueError.
+    """For each prompt, in the order given, `num_generations` replies as (text, truncated); batched by length.
 
-    Returns:
-        For each prompt, in the order given, its replies as (text, truncated).
+    None of anything, and a temperature below 0, are a ValueError.
     """
     counts = {"prompts": len(prompts), "max_new_tokens": max_new_tokens, "num_generations": num_generations}
     if min(counts.values()) < 1:
@@ -72,9 +68,8 @@ def generate_predictions(
         torch.manual_seed(seed)
         for start in range(0, len(order), step):
             batch = order[start : start + step]
-            completions = _generate(
-                model, tokenizer, [ids[i] for i in batch], max_new_tokens, num_generations, temperature
-            )
+            asked = [ids[i] for i in batch]
+            completions = _generate(model, tokenizer, asked, max_new_tokens, num_generations, temperature)
             decoded = tokenizer.batch_decode(completions, skip_special_tokens=True)
             for k, (text, tokens) in enumerate(zip(decoded, completions, strict=True)):
                 replies[batch[k // num_generations]].append((text, tokens[-1] not in ends))
@@ -95,17 +90,11 @@ def _generate(
         return engine.sample_policy(model, tokenizer, prompts, max_new_tokens, num_generations, temperature)
     ends = end_ids(model, tokenizer)
     ids, mask = engine.pad_left(prompts, tokenizer.pad_token_id, model.device)
+    options = {"max_new_tokens": max_new_tokens, "num_return_sequences": num_generations, "eos_token_id": ends}
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature:
         sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        num_return_sequences=num_generations,
-        eos_token_id=ends,
-        **sampling,
-    )
+    output = model.generate(input_ids=ids, attention_mask=mask, **options, **sampling)
     rows = output[:, ids.shape[1] :].tolist()
     return [row[: next((i for i, token in enumerate(row, start=1) if token in ends), len(row))] for row in rows]
 
@@ -131,15 +120,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """Replies to every question of `dataset`, scored: a row for each reply, those to one question side by side.
 
-    Args:
-        sampling: keywords of `generate_predictions`; without any, one greedy reply to each question.
-
-    Returns:
-        Columns question, gold, completion, extracted; the outcomes strict, flexible, format, worked, truncated (bool);
-        tokens, the length.
-
-    Raises:
-        ValueError: a gold answer is no number.
+    Columns: question, gold, completion, extracted; the outcomes strict, flexible, format, worked, truncated (bool);
+    tokens, the length. `sampling` are keywords of `generate_predictions`; without any there is one greedy reply to each
+    question. A gold answer that is no number is a ValueError.
     """
     golds = list(map(gold_text, dataset["answer"]))
     replies = generate_predictions(model, tokenizer, dataset["prompt"], max_new_tokens, **sampling)
@@ -151,10 +134,7 @@ def evaluate(
 
 
 def completion_tokens(tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, max_new_tokens: int) -> pd.Series:
-    """Tokens of each completion of a scored table, end of turn included.
-
-    Read back from the text, which may be cut into other tokens than those sampled.
-    """
+    """Tokens of each completion of a scored table, end of turn included; read back, so perhaps not those sampled."""
     ids = tokenizer(table["completion"].tolist(), add_special_tokens=False)["input_ids"]
     lengths = pd.Series([len(tokens) + 1 for tokens in ids], index=table.index)
     return lengths.where(~table["truncated"], max_new_tokens)
@@ -207,8 +187,7 @@ class SampleReplies(TrainerCallback):
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Before and after on the same questions, a row for each outcome.
 
-    Columns: n; `before` and `after` (rates) with Wilson intervals (`_low`, `_high`); `gain`, their
-    difference, with its interval; and the paired test.
+    Columns: n; `before` and `after` (rates) and `gain`, their difference, with intervals (`_low`, `_high`); the test.
     """
     if list(before["question"]) != list(after["question"]):
         raise ValueError("the questions before and after differ; evaluate both on the same dataset")

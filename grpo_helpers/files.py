@@ -1,7 +1,5 @@
 """Files written whole or not at all, mistakes in them named, and a folder that one process has at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -61,9 +59,7 @@ def disk_is_full(error: BaseException) -> bool:
 def held(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone; the system lets go of it when the process ends, even killed.
 
-    Raises:
-        PermissionError: nothing can be written there.
-        BlockingIOError: another process has it.
+    A PermissionError where nothing can be written, a BlockingIOError if another process has it.
     """
     made, path = not folder.exists(), folder / LOCK
     try:

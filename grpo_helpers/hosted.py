@@ -4,8 +4,6 @@ Every notebook's set-up cell calls `prepare` before anything else is imported, s
 standard library and, in Colab and on Kaggle, `packaging`, which both have. On other machines nothing is installed.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess
@@ -14,10 +12,7 @@ import tempfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ("torch", "numpy", "pillow")  # built for the runtime's GPU, or loaded before its first cell runs
@@ -31,7 +26,7 @@ def service() -> str | None:
     return "Colab" if "google.colab" in sys.modules else None
 
 
-def requirements() -> dict[str, tuple[SpecifierSet, str]]:
+def requirements() -> dict[str, tuple[Any, str]]:
     """Package → (versions that do, pinned version) of what the series imports: pyproject.toml, requirements.txt."""
     from packaging.requirements import Requirement
 
@@ -55,20 +50,15 @@ def pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(
-            f"pip {' '.join(arguments)} failed; is the notebook allowed to use the Internet (on Kaggle: its settings)?"
-            f"\n{done.stderr[-2000:]}"
-        )
+        hint = "is the notebook allowed to use the Internet (on Kaggle: its settings)?"
+        raise RuntimeError(f"pip {' '.join(arguments)} failed; {hint}\n{done.stderr[-2000:]}")
 
 
 def install() -> None:
     """Bring the pinned versions, leave the runtime's own as they are, remove what breaks PEFT; says what it did.
 
     Left alone are `KEPT`, and whatever is imported already and new enough: an imported package can only be
-    exchanged by a restart.
-
-    Raises:
-        RuntimeError: pip failed, or something imported earlier had to be exchanged and needs a restart.
+    exchanged by a restart, and where one had to be that is a RuntimeError.
     """
     wanted = requirements()
     have = {package: version for package in (*wanted, *KEPT) if (version := installed(package))}
@@ -109,10 +99,8 @@ def count_gpus() -> int:
 def use_one_gpu() -> None:
     """Of several GPUs show this process the first: one process trains on one, and TRL refuses to see more.
 
-    Nothing is changed where a launcher or the user has chosen (LOCAL_RANK, CUDA_VISIBLE_DEVICES).
-
-    Raises:
-        RuntimeError: torch is imported already, and may have seen them all.
+    Nothing is changed where a launcher or the user has chosen (LOCAL_RANK, CUDA_VISIBLE_DEVICES). If torch is imported
+    already, and may have seen them all, it is a RuntimeError.
     """
     if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
         return
@@ -128,11 +116,8 @@ def use_one_gpu() -> None:
 def prepare() -> None:
     """Make this process ready for the series: telemetry off, one GPU, and in Colab or on Kaggle the packages.
 
-    Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH.
-
-    Raises:
-        RuntimeError: this is Windows itself, where parts of the series cannot work; it is too late to choose one of
-            several GPUs; or packages cannot be installed.
+    Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH. What cannot be
+    done, and Windows itself, where parts of the series cannot work, is a RuntimeError.
     """
     if sys.platform == "win32":
         raise RuntimeError("Windows itself is not supported: open this notebook inside WSL, or in Colab")

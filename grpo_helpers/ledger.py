@@ -3,8 +3,6 @@
 The main job keeps it in run.json, `make gpu-check` sets the planner beside it.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -24,8 +22,7 @@ def largest_activation(
 ) -> float:
     """The largest magnitude that any layer puts out for `prompt`; float16 ends at 65,504.
 
-    Raises:
-        ValueError: the logits are not finite in this precision.
+    Logits that are not finite in this precision are a ValueError.
     """
     ids = torch.tensor(prompt_ids(tokenizer, [prompt]), device=model.device)
     seen = []
@@ -39,10 +36,8 @@ def largest_activation(
     for handle in handles:
         handle.remove()
     if not logits.isfinite().all():
-        raise ValueError(
-            f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
-            " overflows; take a card that has bfloat16 (an L4, an A100) or another model"
-        )
+        what = f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
+        raise ValueError(f"{what} overflows; take a card that has bfloat16 (an L4, an A100) or another model")
     return float(torch.stack(seen).max())
 
 
@@ -51,9 +46,6 @@ class Ledger(TrainerCallback):
 
     Phases: generation, scoring (the forward pass) and backward of each batch, and the optimizer's step. Each waits for
     the GPU at both ends.
-
-    Raises:
-        ValueError: the policy's logits for `prompt` are not finite.
     """
 
     def __init__(

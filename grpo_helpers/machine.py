@@ -1,7 +1,5 @@
 """The machine at hand: what it is, how fast, which precision and which profile fit it."""
 
-from __future__ import annotations
-
 import functools
 import os
 import platform
@@ -9,7 +7,7 @@ import re
 import resource
 import subprocess
 import sys
-import time
+import timeit
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,11 +29,9 @@ SPARE = 0.95  # of a card's memory; a screen or another notebook may hold the re
 def hardware() -> str:
     """The machine in words: GPU or processor, cores, memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        cpu = names[0] if names else cpu
+    names = re.findall(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else []
+    cpu = names[0].strip() if names else platform.processor() or platform.machine()
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return f"{gpu}{cpu}, {os.cpu_count()} cores, {memory:.0f} GB"
 
@@ -50,13 +46,7 @@ def peak_memory_gb() -> float:
 def cpu_gflops(dtype: torch.dtype) -> float:
     """This CPU's matrix-product speed in `dtype`, measured for a few hundredths of a second."""
     a, b = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-    a @ b
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * 512 * 576 * 1536 / best / 1e9
+    return 2 * 512 * 576 * 1536 / min(timeit.repeat(lambda: a @ b, repeat=11, number=1)) / 1e9
 
 
 def gpu_record() -> dict[str, Any]:
@@ -93,9 +83,8 @@ def cpu_has_bfloat16() -> bool:
 def resolve_dtype(profile: Profile) -> torch.dtype:
     """The precision of the frozen weights on this machine.
 
-    A GPU before Ampere (a T4) only emulates bfloat16, so `is_bf16_supported`
-    is no guide; a CPU without bfloat16 instructions is slower in it. Which it
-    has is looked up, not timed: a busy machine must not choose otherwise.
+    A GPU before Ampere (a T4) only emulates bfloat16, so `is_bf16_supported` is no guide; a CPU without bfloat16
+    instructions is slower in it. Which it has is looked up, not timed: a busy machine must not choose otherwise.
     """
     wanted = getattr(torch, profile.dtype)
     if wanted == torch.float32:
@@ -109,14 +98,10 @@ def detect() -> Profile:
     """The profile that fits this machine: `GRPO_PROFILE` if set, else by what is at hand. Says why in one line.
 
     A GPU gets the first of NEEDED_GB that fits and whose weights can be had, else tiny. Without one it is small, unless
-    its weights cannot be had or it would take over a quarter of an hour; then tiny.
-
-    Raises:
-        UnusableGPU: this torch has no kernels for the GPU.
+    its weights cannot be had or it would take over a quarter of an hour; then tiny. Raises what `check_gpu` does.
     """
     check_gpu()
-    chosen = os.environ.get("GRPO_PROFILE")
-    if chosen:
+    if chosen := os.environ.get("GRPO_PROFILE"):
         profile, why = get_profile(chosen), "GRPO_PROFILE is set"
         if profile.dtype == "float16" and not torch.cuda.is_available():
             why += ", though it is made for a GPU and there is none; expect hours to days"
@@ -138,10 +123,9 @@ def check_gpu() -> None:
     built = torch.cuda.get_arch_list()
     oldest = min((int(re.sub(r"\D", "", name)) for name in built if name.startswith("sm_")), default=0)
     if 10 * major + minor < oldest:
-        raise UnusableGPU(
-            f"this torch has no kernels for {torch.cuda.get_device_name()} (compute capability {major}.{minor}, it"
-            f" needs {oldest / 10:.1f}); choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
-        )
+        what = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor}, it needs {oldest / 10:.1f})"
+        remedy = "choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
+        raise UnusableGPU(f"this torch has no kernels for {what}; {remedy}")
 
 
 def _for_gpu() -> tuple[Profile, str]:
@@ -162,11 +146,8 @@ def _for_gpu() -> tuple[Profile, str]:
 def _for_cpu() -> tuple[Profile, str]:
     minutes = estimated_minutes(SMALL)
     if minutes > LONGEST_MINUTES:
-        return (
-            TINY,
-            f"no GPU, and 'small' would take about {minutes:.0f} minutes on this CPU"
-            " (GRPO_PROFILE=small if you do not mind)",
-        )
+        why = f"'small' would take about {minutes:.0f} minutes on this CPU (GRPO_PROFILE=small if you do not mind)"
+        return TINY, f"no GPU, and {why}"
     if error := _weights_missing(SMALL):
         return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
     return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"

@@ -1,7 +1,5 @@
 """The calculations that a reply states, and those of them that are false."""
 
-from __future__ import annotations
-
 import re
 from decimal import Decimal
 

@@ -1,7 +1,5 @@
 """From a profile to a policy: find the weights, load them in the right precision, add LoRA."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -9,13 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .machine import check_gpu, resolve_dtype
 from .pretrained import find_weights, quiet
@@ -35,10 +27,7 @@ def fit_template(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any
     """Have the chat template write every prompt alike, whoever asks: training, evaluation, a probe, a notebook.
 
     Its `arguments`, as {"enable_thinking": False}, become part of it. Where it refuses or drops a system message, the
-    text is folded into the first question, and that is said.
-
-    Raises:
-        ValueError: there is no template that can be used.
+    text is folded into the first question, and that is said. If there is none that can be used it is a ValueError.
     """
     if tokenizer.chat_template is None:
         raise ValueError("the tokenizer has no chat template, so this is no chat model; take its -Instruct variant")
@@ -89,11 +78,8 @@ def check_targets(model: torch.nn.Module, targets: Collection[str]) -> None:
 def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The untrained policy of a profile and its tokenizer, on the best device here.
 
-    Raises:
-        WeightsNotFound: the weights cannot be had.
-        ValueError: there is no usable chat template, no end token, or no layer of a name in `profile.lora_targets`;
-            the tokenizer is another model's.
-        UnusableGPU: this torch has no kernels for the GPU.
+    Without weights it is WeightsNotFound, on a GPU that torch has no kernels for UnusableGPU; without a usable chat
+    template, end token or LoRA target, or with another model's tokenizer, a ValueError.
     """
     check_gpu()
     folder = find_weights(profile.model, profile.revision).folder
@@ -101,10 +87,9 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(profile))
     ends = end_ids(model, tokenizer)
-    if tokenizer.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {rows}: they belong to two models"
-        )
+    known, rows = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
+    if known > rows:
+        raise ValueError(f"the tokenizer has {known} tokens, the model {rows}: they belong to two models")
     fit_template(tokenizer, profile.chat_template_kwargs)
     check_ends(tokenizer, ends)
     check_targets(model, profile.lora_targets)

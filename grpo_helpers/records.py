@@ -1,18 +1,12 @@
 """What a run leaves, as tables: the history of a training, and what is recorded in data/runs."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from .files import read_json
 from .profiles import DATA
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 RUNS = DATA / "runs"
 
@@ -23,17 +17,11 @@ def folder(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> Path:
 
 
 def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str, pd.DataFrame]:
-    """The tables of a recorded experiment.
-
-    Raises:
-        FileNotFoundError: it has not been recorded; the message has the command that does it.
-    """
+    """The tables of a recorded experiment; if there are none a FileNotFoundError has the command that records it."""
     source = folder(name, profile, seed, runs)
     if not (source / "run.json").is_file():
-        raise FileNotFoundError(
-            f"{source.name} has not been recorded; "
-            f"`python data/runs/record {name} --profile {profile} --seed {seed}` does it"
-        )
+        command = f"python data/runs/record {name} --profile {profile} --seed {seed}"
+        raise FileNotFoundError(f"{source.name} has not been recorded; `{command}` does it")
     names = read_json(source / "run.json", results=dict)["results"]["tables"]
     return {table: pd.read_csv(source / f"{table}.csv") for table in names}
 
@@ -44,15 +32,11 @@ def available(name: str, runs: Path = RUNS) -> list[tuple[str, int]]:
     return [(profile, int(seed)) for profile, _, seed in (text.rpartition("-") for text in found)]
 
 
-def history(source: Trainer | Sequence[dict[str, Any]] | str | Path) -> pd.DataFrame:
+def history(source: Any) -> pd.DataFrame:
     """The training log as one table: a row for each logged step, TRL's names as columns.
 
-    Args:
-        source: a trainer, its `state.log_history`, or the path of a
-            `trainer_state.json` or `history.csv`.
-
-    Raises:
-        ValueError: nothing with a reward was logged.
+    `source` is a trainer, its `state.log_history`, or the path of a `trainer_state.json` or `history.csv`. If nothing
+    with a reward was logged it is a ValueError.
     """
     if isinstance(source, (str, Path)):
         if Path(source).suffix == ".csv":

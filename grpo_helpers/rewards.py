@@ -1,13 +1,9 @@
 """The five reward functions of the series, in TRL's signature.
 
-Names and values are the source article's; what they check is repaired (each
-fault of the published version is a test in `tests/test_rewards.py`). TRL calls
-a reward function with keywords, one list entry per completion, and wants one
-float per completion back. `completions` may be plain strings or conversations
-(`[{"role": "assistant", "content": ...}]`).
+Names and values are the source article's; what they check is repaired (each fault of the published version is a test in
+`tests/test_rewards.py`). TRL calls a reward function with keywords, one list entry per completion, and wants one float
+per completion back. `completions` may be plain strings or conversations (`[{"role": "assistant", "content": ...}]`).
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
@@ -109,8 +105,7 @@ def _each_tag_once(text: str) -> bool:
 def has_strict_format(text: str) -> bool:
     """Whether `text` is the requested layout and nothing else, every tag on its own line.
 
-    One newline after the last tag is allowed, none is needed: a model usually
-    ends its turn right after `</answer>`.
+    One newline after the last tag is allowed, none is needed: a model usually ends its turn right after `</answer>`.
     """
     return _each_tag_once(text) and _STRICT.fullmatch(text) is not None
 
@@ -127,19 +122,14 @@ def final_answer(text: str) -> str:
 
 
 def is_correct(text: str, answer: str) -> bool:
-    """Whether the final answer of `text` is the number `answer`: 1,000 = 1000 = 1000.0 = $1,000.
-
-    Raises:
-        ValueError: `answer`, the gold answer, is not a number.
-    """
+    """Whether the final answer of `text` is the number `answer`, or a ValueError: 1,000 = 1000 = 1000.0 = $1,000."""
     return same_number(final_answer(text), gold_text(answer))
 
 
 def correctness_reward_func(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:
     """2.0 when the final answer equals the gold one as a number, else 0.0.
 
-    Only a completion that ends with its one answer block is paid: a second
-    block or an afterthought would let a model bet on several answers.
+    A completion must end with its one answer block: a second one, or an afterthought, would be a bet on many answers.
     """
     texts = [completion_text(c) for c in completions]
     return [2.0 if is_correct(text, gold) else 0.0 for text, gold in zip(texts, answer, strict=True)]

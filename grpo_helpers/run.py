@@ -10,8 +10,6 @@ outputs/<profile>-<seed>/
     checkpoints/       to resume from
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -83,11 +81,7 @@ def move_aside(output: Path) -> None:
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to resume a run under another recipe, or on other data.
-
-    Raises:
-        ValueError: names each field that differs, saved against asked for.
-    """
+    """Refuse to resume a run under another recipe, or on other data: a ValueError names each field that differs."""
     defaults = Profile(name="", about="", minutes=0, model="").as_dict()
     saved = {"data_sha256": now.get("data_sha256")} | saved  # older runs have none, and fewer fields
     same = ("seed", "weights_sha256", "data_sha256")
@@ -296,14 +290,13 @@ def run(
     """Train `profile` with GRPO, measure what it learned, and tell how it ended. The module's docstring has the files.
 
     Args:
-        output: None takes outputs/<profile>-<seed>, or the same under `GRPO_OUTPUT`.
+        output: as of `output_folder`.
         resume: whether to go on from the last whole checkpoint there.
         gsm8k: folder with GSM8K's files, in place of the hub's.
         doctor: whether a run that cannot learn is stopped.
 
-    Raises:
-        ValueError, OSError, WeightsNotFound: before anything in the folder is touched, as far as it can be known.
-        KeyboardInterrupt: by Ctrl-C outside of training.
+    Mistakes are a ValueError, OSError or WeightsNotFound before anything in the folder is touched, as far as possible;
+    Ctrl-C outside of training is KeyboardInterrupt.
     """
     start = time.perf_counter()
     output = output_folder(profile, seed, output)

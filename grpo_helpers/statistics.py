@@ -1,7 +1,5 @@
 """Rates and how far to trust them: intervals and a paired test. scipy calculates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -24,11 +22,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 def paired_test(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
     """Exact McNemar test: did the same questions change more one way than the other?
 
-    Returns:
-        gained and lost (counts of questions) and p_value, two-sided; 1.0 when nothing changed.
-
-    Raises:
-        ValueError: a verdict is missing, or text; not as many before as after.
+    Returns gained and lost (counts of questions) and p_value, two-sided; 1.0 when nothing changed. What is no verdict,
+    or not as many before as after, is a ValueError.
     """
     sides = [np.asarray(list(verdicts)) for verdicts in (before, after)]
     for side in sides:

@@ -1,7 +1,5 @@
 """Training with TRL's GRPOTrainer: configuration, safe resume, and the history as a table."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import math
@@ -9,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -29,17 +27,12 @@ from .profiles import Profile, without_root
 from .prompts import gold_text
 from .rewards import REWARD_FUNCS, Completion, RewardFunc
 
-if TYPE_CHECKING:
-    from .lessons.doctor import Finding
-
 # Fields that have the same name in a profile and in TRL: sampling, optimisation, objective, checkpoints.
 SAME = (
     *("num_generations", "temperature", "max_completion_length"),
     *("learning_rate", "warmup_steps", "max_grad_norm", "weight_decay", "adam_beta2"),
     *("loss_type", "beta", "scale_rewards", "num_iterations", "save_steps"),
 )
-
-
 WORKED = "completions/worked"  # logged: the share of completions that state a calculation
 
 
@@ -61,8 +54,7 @@ def machine_options(dtype: torch.dtype) -> dict[str, Any]:
 def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **overrides: Any) -> GRPOConfig:
     """The profile as TRL's configuration; `overrides` are GRPOConfig fields.
 
-    Raises:
-        ValueError: an override would not do what it says, as one by an old name, which transformers ignores.
+    One that would not do what it says, as by an old name, which transformers ignores, is a ValueError.
     """
     if "chat_template_kwargs" in overrides:
         raise ValueError("chat_template_kwargs are for training alone here; give them to the profile and load it anew")
@@ -114,10 +106,9 @@ def watched_and_checked(reward_funcs: Sequence[RewardFunc]) -> list[RewardFunc]:
 def check_questions(profile: Profile, dataset: Dataset) -> None:
     """A ValueError if they do not fill one step, or hold a prompt that is neither a text nor a chat."""
     if len(dataset) < profile.prompts_per_step:
-        raise ValueError(
-            f"{len(dataset)} questions are fewer than the {profile.prompts_per_step} that one step asks; "
-            f"take more questions, or a smaller batch (now {profile.batch} × {profile.accumulation} completions)"
-        )
+        what = f"{len(dataset)} questions are fewer than the {profile.prompts_per_step} that one step asks"
+        now = f"{profile.batch} × {profile.accumulation} completions"
+        raise ValueError(f"{what}; take more questions, or a smaller batch (now {now})")
     for row, prompt in enumerate(dataset["prompt"]):
         turns = prompt if isinstance(prompt, list) else [None]
         chat = all(isinstance(turn, dict) and turn.get("role") and turn.get("content") for turn in turns)
@@ -146,9 +137,7 @@ def make_trainer(
         doctor: whether a run that cannot learn is stopped.
         overrides: GRPOConfig fields.
 
-    Raises:
-        ValueError: the dataset lacks a column, has one of TRL's names or a gold answer that cannot be earned, or is too
-            small for one step; there is no reward; a LoRA target matches no layer.
+    Questions, rewards or LoRA targets that cannot be trained with are a ValueError.
     """
     reward_funcs = [reward_funcs] if callable(reward_funcs) or rewards.is_model(reward_funcs) else list(reward_funcs)
     if not reward_funcs:
@@ -169,17 +158,14 @@ def make_trainer(
         print("never ends its turn; give messages instead, [{'role': 'user', 'content': ...}]")
     one_process = int(os.environ.get("WORLD_SIZE", "1")) == 1
     share = profile.shared_prompts and one_process and supports_sharing(model)
-    trainer_class = SharedPromptTrainer if share else GRPOTrainer
-    if doctor:
-        callbacks = [*callbacks, DoctorCallback()]
-    trainer = trainer_class(
+    trainer = (SharedPromptTrainer if share else GRPOTrainer)(
         model=model,
         reward_funcs=watched_and_checked(reward_funcs),
         args=grpo_config(profile, output_dir, seed, **overrides),
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=lora_config(profile),
-        callbacks=[*callbacks, RewardProgress()],
+        callbacks=[*callbacks, *([DoctorCallback()] if doctor else []), RewardProgress()],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.remove_callback(transformers.ProgressCallback)
@@ -191,11 +177,11 @@ FINISHED, INTERRUPTED, STOPPED = "finished", "interrupted", "stopped by the doct
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: FINISHED, INTERRUPTED (by Ctrl-C) or STOPPED (by the doctor, for what `finding` says)."""
+    """How a training ended: FINISHED, INTERRUPTED (by Ctrl-C) or STOPPED (by the doctor, for its `finding`)."""
 
     how: str
     step: int
-    finding: Finding | None = None
+    finding: Any = None
 
     @property
     def finished(self) -> bool:
@@ -239,13 +225,10 @@ class FitsCheckpoint(TrainerCallback):
 def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
     """Train, from the newest whole checkpoint if `resume`, until the end, Ctrl-C or the doctor stops it.
 
-    Afterwards the policy is ready to generate: eval mode, KV cache on, no
-    activation checkpointing. (Left in train mode it would sample with dropout
-    and recompute every token.)
+    Afterwards the policy is ready to generate: eval mode, KV cache on, no activation checkpointing. (Left in train mode
+    it would sample with dropout and recompute every token.)
 
-    Raises:
-        OSError: the disk is full; the run can be resumed once there is room.
-        ValueError: the checkpoint is of another run.
+    A full disk is an OSError, and the run can be resumed once there is room; a checkpoint of another run a ValueError.
     """
     stop, fits = StopAtStepEnd(), FitsCheckpoint()
     trainer.add_callback(stop)
@@ -265,10 +248,9 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
         if not disk_is_full(error):
             if fits.begun or not checkpoint:
                 raise
-            what = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise ValueError(
-                f"{checkpoint} does not fit this run ({what}); delete it to go on from an older"
-            ) from error
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]
+            what = f"{checkpoint} does not fit this run ({why}); delete it to go on from an older"
+            raise ValueError(what) from error
         what = f"step {trainer.state.global_step} could not be saved ({error}); make room, then resume"
         raise OSError(errno.ENOSPC, what, without_root(trainer.args.output_dir)) from error
     finally:
@@ -286,10 +268,6 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
 
 
 def train_to_end(trainer: GRPOTrainer) -> None:
-    """`train` for an experiment, in which half a run is of no use.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C stopped it.
-    """
+    """`train` for an experiment, in which half a run is of no use: stopped by Ctrl-C, it raises KeyboardInterrupt."""
     if train(trainer).how == INTERRUPTED:
         raise KeyboardInterrupt("stopped by Ctrl-C")

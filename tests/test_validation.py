@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from grpo_helpers.lessons import flawed
-from grpo_helpers.lessons.cost import growth
-from grpo_helpers.lessons.validation import COLUMNS, attacks, ideal_reply, shorten, validate_rewards
+from grpo_helpers.lessons.validation import COLUMNS, attacks, growth, ideal_reply, shorten, validate_rewards
 from grpo_helpers.rewards import REWARD_FUNCS, completion_text, correctness_reward_func
 
 from .cells import definitions

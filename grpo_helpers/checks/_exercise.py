@@ -1,25 +1,24 @@
 """What a check is: it prints what is still missing, and never raises."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
+
+Solution = Callable[..., Any]  # what the learner wrote; for some checks a value
 
 
 class NotYet(Exception):
     """What an exercise still lacks, in words for the learner."""
 
 
-def exercise(check: Callable[[Callable[..., Any]], None]) -> Callable[[Callable[..., Any]], None]:
+def exercise(check: Callable[[Solution], None]) -> Callable[[Solution], None]:
     """Turn a check that raises into one that prints its verdict: "Solved." or "Not yet: …"."""
 
     @functools.wraps(check)
-    def verdict(solution: Callable[..., Any]) -> None:
+    def verdict(solution: Solution) -> None:
         try:
             check(solution)
         except NotYet as missing:

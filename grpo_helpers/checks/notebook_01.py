@@ -1,19 +1,15 @@
 """Checks for the exercises of notebook 01."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from math import exp
 from statistics import fmean, stdev
-from typing import Any
 
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, Solution, exercise, expect
 
 REWARDS = (4.0, 0.0, 2.0, 2.0)  # of the four-reply policy
 
 
 @exercise
-def keeps_options(beta: Any) -> None:
+def keeps_options(beta: Solution) -> None:
     """A beta whose best policy, p ∝ reference · e^(reward / beta), earns 2.4 points and gives each reply 5 %."""
     if not isinstance(beta, int | float) or not beta > 0:
         raise NotYet(f"beta is a number above 0, not {beta!r}")
@@ -28,7 +24,7 @@ def keeps_options(beta: Any) -> None:
 
 
 @exercise
-def learns_from(function: Callable[..., Any]) -> None:
+def learns_from(function: Solution) -> None:
     """Whether a token still moves the policy: False where the clip binds or the advantage is 0."""
     cases = {
         "a token of a good completion, still inside": (1.1, 1.0, 0.2, 0.28, True),
@@ -47,7 +43,7 @@ def learns_from(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def step_by_hand(function: Callable[..., Any]) -> None:
+def step_by_hand(function: Solution) -> None:
     """d loss / d log-probability of a token of each completion: loss "grpo", first pass over one group."""
     cases = {
         "equal lengths": ([4.0, 0.0, 2.0, 2.0], [10, 10, 10, 10]),

@@ -1,13 +1,8 @@
 """Checks for the exercises of notebook 02."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pandas as pd
 
-from ._exercise import NotYet, exercise, expect, short_run
+from ._exercise import NotYet, Solution, exercise, expect, short_run
 
 LIMITS = (24, 32, 48, 80)
 ENOUGH = 0.5  # of the right answers that come with the highest limit
@@ -15,7 +10,7 @@ RIGHT = "rewards/correctness_reward_func/mean"
 
 
 @exercise
-def read_gold(function: Callable[..., Any]) -> None:
+def read_gold(function: Solution) -> None:
     """GSM8K's gold answer as a float, or None when there is no number after the last ####."""
     cases = {
         "a plain answer": ("6 * 12 = <<6*12=72>>72 cups\n#### 72", 72.0),
@@ -33,7 +28,7 @@ def read_gold(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def silent_chance(function: Callable[..., Any]) -> None:
+def silent_chance(function: Solution) -> None:
     """The chance that a group is tied when a right answer, of probability p, is all that pays: p^G + (1-p)^G."""
     for p, size in ((0.5, 2), (0.1, 8), (0.9, 8), (0.0, 4), (1.0, 4), (0.3, 1)):
         expect(function(p, size), p**size + (1 - p) ** size, f"p={p}, group_size={size}")
@@ -45,7 +40,7 @@ def history_at(limit: int) -> pd.DataFrame:
 
 
 @exercise
-def choose_a_limit(function: Callable[..., Any]) -> None:
+def choose_a_limit(function: Solution) -> None:
     """The lowest limit with which half as many right answers come as with the highest; the next lower one tried."""
     right: dict[int, float] = {}
 
@@ -61,8 +56,7 @@ def choose_a_limit(function: Callable[..., Any]) -> None:
     if missing := [limit for limit in sorted({lower, got, highest}) if limit not in right]:
         raise NotYet(f"for a limit of {got}, compare it with {lower} and {highest}; not yet tried: {missing}")
     if right[got] < ENOUGH * right[highest]:
-        raise NotYet(
-            f"for a limit of {got}, correctness ends at {right[got]:.2f}, with {highest} at {right[highest]:.2f}"
-        )
+        ends = f"correctness ends at {right[got]:.2f}, with {highest} at {right[highest]:.2f}"
+        raise NotYet(f"for a limit of {got}, {ends}")
     if lower < got and right[lower] >= ENOUGH * right[highest]:
         raise NotYet(f"for a limit of {got} there is a lower one that will do: {lower}")

@@ -1,8 +1,5 @@
 """Checks for the exercises of notebook 03."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,13 +9,13 @@ from ..lessons.adversarial import GOOD, SUITE, left
 from ..lessons.flawed import published_correctness_reward_func
 from ..prompts import XML_COT_FORMAT
 from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
-from ._exercise import NotYet, exercise, expect, short_run
+from ._exercise import NotYet, Solution, exercise, expect, short_run
 
 NAMED = 3  # cases listed in one message
 
 
 @exercise
-def break_the_reward(reward_func: Callable[..., Any]) -> None:
+def break_the_reward(reward_func: Solution) -> None:
     """2.0 for every case of the adversarial suite whose verdict `correct` says so, else 0.0."""
     wrong = XML_COT_FORMAT.format(reasoning="6 + 12 = 18", answer="18")
     expect(reward_func(prompts=["?"], completions=[GOOD], answer=["72"]), [2.0], "a completion exactly as asked for")
@@ -53,7 +50,7 @@ def history_of(name: str) -> pd.DataFrame:
 
 
 @exercise
-def start_with(function: Callable[..., Any]) -> None:
+def start_with(function: Solution) -> None:
     """The candidate whose run ends with the most right answers, of runs that the learner has made with `train`."""
     ends: dict[str, float] = {}
 
@@ -74,7 +71,7 @@ def start_with(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def disputed_group(function: Callable[..., Any]) -> None:
+def disputed_group(function: Solution) -> None:
     """A group, as (format, correctness) rewards, of which sum and normalised sum prefer different completions."""
     for size in (4, 8):
         group = function(size)

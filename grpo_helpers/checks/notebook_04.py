@@ -1,17 +1,12 @@
 """Checks for the exercises of notebook 04."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-from ._exercise import NotYet, exercise, expect, short_run
+from ._exercise import NotYet, Solution, exercise, expect, short_run
 
 RUNS = 4
 
 
 @exercise
-def merged_weight(function: Callable[..., Any]) -> None:
+def merged_weight(function: Solution) -> None:
     """W + alpha / rank · B A, for W (outputs, inputs), A (rank, inputs), B (outputs, rank)."""
     import torch
 
@@ -32,7 +27,7 @@ def merged_weight(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def most_completions(function: Callable[..., Any]) -> None:
+def most_completions(function: Solution) -> None:
     """The largest whole number of completions whose KV cache fits into `free_gb` (10^9 bytes)."""
     cases = {
         "Qwen2.5-1.5B, 768 tokens each, 10 GB free": (10.0, 28, 2, 128, 768, 2),
@@ -46,7 +41,7 @@ def most_completions(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def next_scale(function: Callable[..., Any]) -> None:
+def next_scale(function: Solution) -> None:
     """(scale, good steps in a row) after one more step, by the rule of torch.amp.GradScaler."""
     cases = {
         "a good step": ((65536.0, 10, False), (65536.0, 11)),
@@ -66,7 +61,7 @@ def reward_at(rate: float) -> float:
 
 
 @exercise
-def find_the_rate(function: Callable[..., Any]) -> None:
+def find_the_rate(function: Solution) -> None:
     """The best of at most four rates tried, with a lower and a higher one beside it that end lower."""
     ends: dict[float, float] = {}
 

@@ -1,18 +1,15 @@
 """Checks for the exercises of notebook 05."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, exercise, expect, short_run
+from ._exercise import NotYet, Solution, exercise, expect, short_run
 
 
 @exercise
-def steps_shown(reward_func: Callable[..., Any]) -> None:
+def steps_shown(reward_func: Solution) -> None:
     """0.25 for a completion whose reasoning block holds an equals sign, else 0.0; in TRL's signature."""
     cases = {
         "a reasoning block with a calculation": (XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72"), 0.25),
@@ -40,7 +37,7 @@ def history_with(changes: dict[str, Any]) -> pd.DataFrame:
 
 
 @exercise
-def mend(function: Callable[..., Any]) -> None:
+def mend(function: Solution) -> None:
     """One changed setting, tried by the learner, with which the reward rises."""
     rises: dict[str, float] = {}
 
@@ -59,7 +56,7 @@ def mend(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def go_on_from(function: Callable[..., Any]) -> None:
+def go_on_from(function: Solution) -> None:
     """The step of the newest whole checkpoint, 0 if there is none; names map to whether they are whole."""
     cases = {
         "two whole checkpoints": ({"checkpoint-20": True, "checkpoint-40": True}, 40),

@@ -1,19 +1,16 @@
 """Checks for the exercises of notebook 06."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import count
-from typing import Any
 
 from ..data import read_jsonl
 from ..records import RUNS
 from ..statistics import paired_test, wilson_interval
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, Solution, exercise, expect
 
 
 @exercise
-def questions_needed(function: Callable[..., Any]) -> None:
+def questions_needed(function: Solution) -> None:
     """The smallest n for which the Wilson interval of round(rate · n) in n is at most `width` wide."""
     for rate, width in ((0.5, 0.5), (0.5, 0.2), (0.9, 0.2), (1.0, 0.1)):
         intervals = ((n, *wilson_interval(round(rate * n), n)) for n in count(1))
@@ -40,7 +37,7 @@ def evidence(letter: str) -> tuple[list[bool], list[bool]]:
 
 
 @exercise
-def is_shown(verdicts: Any) -> None:
+def is_shown(verdicts: Solution) -> None:
     """A dictionary from each claim's letter to whether its evidence shows it."""
     if not isinstance(verdicts, Mapping):
         raise NotYet("give a dictionary such as {'A': True, …}")
@@ -55,7 +52,7 @@ def is_shown(verdicts: Any) -> None:
 
 
 @exercise
-def chance_to_notice(function: Callable[..., Any]) -> None:
+def chance_to_notice(function: Solution) -> None:
     """The power of the paired test by simulation, to within 0.08 of the exact value."""
     for (n, gained, lost), exact in {(50, 0.3, 0.1): 0.5467, (200, 0.1, 0.05): 0.3733, (100, 0.1, 0.1): 0.0294}.items():
         got = function(n, gained, lost)

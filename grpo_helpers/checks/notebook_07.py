@@ -1,20 +1,17 @@
 """Checks for the exercises of notebook 07."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import pandas as pd
 
 from ..lessons.clinic import PATIENTS, tables
 from ..lessons.doctor import COMPLAINTS, SYMPTOMS, diagnose
 from ..records import load
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, Solution, exercise, expect
 
 
 @exercise
-def name_the_patients(names: Any) -> None:
+def name_the_patients(names: Solution) -> None:
     """A dictionary from each patient's letter to the name of the illness, in the doctor's words."""
     if not isinstance(names, Mapping):
         raise NotYet("give a dictionary such as {'A': 'truncated', …}")
@@ -27,7 +24,7 @@ def name_the_patients(names: Any) -> None:
 
 
 @exercise
-def cuts_off(function: Callable[..., Any]) -> None:
+def cuts_off(function: Solution) -> None:
     """True if, over the last ten logged steps, at least 60 % of the completions were cut off; too few steps: False."""
     column = "completions/clipped_ratio"
 
@@ -52,7 +49,7 @@ def cuts_off(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def illnesses(function: Callable[..., Any]) -> None:
+def illnesses(function: Solution) -> None:
     """The names of the findings that stop or warn, worst first, in a raw `trainer.state.log_history`."""
     end = {"step": 20, "train_runtime": 12.3, "train_loss": 0.0}
     for run in ("healthy_kl", "sick_tied", "sick_truncated"):

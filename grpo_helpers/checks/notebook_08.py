@@ -1,26 +1,21 @@
 """Checks for the exercises of notebook 08."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pandas as pd
 
 from .. import records
 from ..profiles import TINY
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, Solution, exercise, expect
 
 
 @exercise
-def chance_of_luck(function: Callable[..., Any]) -> None:
+def chance_of_luck(function: Solution) -> None:
     """The chance that n equal runs all end up above, or all below, m others of the same kind: 2 / C(n + m, n)."""
     for (n, m), wanted in {(1, 1): 1.0, (3, 3): 0.1, (3, 6): 2 / 84, (2, 5): 2 / 21, (5, 5): 2 / 252}.items():
         expect(function(n, m), wanted, f"n={n}, m={m}")
 
 
 @exercise
-def reached_at(function: Callable[..., Any]) -> None:
+def reached_at(function: Solution) -> None:
     """Completions sampled when the mean of the seeds first reaches an accuracy; None if it never does."""
     rows = [(1, 0, 0.0), (1, 256, 0.5), (1, 512, 0.3), (1, 768, 0.9), (2, 0, 0.1), (2, 256, 0.3), (2, 512, 0.9)]
     curves = pd.DataFrame([*rows, (2, 768, 0.7)], columns=["seed", "completions", "flexible"])
@@ -52,7 +47,7 @@ def average_at(name: str, seed: int) -> float:
 
 
 @exercise
-def decide(function: Callable[..., Any]) -> None:
+def decide(function: Solution) -> None:
     """A verdict on two settings: better where the runs of three seeds all lie above every usual one."""
     best = averages(records.load("grid_usual", "tiny")["curves"]).max()
     runs = {name: {42: averages(records.load(grid, "tiny")["curves"])[name, 42]} for name, (grid, _) in LAB.items()}

@@ -1,15 +1,10 @@
 """Checks for the exercises of notebook 09."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-from ._exercise import exercise, expect
+from ._exercise import Solution, exercise, expect
 
 
 @exercise
-def same_step(function: Callable[..., Any]) -> None:
+def same_step(function: Solution) -> None:
     """The accumulation with which a step has so many prompts, 0 if there is none."""
     cases = {
         "16 prompts in groups of 8, one GPU with a batch of 8": ((16, 8, 1, 8), 16),
@@ -24,7 +19,7 @@ def same_step(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def local_loss(function: Callable[..., Any]) -> None:
+def local_loss(function: Solution) -> None:
     """What a process returns, so that the mean over processes is the mean over all their tokens."""
     cases = {
         "two processes, 3 and 1 tokens": [[1.0, 2.0, 3.0], [6.0]],
@@ -40,7 +35,7 @@ def local_loss(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def fewest_gpus(function: Callable[..., Any]) -> None:
+def fewest_gpus(function: Solution) -> None:
     """GPUs needed when 16 bytes a parameter are sliced and `rest_gb` is on each of them; 0 if no number will do."""
     cases = {
         "1.5 billion parameters, 4 GB of the rest, GPUs of 16 GB": ((1.5, 4, 16), 2),

@@ -1,16 +1,11 @@
 """Checks for the exercises of notebook 10."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 from ..prompts import XML_COT_FORMAT
-from ._exercise import exercise, expect
+from ._exercise import Solution, exercise, expect
 
 
 @exercise
-def uses_at_most(function: Callable[..., Any]) -> None:
+def uses_at_most(function: Solution) -> None:
     """Whether each number in `used` occurs at most as often as in `numbers`; nothing handed in may be changed."""
     cases = {
         "all numbers, in another order": ([7, 4], [4, 7], True),
@@ -29,7 +24,7 @@ def uses_at_most(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def three_numbers(reward_func: Callable[..., Any]) -> None:
+def three_numbers(reward_func: Solution) -> None:
     """1.0 for three different whole numbers above 0, separated by commas, whose sum is the target; TRL's signature."""
     answers = {
         "a right answer": ("3, 4, 5", 1.0),
@@ -62,7 +57,7 @@ def three_numbers(reward_func: Callable[..., Any]) -> None:
 
 
 @exercise
-def share_with_signal(function: Callable[..., Any]) -> None:
+def share_with_signal(function: Solution) -> None:
     """The mean over the rates p of 1 - p^G - (1 - p)^G."""
     cases = {
         "games that are always or never solved": ([0.0, 1.0], 8),

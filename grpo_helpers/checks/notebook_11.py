@@ -1,17 +1,12 @@
 """Checks for the exercises of notebook 11."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pandas as pd
 
-from ._exercise import exercise, expect
+from ._exercise import Solution, exercise, expect
 
 
 @exercise
-def mask_of_turns(function: Callable[..., Any]) -> None:
+def mask_of_turns(function: Solution) -> None:
     """1 for each token of the policy, 0 for each of a tool, in order."""
     cases = {
         "a reply without a tool": ([("policy", 3)], [1, 1, 1]),
@@ -26,7 +21,7 @@ def mask_of_turns(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def worth_calling(function: Callable[..., Any]) -> None:
+def worth_calling(function: Solution) -> None:
     """Calling earns 1 - price, answering from the head its share of right answers."""
     cases = {
         "a free call": ([0.0, 0.5, 0.99], 0.0, [True, True, True]),
@@ -41,7 +36,7 @@ def worth_calling(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def selective(function: Callable[..., Any]) -> None:
+def selective(function: Solution) -> None:
     """Calls on 90 % of what the head fails, on at most 20 % of what it is sure of."""
 
     def table(*sizes: tuple[int, int, int]) -> pd.DataFrame:

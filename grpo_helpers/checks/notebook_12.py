@@ -1,17 +1,14 @@
 """Checks for the exercises of notebook 12."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from typing import Any
 
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, exercise, expect
+from ._exercise import NotYet, Solution, exercise, expect
 
 
 @exercise
-def reads_a_booking(function: Callable[..., Any]) -> None:
+def reads_a_booking(function: Solution) -> None:
     """(nights, breakfast) of {"nights": 1 to 30, "breakfast": true or false}, None for everything else."""
     good = {
         "as asked": ('{"nights": 3, "breakfast": true}', (3, True)),
@@ -50,7 +47,7 @@ def reads_a_booking(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def special_case(function: Callable[..., Any]) -> None:
+def special_case(function: Solution) -> None:
     """The source of a program whose f is right for the tests given, and wrong elsewhere."""
     shown = {
         "one test": [([5, 11], 55)],
@@ -72,7 +69,7 @@ def special_case(function: Callable[..., Any]) -> None:
 
 
 @exercise
-def gate(reward_func: Callable[..., Any]) -> None:
+def gate(reward_func: Solution) -> None:
     """1.0 for the right answer in the layout, 0.2 more if one to three lines have an equals sign; else nothing."""
 
     def reply(*steps: str, said: str = "6") -> str:

@@ -1,38 +1,26 @@
 """Checks for the exercises of notebook 13."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
 from ..rewards import completion_text, has_strict_format, is_correct
-from ._exercise import NotYet, exercise, expect, short_run
+from ._exercise import NotYet, Solution, exercise, expect, short_run
 
 
 @exercise
-def break_even(function: Callable[..., Any]) -> None:
+def break_even(function: Solution) -> None:
     """The smallest q with training + q < k · q; None where a vote is a single reply."""
-    for (training, k), wanted in {
-        (2048, 32): 67,
-        (31, 32): 2,
-        (30, 32): 1,
-        (0, 2): 1,
-        (100, 2): 101,
-        (9, 1): None,
-    }.items():
-        got = function(training, k)
-        if wanted is None and got is not None:
-            raise NotYet(
-                f"for {training} completions and k=1 your function returned {got!r}: no training pays, so None"
-            )
-        expect(got, wanted, f"a training of {training} completions, and k={k}")
+    cases = {(2048, 32): 67, (31, 32): 2, (30, 32): 1, (0, 2): 1, (100, 2): 101, (9, 1): None}
+    for (training, k), wanted in cases.items():
+        hint = " (no training pays, so None)" if wanted is None else ""
+        expect(function(training, k), wanted, f"a training of {training} completions, and k={k}{hint}")
 
 
 @exercise
-def choose_replies(function: Callable[..., Any]) -> None:
+def choose_replies(function: Solution) -> None:
     """The right ones that state a calculation, each text once, at most so many, in order."""
     a, b, c = (XML_COT_FORMAT.format(reasoning=f"{n} * 2 = {2 * n}", answer=str(2 * n)) for n in (3, 4, 5))
     guess = XML_COT_FORMAT.format(reasoning="Easy.", answer="6")
@@ -59,7 +47,7 @@ def verdict(completions: Sequence[Any], answer: Sequence[str], **kwargs: Any) ->
 
 
 @exercise
-def judge_division(function: Callable[..., Any]) -> None:
+def judge_division(function: Solution) -> None:
     """What a run without the division by the group's spread is, by the learner's own two runs."""
     ends: dict[str, float] = {}
 

@@ -1,18 +1,14 @@
 """Sampling completions without doing the same work twice.
 
-`transformers.generate` prefills the same prompt once for each of its
-completions, copies the whole KV cache at every token and keeps finished rows
-in the batch. GRPO asks for many completions of each prompt, and few-shot
-prompts share their beginning, so here each piece is run once:
+`transformers.generate` prefills the same prompt once for each of its completions, copies the whole KV cache at every
+token and keeps finished rows in the batch. GRPO asks for many completions of each prompt, and few-shot prompts share
+their beginning, so here each piece is run once:
 
     shared beginning (1 row) → rest of each prompt (U rows) → completions (U·G rows)
 
-Keys and values of the shared beginning stay one row, which all rows look at.
-The distribution is the same; greedy decoding gives the same tokens (up to
-rounding). `make bench` measures what it saves.
+Keys and values of the shared beginning stay one row, which all rows look at. The distribution is the same; greedy
+decoding gives the same tokens (up to rounding). `make bench` measures what it saves.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
@@ -29,7 +25,6 @@ from transformers.cache_utils import DynamicLayer
 from ..models import causal_lm, end_ids, eval_mode
 
 TokenIds = Sequence[int]
-
 # Trunk `.model`, head `.lm_head`, full attention, logits used as they are.
 SUPPORTED = ("llama", "qwen2", "qwen3")
 
@@ -65,13 +60,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of every row to a common beginning, which exists once, and to tokens of its own.
 
-    Args:
-        query: (rows, heads, n, size). Consecutive heads share keys.
-        key, value: (rows, key heads, own, size).
-        attention_mask: (rows, 1, n, own), True where a token may look.
-
-    Returns:
-        (rows, n, heads, size), as transformers wants it from an attention function.
+    Shapes: query (rows, heads, n, size), consecutive heads share keys; key and value (rows, key heads, own, size);
+    attention_mask (rows, 1, n, own), True where a token may look; returned, for transformers, (rows, n, heads, size).
     """
     rows, heads, n, size = query.shape
     groups, own = key.shape[1:3]
@@ -109,16 +99,10 @@ def go_on(
     n, total = ids.shape[1], mask.shape[1]
     allowed = mask.bool()[:, None, None] & torch.ones(n, total, dtype=torch.bool, device=mask.device).tril(total - n)
     usual = model.config._attn_implementation
+    inputs = {"input_ids": ids, "attention_mask": allowed, "position_ids": positions, "past_key_values": cache}
     model.config._attn_implementation = "common_beginning"
     try:
-        return model.model(
-            input_ids=ids,
-            attention_mask=allowed,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            beginning=beginning,
-        ).last_hidden_state
+        return model.model(**inputs, use_cache=True, beginning=beginning).last_hidden_state
     finally:
         model.config._attn_implementation = usual
 
@@ -126,12 +110,10 @@ def go_on(
 def prefill(
     model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int
 ) -> tuple[Beginning, DynamicCache, torch.Tensor, torch.Tensor]:
-    """Run the prompts through the model, their common beginning only once.
+    """Run U prompts through the model, their common beginning only once; differentiable where gradients are on.
 
-    Returns:
-        The common beginning; a cache of what follows it, with its mask (U, rest);
-        the last hidden state of every prompt (U, hidden). Differentiable where
-        gradients are on.
+    Returns the common beginning; a cache of what follows it, with its mask (U, rest); the last hidden state of every
+    prompt (U, hidden).
     """
     config, device = model.config, model.device
     shared = min(len(commonprefix(list(map(tuple, prompts)))), min(map(len, prompts)) - 1)
@@ -153,14 +135,10 @@ def prefill(
 def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
     """Linear layers in bfloat16 on a CPU laid out as oneDNN multiplies them, inside a `with` block.
 
-    Otherwise it rearranges every weight anew for every token, which for a few
-    rows takes longer than the product.
+    Otherwise it rearranges every weight anew for every token, which for a few rows takes longer than the product.
     """
-    layers = [
-        m
-        for m in model.modules()
-        if type(m) is torch.nn.Linear and m.weight.dtype == torch.bfloat16 and m.weight.device.type == "cpu"
-    ]
+    linears = [m for m in model.modules() if type(m) is torch.nn.Linear]
+    layers = [m for m in linears if m.weight.dtype == torch.bfloat16 and m.weight.device.type == "cpu"]
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         layers = []
 
@@ -211,8 +189,7 @@ def reserve(cache: DynamicCache, room: int, keep: torch.Tensor | None = None) ->
 def next_tokens(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """One token for each row of logits (rows, vocabulary); temperature 0 takes the likeliest.
 
-    Draws by inverting the cumulative distribution: one random number a row
-    instead of one for every token of the vocabulary.
+    Draws by inverting the cumulative distribution: one random number a row, not one for every token of the vocabulary.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -234,15 +211,9 @@ def sample(
     num_generations: int = 1,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """`num_generations` completions of each prompt, as token ids that end with (an) `eos_id` unless cut off.
+    """`num_generations` completions of each prompt, side by side: token ids that end with (an) `eos_id` unless cut off.
 
-    Args:
-        model: a causal LM with a trunk `.model` and a head `.lm_head`, no dropout active.
-        prompts: U token sequences.
-        temperature: 0 decodes greedily; otherwise torch's global generator draws.
-
-    Returns:
-        U · num_generations completions, those of one prompt side by side.
+    No dropout may be active. Temperature 0 decodes greedily; otherwise torch's global generator draws.
     """
     ends = {eos_id} if isinstance(eos_id, int) else set(eos_id)
     beginning, cache, mask, hidden = prefill(model, prompts, pad_id)
@@ -310,19 +281,14 @@ def beside(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     """The layer as a function of its input: weight and adapters in the weight's precision, without PEFT's casts."""
     base = layer.get_base_layer()
     dtype = base.weight.dtype
-    products = [
-        (
-            layer.lora_A[name].weight.detach().to(dtype),
-            (layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype),
-        )
-        for name in layer.active_adapters
-        if name in layer.lora_A
-    ]
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    downs = [layer.lora_A[name].weight.detach().to(dtype) for name in names]
+    ups = [(layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype) for name in names]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         result = base(x)
-        for a, b in products:
-            result += linear(linear(x, a), b)
+        for down, up in zip(downs, ups, strict=True):
+            result += linear(linear(x, down), up)
         return result
 
     return forward
@@ -338,14 +304,8 @@ def sample_policy(
 ) -> list[list[int]]:
     """`sampling.sample` from a policy that may carry LoRA adapters, and may be in training."""
     lm = causal_lm(model)
+    ids = {"eos_id": end_ids(lm, tokenizer), "pad_id": tokenizer.pad_token_id}
+    options = {"max_new_tokens": max_new_tokens, "num_generations": num_generations, "temperature": temperature}
     # In training, layers with activation checkpointing would throw the cache away.
     with eval_mode(model), quick_adapters(model), packed_linears(lm, len(prompts) * num_generations):
-        return sample(
-            lm,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            eos_id=end_ids(lm, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            num_generations=num_generations,
-            temperature=temperature,
-        )
+        return sample(lm, prompts, **ids, **options)

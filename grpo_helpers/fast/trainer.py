@@ -1,13 +1,10 @@
 """TRL's GRPOTrainer with each prompt run once instead of once per completion.
 
-Two of its methods are overridden, the one that samples and the one that
-scores; objective, optimiser, logging and checkpoints are TRL's. It is used
-where `Profile.shared_prompts` says so: on a CPU the saved work is most of a
-step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores,
-and with an entropy bonus, since the entropies here carry no gradient.
+Two of its methods are overridden, the one that samples and the one that scores; objective, optimiser, logging and
+checkpoints are TRL's. It is used where `Profile.shared_prompts` says so: on a CPU the saved work is most of a step (see
+`make bench`). With activation checkpointing, as on a GPU, TRL scores, and with an entropy bonus, since the entropies
+here carry no gradient.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -25,9 +22,8 @@ SCORE_CHUNK = 128  # completion tokens whose logits (tokens × vocabulary) are i
 class TokenLogps(torch.autograd.Function):
     """Log-probability and entropy of each next token, without keeping any logits for the backward pass.
 
-    d logp(token) / d hidden = W[token] - Σ_v p(v) W[v] needs no more than what
-    the forward pass has at hand, so the gradient (N, hidden) is computed there
-    instead of the logits (N, vocabulary) being stored. The head W is frozen.
+    d logp(token) / d hidden = W[token] - Σ_v p(v) W[v] needs no more than what the forward pass has at hand, so the
+    gradient (N, hidden) is computed there instead of the logits (N, vocabulary) being stored. The head W is frozen.
     """
 
     @staticmethod
@@ -83,15 +79,10 @@ def completion_logps(
     completion_mask: torch.Tensor,
     temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of completion tokens, each distinct prompt run once, with gradients.
+    """Log-probabilities, with gradients, and entropies of completion tokens, each distinct prompt run once.
 
-    Args:
-        model: a causal LM with a trunk `.model` and a head `.lm_head`.
-        prompt_ids, prompt_mask: (B, P), padded on the left.
-        completion_ids, completion_mask: (B, C), padded on the right.
-
-    Returns:
-        Log-probabilities and entropies, both (B, C), zero where the mask is.
+    Prompts and their mask are (B, P), padded on the left; completions, their mask and both results (B, C), padded on
+    the right and zero where the mask is.
     """
     rows, which = torch.unique(torch.cat([prompt_ids, prompt_mask], dim=1), dim=0, return_inverse=True)
     ids, keep = rows.chunk(2, dim=1)
@@ -105,19 +96,13 @@ def completion_logps(
         trunk = go_on(model, beginning, cache, completion_ids[:, :-1], mask, positions)
         hidden = torch.cat([hidden, trunk], dim=1)
     scored = completion_mask.bool()
-    hidden = hidden[scored]
-    tokens = completion_ids[scored]
-    logps, entropies = token_logps(hidden, model.lm_head.weight, tokens, temperature)
+    logps, entropies = token_logps(hidden[scored], model.lm_head.weight, completion_ids[scored], temperature)
     blank = torch.zeros(scored.shape, dtype=logps.dtype, device=logps.device)
     return blank.masked_scatter(scored, logps), blank.masked_scatter(scored, entropies)
 
 
 class SharedPromptTrainer(GRPOTrainer):
-    """GRPOTrainer for plain text on one process; same objective, less repeated work.
-
-    Raises:
-        ValueError: there are several processes; it goes past the wrapper that averages their gradients.
-    """
+    """GRPOTrainer for plain text, on one process: it goes past the wrapper that averages the gradients of several."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -150,14 +135,10 @@ class SharedPromptTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
+        prompts = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
+        completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
         # Autocast would bring the adapters' inputs back to what they are.
         with self.accelerator.autocast(), disable_input_dtype_casting(model):
-            logps, entropies = completion_logps(
-                causal_lm(self.accelerator.unwrap_model(model)),
-                input_ids[:, :-logits_to_keep],
-                attention_mask[:, :-logits_to_keep],
-                input_ids[:, -logits_to_keep:],
-                attention_mask[:, -logits_to_keep:],
-                self.temperature,
-            )
+            lm = causal_lm(self.accelerator.unwrap_model(model))
+            logps, entropies = completion_logps(lm, *prompts, *completions, self.temperature)
         return logps, entropies, None

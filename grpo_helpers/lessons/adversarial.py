@@ -1,12 +1,9 @@
 """A suite of nasty completions, each with the verdict it deserves and why.
 
-For rewards that read a number from the layout of `prompts.SYSTEM_PROMPT`. The
-verdicts, in `data/adversarial.jsonl`, are judgements, written down by hand and
-not computed by the rewards they test: five of them for every case, so that each
-reward can be held to its own. `left` says which cases a correctness reward gets wrong.
+For rewards that read a number from the layout of `prompts.SYSTEM_PROMPT`. The verdicts, in `data/adversarial.jsonl`,
+are judgements, written down by hand and not computed by the rewards they test: five of them for every case, so that
+each reward can be held to its own. `left` says which cases a correctness reward gets wrong.
 """
-
-from __future__ import annotations
 
 import json
 from dataclasses import dataclass
@@ -16,8 +13,7 @@ import pandas as pd
 from ..profiles import DATA
 from ..prompts import XML_COT_FORMAT
 from ..rewards import RewardFunc
-from .cost import growth
-from .validation import ask
+from .validation import ask, growth
 
 LONG, PATIENCE = 100_000, 5.0  # characters; seconds for one of them
 
@@ -28,10 +24,9 @@ GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 class Case:
     """One completion and what it deserves.
 
-    `correct`: must correctness pay; `number`: is there an answer block that
-    holds a number; `soft` and `strict`: is it the layout, with any spacing or
-    to the letter; `tags`: how many of the four tags occur exactly once. `fill`
-    makes a huge text of a small one: (mark, what replaces it, how many times).
+    `correct`: must correctness pay; `number`: is there an answer block that holds a number; `soft` and `strict`: is it
+    the layout, with any spacing or to the letter; `tags`: how many of the four tags occur exactly once. `fill` makes a
+    huge text of a small one: (mark, what replaces it, how many times).
     """
 
     name: str
@@ -64,8 +59,7 @@ def left(reward_func: RewardFunc) -> pd.DataFrame:
     well. A long case is tried on its beginning first, and left out when the whole of it would take more than 5 seconds:
     a careless pattern takes hours for 10 MB.
 
-    Returns:
-        One row for each case left: name, deserves ("pay" or "nothing"), got (the reward, or why there is none), why.
+    Columns: name, deserves ("pay" or "nothing"), got (the reward, or why there is none), why.
     """
     rows = []
     for case in SUITE:

@@ -3,8 +3,6 @@
 What was done to each is in `data/runs/record/sick_runs.py`, and in the table `recipe` of its record.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import pandas as pd

@@ -1,14 +1,9 @@
 """Reads a training log and names what is wrong, why, what to do, who met it before, and which notebook has the cure.
 
-`diagnose` takes the table of `grpo_helpers.records.history`, or a recorded `history.csv`; it needs pandas only.
-`callbacks.DoctorCallback` asks it after every logged step of a run.
-
 Severities: "stop" is a run that cannot learn any more, "warn" one that may waste its time, "note" something
 that is as it should be and still alarms people. A mean of WINDOW logged steps counts as higher or lower than
 another only if the difference is many times its standard error, so that noise is no finding.
 """
-
-from __future__ import annotations
 
 import re
 import tomllib
@@ -210,11 +205,8 @@ def rate_too_low(history: pd.DataFrame) -> Sighting:
 def loss_as_expected(history: pd.DataFrame) -> Sighting:
     loss = Course(history["loss"])
     quiet = not not_finite(history) and loss.start - loss.now <= loss.noise
-    return (
-        ("note", history, f"mean loss {loss.start:.3f} at first, {loss.now:.3f} now: it does not fall")
-        if quiet
-        else None
-    )
+    seen = f"mean loss {loss.start:.3f} at first, {loss.now:.3f} now: it does not fall"
+    return ("note", history, seen) if quiet else None
 
 
 def clip_as_expected(history: pd.DataFrame) -> Sighting:
@@ -225,10 +217,9 @@ def clip_as_expected(history: pd.DataFrame) -> Sighting:
 def sharpening_as_expected(history: pd.DataFrame) -> Sighting:
     entropy, tied, reward = Course(history["entropy"]), Course(history[TIES]).now, Course(history["reward"])
     ill = reward.fell() or entropy_collapse(history) or ties(history) or hack(history)
-    seen = (
-        f"entropy {entropy.start:.2g} at first, {entropy.now:.2g} now; {tied:.0%} of the groups tied; the reward rose"
-    )
-    return ("note", history, seen) if entropy.now < entropy.start / 2 and reward.rose and not ill else None
+    seen = f"entropy {entropy.start:.2g} at first, {entropy.now:.2g} now; {tied:.0%} of the groups tied"
+    calm = entropy.now < entropy.start / 2 and reward.rose and not ill
+    return ("note", history, f"{seen}; the reward rose") if calm else None
 
 
 class Symptom(NamedTuple):
@@ -266,10 +257,8 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
     """A row a step, numbers only; a loss or gradient that is not finite becomes infinite, other gaps NaN."""
     columns = list(getattr(history, "columns", []))
     if not {"step", "reward"} <= set(columns) or history["reward"].count() == 0:
-        raise ValueError(
-            f"a training history has columns step and reward, and one reward at least; this has the columns {columns}; "
-            "pass what grpo_helpers.records.history returns, or a recorded history.csv"
-        )
+        what = f"a training history has columns step and reward, and one reward at least; this has {columns}"
+        raise ValueError(f"{what}; pass what grpo_helpers.records.history returns, or a recorded history.csv")
     table = history.apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
     weights = table.columns.intersection(WEIGHTS)
     table[weights] = table[weights].fillna(np.inf)
@@ -282,8 +271,7 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
 def diagnose(history: pd.DataFrame) -> list[Finding]:
     """What is wrong with a run, worst first, then what only looks wrong, then what could not be judged.
 
-    Raises:
-        ValueError: this is no training history, or one without a reward.
+    `history` is `records.history`'s; what is none, or has no reward, is a ValueError.
     """
     table = _checked(history)
     logged, findings, unjudged = table.count().to_dict(), [], []

@@ -6,11 +6,8 @@ The faults, one by one:
 - its gold reader looks for `####` and splits at `###`, so that a `#` stays;
 - it removes every `.` from the gold answer and keeps its commas;
 - it asks `str.isdigit` what a number is;
-- its strict pattern wants a newline before the first tag and after the last,
-  and its soft pattern lets anything follow.
+- its strict pattern wants a newline before the first tag and after the last, its soft pattern lets anything follow.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Sequence
@@ -42,9 +39,8 @@ def published_correctness_reward_func(
 ) -> list[float]:
     """2.0 when the published reader's answer is, letter by letter, the published gold answer, else 0.0.
 
-    `answer` is the number as it stands behind GSM8K's `####`; the published
-    gold reader is applied to it here, so that the rewards of the series can be
-    asked about the same rows.
+    `answer` is the number as it stands behind GSM8K's `####`; the published gold reader is applied to it here, so that
+    the rewards of the series can be asked about the same rows.
     """
     said = [published_extract_xml_answer(completion_text(c)) for c in completions]
     golds = [published_extract_hash_answer(f"#### {gold}") for gold in answer]

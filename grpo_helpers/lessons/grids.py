@@ -3,8 +3,6 @@
 A cell is one setting and one seed. Cells run side by side, a process each. What is varied stands in the notebook.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random
@@ -109,7 +107,6 @@ def run_cell(profile: Profile, setting: Setting, seed: int, points: int = POINTS
         replies = sample_replies(profile, model, tokenizer, questions, profile.num_generations, seed)
         kinds, probed = replies.groupby("number")["correctness"].nunique(), len(replies)
         questions = questions.select(kinds.index[kinds > 1])
-
     if setting.order:
         questions, options["shuffle_dataset"] = setting.order(questions, seed), False
     watch = Watch(profile, tokenizer, every, skip)
@@ -141,18 +138,14 @@ def run_grid(
 ) -> dict[str, pd.DataFrame]:
     """Run every setting from every seed, `workers` cells at a time (0: one for each core), and say which are done.
 
-    Args:
-        keep: a folder for finished cells; those that are there already are not run again.
-        points: times that the held-out questions are asked.
-        skip: the held-out questions are those after the first so many.
+    In the folder `keep` finished cells are kept, and those that are there already are not run again. The held-out
+    questions are asked `points` times, without the first `skip`.
 
-    Returns:
-        curves (completions, seconds, `Watch.measured`), history (KEPT), cells (completions of its probe, training
-        questions, threads, workers), each with the columns setting and seed.
+    Returns tables, each with the columns setting and seed: curves (completions, seconds, `Watch.measured`), history
+    (KEPT), cells (completions of its probe, training questions, threads, workers).
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    how = points, skip
-    cells = {(label, seed): (profile, setting, seed, *how) for label, setting in settings.items() for seed in seeds}
+    cells = {(name, seed): (profile, settings[name], seed, points, skip) for name in settings for seed in seeds}
     files = {cell: keep / f"{cell[0]}, seed {cell[1]}.json" for cell in cells} if keep else {}
     results = {cell: read_json(path) for cell, path in files.items() if path.exists()}
     workers = workers or min(cores, len(cells))

@@ -8,11 +8,9 @@ tests/test_memory.py holds the formulas against a trace of what the libraries al
 measurements on a CPU. `overhead`, what a GPU takes beyond that, is an estimate. 1 GB is 10^9 bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -56,7 +54,7 @@ class ModelShape:
     biases: int = 0
 
     @classmethod
-    def from_config(cls, config: Any) -> ModelShape:
+    def from_config(cls, config: Any) -> Self:
         """The shape in a configuration of transformers, such as `model.config`; a ValueError for what is no such model.
 
         Options that no released model of these families uses, such as Llama's biases, are not counted.
@@ -238,10 +236,8 @@ def _update(profile: Profile, shape: ModelShape, prefix: int, full: bool) -> Par
 def layer_activations(profile: Profile, shape: ModelShape, tokens: int, keys: int, full: bool = False) -> int:
     """Bytes that autograd keeps of one layer for its backward pass.
 
-    Args:
-        tokens: positions that run through the layer, all rows together.
-        keys: positions whose keys and values are repeated for every query head, as wherever a padding mask is given.
-        full: all weights are trained, not LoRA adapters.
+    So many positions, `tokens`, run through the layer, all rows together; `keys` are those whose keys and values are
+    repeated for every query head, as wherever a padding mask is given; `full`: all weights are trained, not adapters.
     """
     half, targets = BYTES[profile.dtype], list(shape.linears if full else profile.lora_targets)
     # PEFT casts a target's input to the adapter's float32 and autocast back: a copy for each target. In float32 nothing

@@ -1,11 +1,8 @@
 """Before training: which prompt has a signal, which questions have one, and what a length limit costs.
 
-GRPO can only make likelier what is sampled at all. Everything here samples the
-untrained policy as training would and counts, so that a run that cannot learn
-is seen before it is paid for.
+GRPO can only make likelier what is sampled at all. Everything here samples the untrained policy as training would and
+counts, so that a run that cannot learn is seen before it is paid for.
 """
-
-from __future__ import annotations
 
 import math
 from collections import Counter
@@ -60,13 +57,7 @@ def variants() -> dict[str, PromptVariant]:
 
 def with_prompt(questions: Dataset, variant: PromptVariant) -> Dataset:
     """The same questions, put to the policy in another way."""
-    rows = zip(questions["question"], questions["answer"], strict=True)
-    return Dataset.from_list(
-        [
-            {"question": q, "prompt": build_messages(q, variant.system_prompt, variant.shots), "answer": a}
-            for q, a in rows
-        ]
-    )
+    return Dataset.from_list([row | {"prompt": build_messages(row["question"], *variant)} for row in questions])
 
 
 def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[Message]]) -> list[int]:
@@ -84,16 +75,10 @@ def scored_replies(
 ) -> pd.DataFrame:
     """Replies to every row, paid by reward functions that see all its columns, as in training.
 
-    Args:
-        rows: a column `prompt`, and whatever the rewards read.
-        sampling: keywords of `evaluation.generate_predictions`; without any, one greedy reply to each row.
-
-    Returns:
-        A line for each reply, those to one row side by side: number (of the row), completion, truncated, each reward
-        by its short name, and total (points).
-
-    Raises:
-        ValueError: a reward function raised, or did not return a finite number for each completion.
+    `rows` have a column `prompt`, and whatever the rewards read; `sampling` are keywords of
+    `evaluation.generate_predictions`, without any there is one greedy reply to each row. Returned is a line for each
+    reply, those to one row side by side: number (of the row), completion, truncated, each reward by its short name, and
+    total (points). A reward function that raised, or returned no finite numbers, is a ValueError.
     """
     replies = generate_predictions(model, tokenizer, rows["prompt"], max_new_tokens, **sampling)
     lines = [(number, text, cut) for number, group in enumerate(replies) for text, cut in group]
@@ -145,12 +130,9 @@ def ask_variants(
 ) -> pd.DataFrame:
     """One reply to the same `n` training questions under each variant: `sample_replies`' columns and `variant`.
 
-    Questions of the training set, because a prompt is chosen by this, and
-    whatever is chosen on the test questions looks better on them than it is.
-    Questions that serve as an example in any variant are left out.
-
-    Raises:
-        ValueError: `n` is below 1, or there are not so many questions.
+    Questions of the training set, because a prompt is chosen by this, and whatever is chosen on the test questions
+    looks better on them than it is. Questions that serve as an example in any variant are left out. If there are not
+    `n` it is a ValueError.
     """
     shown = {question for v in variants.values() for question, _ in v.shots}
     if n < 1:
@@ -169,9 +151,8 @@ def ask_variants(
 def measure_prompts(replies: pd.DataFrame) -> pd.DataFrame:
     """What `ask_variants` found, a row for each variant.
 
-    Columns: `n` replies; mean `prompt_tokens` and `completion_tokens`; the rate of each tag that occurs
-    exactly once; and of strict format, right answers (strict and flexible) and
-    cut-off replies the rate and its 95 % Wilson interval (`strict_low` …).
+    Columns: `n` replies; mean `prompt_tokens` and `completion_tokens`; the rate of each tag that occurs exactly once;
+    and of each of OUTCOMES the rate and its 95 % Wilson interval (`strict_low` …).
     """
     rows = {}
     for name, table in replies.groupby("variant", sort=False):
@@ -189,10 +170,8 @@ def silent_chance(rewards: Sequence[float], group_size: int) -> float:
     """The chance that `group_size` fresh completions of a question earn all the same, from k rewards seen.
 
     Where the value v has probability p_v, that chance is Σ p_v^G. Of c_v occurrences among k, the unbiased estimate of
-    p_v^G is C(c_v, G) / C(k, G), the share of ways to pick G of the k seen that are all v.
-
-    Raises:
-        ValueError: k < G, or no group; a reward that is no number.
+    p_v^G is C(c_v, G) / C(k, G), the share of ways to pick G of the k seen that are all v. With k < G, no group, or a
+    reward that is no number it is a ValueError.
     """
     k = len(rewards)
     if not 1 <= group_size <= k:

@@ -6,8 +6,6 @@ on the process that writes them, so that one process with 64 completions and two
 `python -m grpo_helpers.lessons.scaling prepare outputs/prepared/tiny --profile tiny` writes questions for `trl grpo`.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -28,11 +26,7 @@ from ..rewards import REWARD_FUNCS
 
 
 def prepare(profile: Profile, folder: str | Path) -> Path:
-    """The profile's training questions as `folder`/train.jsonl, with the column `prompt` that `trl grpo` wants.
-
-    Returns:
-        The folder: what a configuration names as its `dataset_name`.
-    """
+    """The profile's questions with prompts as `folder`/train.jsonl; the folder is a configuration's `dataset_name`."""
     questions = data.load_task(profile, "train", profile.max_samples)
     tokenizer = AutoTokenizer.from_pretrained(pretrained.find_weights(profile.model, profile.revision).folder)
     questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)

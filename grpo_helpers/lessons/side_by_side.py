@@ -1,7 +1,5 @@
 """Two replies to the same question beside each other, the differing part marked, as HTML for a notebook."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher

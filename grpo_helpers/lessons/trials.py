@@ -1,7 +1,5 @@
 """A trial: one training run with rewards of one's own, evaluated on held-out questions; nothing is kept on disk."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,11 +33,9 @@ def trial(
 ) -> Trial:
     """Train the profile's policy with `reward_funcs` and evaluate it. No doctor stops it: what becomes of it is shown.
 
-    Args:
-        witnesses: rewards that are asked and logged, and pay nothing: their weight is 0.
-        evaluate_before: whether to evaluate the untrained policy too.
-        temperature: of the evaluation; 0 is greedy, which does not show what a policy does rarely.
-        overrides: GRPOConfig fields.
+    `witnesses` are rewards that are asked and logged, and pay nothing: their weight is 0. With `evaluate_before` the
+    untrained policy is evaluated too. `temperature` is the evaluation's; 0 is greedy, which does not show what a policy
+    does rarely. `overrides` are GRPOConfig fields.
     """
     model, tokenizer = models.load_policy(profile)
     held_out = data.load_task(profile, "test", profile.eval_questions)

@@ -1,29 +1,32 @@
 """Try reward functions before training with them, on your own task.
 
-Nothing in here knows the layout or the task: it only needs rows with whatever
-columns your rewards use, and a function that writes the ideal completion for
-a row.
+Nothing in here knows the layout or the task: it only needs rows with whatever columns your rewards use, and a function
+that writes the ideal completion for a row.
 """
 
-from __future__ import annotations
-
 import asyncio
+import functools
+import math
+import time
+import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
 from ..rewards import REMEDY, RewardFunc, check_columns, is_async, is_model, reward_names, usable
-from .cost import growth
 
 Row = Mapping[str, Any]
 Finding = tuple[str, str, int | None, str, str, str]  # the values of COLUMNS
 COLUMNS = ["check", "reward", "row", "completion", "found", "remedy"]
-LENGTH = 32_000  # characters, for the check of the cost
 EXAMPLES = 3  # findings of one kind that are listed one by one
+SIZES = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
+ENOUGH = 0.2  # CPU seconds for one call: no need to try a longer input
+TOO_SMALL = 0.002  # CPU seconds below which the clock says nothing about growth
+STEEP = 1.5  # between linear (1) and quadratic (2)
 
 
 def shorten(text: str, width: int = 60) -> str:
@@ -61,9 +64,7 @@ def ask(reward_func: RewardFunc, completions: Sequence[str], rows: Sequence[Row]
 
     Completions are conversations where the row's `prompt` is one, as in training. When the function raises, or
     returns something that is no list of finite numbers: what it did, and what to do. (TRL catches no exception.)
-
-    Raises:
-        ValueError: the rows have a column that TRL takes for itself.
+    Rows with a column that TRL takes for itself are a ValueError.
     """
     (name,), prompts = reward_names([reward_func]), [row.get("prompt", "") for row in rows]
     chats = [not isinstance(prompt, str) for prompt in prompts]
@@ -103,12 +104,8 @@ def validate_rewards(
         render: writes the ideal completion of a row.
         hostile: further completions, by name, that must not earn full marks on the first row.
 
-    Returns:
-        One row for each finding: check, reward, row, completion (shortened),
-        found, remedy. An empty table is the good news.
-
-    Raises:
-        ValueError: no rows, or no reward functions; a reward model, which only TRL can ask.
+    Returns a row for each finding: COLUMNS, the completion shortened. An empty table is the good news. Without rows or
+    reward functions, or with a reward model, which only TRL can ask, it is a ValueError.
     """
     rows = [dict(r) for r in rows]
     reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
@@ -165,11 +162,46 @@ def _adversarial(funcs: dict[str, RewardFunc], rows: list[Row], tried: list[tupl
         yield "adversarial replies", "all", i, text, what, remedy
 
 
+@dataclass(frozen=True)
+class Growth:
+    """Seconds for the longest input tried, its size in characters, and the exponent p of time ~ size^p."""
+
+    seconds: float
+    size: int
+    exponent: float
+
+    @property
+    def superlinear(self) -> bool:
+        return self.exponent > STEEP
+
+    def predict(self, size: int) -> float:
+        """Seconds to expect for an input of `size` characters."""
+        return self.seconds * (size / self.size) ** max(1.0, self.exponent)
+
+
+def growth(function: Callable[[str], Any], text: str) -> Growth:
+    """Time `function` on longer and longer beginnings of `text`, up to 32,000 characters.
+
+    CPU time of this process, the best of three calls, for busy machines. A function too fast to be timed is linear.
+    """
+    timed: list[tuple[int, float]] = []
+    for size in (s for s in SIZES if s <= max(len(text), SIZES[0])):
+        call = functools.partial(function, text[:size])
+        timed.append((size, min(timeit.repeat(call, timer=time.process_time, repeat=3, number=1))))
+        if timed[-1][1] > ENOUGH:
+            break
+    (size, seconds), points = timed[-1], [(s, t) for s, t in timed if t > TOO_SMALL]
+    if len(points) < 2:
+        return Growth(seconds, size, 1.0)
+    (small, start), (large, end) = points[max(0, len(points) - 3)], points[-1]
+    return Growth(seconds, size, math.log(end / start) / math.log(large / small))
+
+
 def _cost(name: str, function: RewardFunc, row: Row, ideal: str) -> Iterator[Finding]:
     """Check 4: the ideal completion, white space, a digit, and what looks like markup, each over and over."""
     pieces = dict.fromkeys([ideal, "\n", " ", "9", *[w for w in dict.fromkeys(ideal.split()) if not w.isalnum()][:12]])
     said, steep = [], []
-    for text in (head + p * (LENGTH // len(p) + 1) for p in pieces if p for head in ("", ideal + "\n")):
+    for text in (head + p * (SIZES[-1] // len(p) + 1) for p in pieces if p for head in ("", ideal + "\n")):
         measured = growth(lambda t: said.append((t, ask(function, [t], [row]))), text)
         if measured.superlinear:
             steep.append((measured.seconds, text, measured))

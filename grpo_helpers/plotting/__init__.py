@@ -1,7 +1,6 @@
 """Figures that two notebooks need, and the style of all: readable without colour, with a sentence for each.
 
-A figure that one notebook needs is drawn in its cell, by pandas' `.plot` or on `panels`; importing this module sets
-the style that it follows.
+What one notebook needs is drawn in its cell, by pandas' `.plot` or on `panels`, in the style that this import sets.
 """
 
 # ruff: noqa: F401

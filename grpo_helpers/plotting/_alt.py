@@ -1,7 +1,5 @@
 """A sentence for every figure, for readers who cannot see it: a notebook keeps it beside the picture."""
 
-from __future__ import annotations
-
 import math
 import re
 import sys

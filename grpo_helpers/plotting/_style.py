@@ -1,7 +1,5 @@
 """One style for every figure: importing it sets matplotlib's defaults, which pandas' `.plot` follows as well."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -34,10 +32,7 @@ plt.rcParams |= {
 
 
 def panels(count: int, title: str, per_row: int = 3, size: tuple[float, float] = (2.8, 2.1), **kwargs: Any) -> Figure:
-    """A figure with `count` panels under one title, `figure.axes`; `size` is each one's, in inches.
-
-    `kwargs` go to `matplotlib.pyplot.subplots`.
-    """
+    """A figure with `count` panels under one title, `figure.axes`; `size` is each one's, in inches."""
     across = min(per_row, count)
     down = -(-count // across)
     whole = size[0] * across, size[1] * down + 0.5

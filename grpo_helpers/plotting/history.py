@@ -1,7 +1,5 @@
 """Figures of a log: what TRL writes down at each step, one panel a column."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,12 +60,8 @@ def plot_signals(
 ) -> Figure:
     """A panel for each column of the log, a line style for each run: running means over five steps.
 
-    A single run is drawn step by step as well, thin and grey; dashed is the most that can be earned. A panel stays,
-    and says so, where no run has logged its column.
-
-    Args:
-        runs: label → history.
-        columns: names as TRL logs them.
+    `runs` are label → history, `columns` names as TRL logs them. A single run is drawn step by step as well, thin and
+    grey; dashed is the most that can be earned. A panel stays, and says so, where no run has logged its column.
     """
     figure = panels(len(columns), title, per_row)
     for ax, column in zip(figure.axes, columns, strict=True):

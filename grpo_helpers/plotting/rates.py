@@ -1,7 +1,5 @@
 """Figures of an evaluation: rates with their intervals, counts before and after, who pays what."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -20,11 +18,8 @@ def plot_rates(
 ) -> Figure:
     """Rates with their 95 % Wilson intervals, a row of marks for each row of `rates`.
 
-    Args:
-        rates: for each column shown, "x", the columns x, x_low and x_high, 0 to 1.
-        columns: column → what the legend calls it.
-        of: what the per cent are of.
-        ax: where to draw; None makes a figure.
+    For each column shown, "x", the columns x, x_low and x_high, 0 to 1. `columns` are column → what the legend calls
+    it, `of` what the per cent are of, `ax` is where to draw; None makes a figure.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.5, (0.3 + 0.15 * len(columns)) * len(rates) + 1.3))

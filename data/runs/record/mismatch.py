@@ -69,19 +69,9 @@ class BFloat16(RoundedSampler):
         return super().copy().to(torch.bfloat16)
 
 
-class EightBits(RoundedSampler):
-    bits = 8
-
+class ThreeBits(RoundedSampler):
     def copy(self) -> torch.nn.Module:
-        return TAUGHT.rounded(super().copy(), self.bits)
-
-
-class FourBits(EightBits):
-    bits = 4
-
-
-class ThreeBits(EightBits):
-    bits = 3
+        return TAUGHT.rounded(super().copy(), bits=3)
 
 
 UNCORRECTED = {"vllm_importance_sampling_correction": False}
@@ -99,15 +89,10 @@ def corrected(mode: str, **changes: Any) -> Setting:
 SETTINGS = {
     "float32": setting(RoundedSampler),
     "bfloat16": setting(BFloat16),
-    "8 bits": setting(EightBits),
-    "4 bits": setting(FourBits),
     "3 bits": setting(ThreeBits),
     "3 bits, tokens truncated": corrected("token_truncate"),
-    "3 bits, completions truncated": corrected("sequence_truncate"),
     "3 bits, completions masked": corrected("sequence_mask"),  # TRL's default
-    # the recipe's rate was chosen without a correction, so this one is given others as well
-    "3 bits, completions masked, rate 0.001": corrected("sequence_mask", learning_rate=1e-3),
-    "3 bits, completions masked, rate 0.004": corrected("sequence_mask", learning_rate=4e-3),
+    "3 bits, completions masked, rate 0.004": corrected("sequence_mask", learning_rate=4e-3),  # it makes a step smaller
 }
 
 

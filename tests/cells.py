@@ -24,15 +24,9 @@ def defined_by(node: ast.stmt) -> dict[str, ast.stmt]:
 
 
 def definitions(notebook: str, *names: str) -> SimpleNamespace:
-    """`names` as the notebook's cells define them.
+    """`names` as the cells of `notebook`, a file's name without its ending, define them; LookupError if one is missing.
 
     Executed are these definitions and those that they use, in the notebook's order, and nothing else of it.
-
-    Args:
-        notebook: the file's name without its ending, "01_grpo_concepts".
-
-    Raises:
-        LookupError: the notebook does not define one of the names.
     """
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
     defined: dict[str, ast.stmt] = {}

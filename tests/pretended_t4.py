@@ -1,13 +1,12 @@
 """A pretended GPU: real arithmetic on the CPU, and the rules of CUDA about what may meet what.
 
-Every tensor's storage carries a tag, "cuda" or none. `Tensor.device` tells it, `.to("cuda")` copies and tags, results
-of an operation are where its inputs were, and an operation on tensors of both places raises as CUDA would. What
-`torch.cuda` tells is a T4's. Numbers are those of the CPU in the same number formats, so that float16 overflows and
-rounds as it does; time, memory and the order of sums are not a GPU's. For TRL's Triton kernels its own code in PyTorch
-stands in, on the path that a GPU takes, whether Triton is installed or not.
+A tensor's storage carries a tag, "cuda" or none. `Tensor.device` tells it, `.to("cuda")` copies and tags, results are
+where their inputs were, and an operation on tensors of both places raises as CUDA would. `torch.cuda` tells of a T4.
+Numbers are the CPU's in the same formats, so that float16 overflows and rounds as it does; time, memory and the order
+of sums are not a GPU's. For TRL's Triton kernels its own code in PyTorch stands in.
 
-Not seen: kernels that a GPU lacks, streams, a second GPU, and what differs between the lists of operations that CUDA's
-autocast and the CPU's bring to 16 bits. Both places draw from one random generator.
+Not seen: kernels that a GPU lacks, streams, a second GPU, where a random generator is (both places draw from one), and
+which operations CUDA's autocast brings to 16 bits.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -43,7 +41,7 @@ real_device = REAL.device.__get__
 
 
 def place_of(tensor: torch.Tensor) -> torch.device:
-    """Where a tensor is: as it is tagged, except on devices that no GPU's memory is behind (meta)."""
+    """As it is tagged, except on a device that no GPU's memory is behind (meta)."""
     real = real_device(tensor)
     return getattr(tensor.untyped_storage(), "place", CPU) if real.type == "cpu" else real
 
@@ -96,15 +94,10 @@ def written_by(operation: Any) -> list[int]:
 
 
 def common_place(operation: Any, args: tuple, kwargs: dict) -> torch.device:
-    """Where an operation runs.
-
-    Raises:
-        RuntimeError: its tensors are in different places, in the words of PyTorch.
-    """
+    """Where an operation runs; a RuntimeError in PyTorch's words if its tensors are in different places."""
     places = {place_of(t) for t in tensors_in(args)}.union(place_of(t) for t in tensors_in(kwargs.values()))
     if len(places) == 1:  # as nearly always, so that it has to be quick
         (place,) = places
-        check_generator(kwargs.get("generator"), place)
         return CUDA if place == CUDA else CPU
     name = name_of(operation)
     if name in COPIES:
@@ -120,10 +113,7 @@ def common_place(operation: Any, args: tuple, kwargs: dict) -> torch.device:
     if len(binding) > 1:
         devices = " and ".join(sorted(map(str, binding), reverse=True))
         raise RuntimeError(f"Expected all tensors to be on the same device, but found {devices}! (in {name})")
-    place = binding.pop() if binding else CUDA if CUDA in places else CPU
-    if met:
-        check_generator(kwargs.get("generator"), place)
-    return place
+    return binding.pop() if binding else CUDA if CUDA in places else CPU
 
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
@@ -185,29 +175,6 @@ def numpy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return REAL.numpy(tensor, *args, **kwargs)
 
 
-def check_generator(generator: torch.Generator | None, place: torch.device) -> None:
-    if generator is not None and (found := "cuda" if generator._cdata in Generator.on_gpu else "cpu") != place.type:
-        raise RuntimeError(f"Expected a '{place.type}' device type for generator but found '{found}'")
-
-
-class Generator(torch.Generator):
-    """A random generator that says it is where it was asked for."""
-
-    on_gpu: set[int] = set()  # by address: operations are given another Python object for the same generator
-
-    def __new__(cls, device: Any = CPU) -> Generator:
-        self = super().__new__(cls, CPU)
-        self.place = as_place(device)
-        if self.place == CUDA:
-            cls.on_gpu.add(self._cdata)
-            weakref.finalize(self, cls.on_gpu.discard, self._cdata)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        return self.place
-
-
 def maker(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """A function that makes tensors, which now takes "cuda" for a device."""
     name = make.__name__
@@ -220,7 +187,6 @@ def maker(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
             kwargs["device"] = CPU if place == CUDA else place
         else:
             place = place_of(args[0]) if takes_after and args and isinstance(args[0], torch.Tensor) else CPU
-        check_generator(kwargs.get("generator"), place)
         kwargs.pop("pin_memory", None)
         tensor = make(*args, **kwargs)
         return moved(tensor, place) if name in ("as_tensor", "asarray") else put(tensor, place)
@@ -336,7 +302,7 @@ def pretended(
         change(torch.cuda.random, RANDOM_STATES)
         change(torch.accelerator, accelerator)
         change(torch.Tensor, tensor)
-        change(torch, switches | {"Generator": Generator})
+        change(torch, switches)
         change(torch._C, {"_group_tensors_by_device_and_dtype": group_by_place})
         change(torch.serialization, {"_package_registry": [files, *torch.serialization._package_registry]})
         change(chunked_logprob, TRL_KERNELS)

@@ -1,8 +1,6 @@
 """Colours that colour-blind readers can tell apart, and a sentence for every figure."""
 
-import base64
 import itertools
-import json
 import re
 from types import SimpleNamespace
 
@@ -18,7 +16,6 @@ from grpo_helpers.plotting import _alt, _style
 from grpo_helpers.profiles import ROOT
 from grpo_helpers.records import RUNS
 from tests.cells import definitions
-from tests.tools.clean_notebooks import clean
 
 COLOURS = {name: getattr(_style, name) for name in ("BLUE", "ORANGE", "GREEN", "PURPLE", "GREY")} | {"white": "#FFFFFF"}
 # Linear RGB as seen without one kind of cone: Machado, Oliveira and Fernandes, "A Physiologically-based Model for
@@ -53,24 +50,14 @@ def closest(colours, vision):
     return min((float(np.linalg.norm(seen[a] - seen[b])), a, b) for a, b in itertools.combinations(seen, 2))
 
 
-@pytest.mark.parametrize("vision", VISION)
-def test_colours_can_be_told_apart(vision):
-    difference, a, b = closest(COLOURS, vision)
-    assert difference >= TOLD_APART, f"{a} and {b} differ by {difference:.1f} with {vision}"
+def test_colours_can_be_told_apart_and_stand_out_from_the_page():
+    for vision in VISION:
+        difference, a, b = closest(COLOURS, vision)
+        assert difference >= TOLD_APART, f"{a} and {b} differ by {difference:.1f} with {vision}"
+    for name in COLOURS.keys() - {"white"}:
+        assert 1.05 / (XYZ[1] @ linear(COLOURS[name]) + 0.05) >= ON_WHITE, name
+    assert closest({"red": "#A00000", "green": "#006000"}, "deuteranopia")[0] < TOLD_APART, "the measure knows them"
 
-
-@pytest.mark.parametrize("name", [name for name in COLOURS if name != "white"])
-def test_colours_stand_out_from_the_page(name):
-    assert 1.05 / (XYZ[1] @ linear(COLOURS[name]) + 0.05) >= ON_WHITE
-
-
-def test_the_measure_knows_pure_red_and_green():
-    colours = {"red": "#A00000", "green": "#006000"}
-    assert closest(colours, "deuteranopia")[0] < 0.5 * closest(colours, "typical")[0]
-    assert lab(linear("#FFFFFF")) == pytest.approx([100, 0, 0], abs=0.02)
-
-
-# --- a sentence for every figure --------------------------------------------
 
 HISTORY = pd.DataFrame({"step": [1, 2, 3], "reward": [0.5, 1, 2], "kl": [0, 0.1, 0.2], "loss": [0, 0.1, -0.1]})
 TABLE = pd.DataFrame([[0, 1.0], [2, 0]], index=["right", "wrong"], columns=["layout", "number"])
@@ -117,22 +104,20 @@ def test_long_rows_of_names_are_left_out():
 
 
 def test_series_are_told_apart_without_colour():
-    lines = TABLE.plot.line().lines
-    assert len({line.get_linestyle() for line in lines}) == 2
     ax = TABLE.plot.bar()
     plotting.hatch(ax)
     assert len({bars[0].get_hatch() for bars in ax.containers}) == 2 and ax.get_legend()
     rates = pd.DataFrame({f"{name}{end}": [0.5] for name in "ab" for end in ("", "_low", "_high")})
     marks = plotting.plot_rates(rates, {"a": "one", "b": "two"}).axes[0].containers
     assert len({bar.lines[0].get_marker() for bar in marks}) == 2
+    assert len({line.get_linestyle() for line in TABLE.plot.line().lines}) == 2
     assert len(plotting.LOOKS) == len({str(look["linestyle"]) for look in plotting.LOOKS}) == 6
 
 
 def test_a_rate_is_drawn_with_its_interval_in_per_cent():
     table = pd.DataFrame({"a": [0.5, 1.0], "a_low": [0.25, 0.75], "a_high": [0.75, 1.0]}, index=["x", "y"])
     (ax,) = plotting.plot_rates(table, {"a": "right"}).axes
-    (marks,) = ax.containers
-    dots, _, (bars,) = marks.lines
+    dots, _, (bars,) = ax.containers[0].lines
     assert dots.get_xydata().tolist() == [[50, 0], [100, 1]]
     assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[25, 75], [75, 100]]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "y"]
@@ -157,12 +142,8 @@ def test_the_figure_of_a_run_begins_with_what_was_learned_and_marks_the_most_the
 
 def test_a_grid_shows_the_mean_of_its_seeds_and_their_range():
     draw = definitions("08_experiments", "plot_grid").plot_grid
-    rows = [
-        ("usual", s, c, c / 100, v, 9)
-        for s, ends in ((1, (0, 0.5)), (2, (0.1, 0.9)))
-        for c, v in zip((0, 64), ends, strict=True)
-    ]
-    curves = pd.DataFrame(rows, columns=["setting", "seed", "completions", "seconds", "flexible", "tokens"])
+    runs = {"seed": [1, 1, 2, 2], "completions": [0, 64] * 2, "seconds": [0, 0.64] * 2, "flexible": [0, 0.5, 0.1, 0.9]}
+    curves = pd.DataFrame(runs).assign(setting="usual", tokens=9)
     rates, lengths = draw(curves, "t", ("flexible", "tokens"), x="seconds").axes
     assert rates.lines[0].get_xydata().ravel() == pytest.approx([0, 5, 0.64, 70]) and "(s)" in rates.get_xlabel()
     assert rates.collections[0].get_datalim(rates.transData).y1 == pytest.approx(90)
@@ -178,54 +159,29 @@ def test_in_a_notebook_the_picture_carries_the_sentence(monkeypatch):
     assert data["text/plain"] == metadata["image/png"]["alt"] == plotting.describe(figure)
 
 
-def test_outside_a_notebook_nothing_happens(monkeypatch):
-    monkeypatch.setattr(_alt, "sys", SimpleNamespace(modules={}))
-    _alt.register()
-    monkeypatch.setattr(_alt, "sys", SimpleNamespace(modules={"IPython": SimpleNamespace(get_ipython=lambda: None)}))
-    _alt.register()
-
-
-def test_cleaning_a_notebook_keeps_the_sentence():
-    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    assert base64.b64decode(dot).startswith(b"\x89PNG")
-    output = nbformat.v4.new_output("display_data", {"image/png": dot}, metadata={"image/png": {"alt": "A dot."}})
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])])
-    assert clean(notebook).cells[0].outputs[0].metadata["image/png"]["alt"] == "A dot."
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_committed_figure_has_its_sentence(path):
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    figures = [(cell.id, output) for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
-    said = {cell: output.metadata.get("image/png", {}).get("alt", "") for cell, output in figures}
     # a title and what is drawn against what; notebook 00 writes its own
     told = r"Two line charts over .+: .+" if path.stem.startswith("00") else r"[^“]+“[^”]+”: [^;]{3,}.*"
+    figures = [(cell.id, output) for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    said = {cell: output.metadata.get("image/png", {}).get("alt", "") for cell, output in figures}
     mute = [cell for cell, sentence in said.items() if not re.fullmatch(told, sentence)]
     assert not mute, f"figures without a whole sentence in {mute}: execute the notebook again"
 
 
-# --- the glossary -----------------------------------------------------------
-
 ENTRY = re.compile(r"^- \*\*([^*]+)\*\*: (.+?) \(\[(\d\d)\]\((\S+\.ipynb)\)\)$")
 
 
-def entries():
+def test_the_glossary_is_short_sorted_one_sentence_each_and_names_a_notebook_that_uses_the_term():
     text = (ROOT / "notebooks" / "glossary.md").read_text()
-    return [re.sub(r"\s*\n\s+", " ", item) for item in re.findall(r"^- .*(?:\n  .*)*", text, flags=re.MULTILINE)]
-
-
-def test_the_glossary_is_short_sorted_and_one_sentence_each():
-    found = [ENTRY.match(entry) for entry in entries()]
-    assert all(found), [entry for entry, match in zip(entries(), found, strict=True) if not match]
-    terms = [match[1].lower() for match in found]
+    entries = [re.sub(r"\s*\n\s+", " ", item) for item in re.findall(r"^- .*(?:\n  .*)*", text, flags=re.MULTILINE)]
+    assert [entry for entry in entries if not ENTRY.match(entry)] == []
+    found = [ENTRY.match(entry).groups() for entry in entries]
+    terms = [term.lower() for term, *_ in found]
     assert 20 <= len(terms) <= 45 and terms == sorted(set(terms))
-    assert all(re.fullmatch(r"[^.]+\.", match[2]) for match in found)
-
-
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry[4:20])
-def test_the_named_notebook_uses_the_term(entry):
-    term, _, number, name = ENTRY.match(entry).groups()
-    assert name.startswith(number)
-    cells = json.loads((ROOT / "notebooks" / name).read_text())["cells"]
-    prose = " ".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown").lower()
-    assert re.search(rf"\b{re.escape(term.split()[0].lower())}", prose)
+    for term, sentence, number, name in found:
+        assert re.fullmatch(r"[^.]+\.", sentence) and name.startswith(number)
+        cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
+        prose = " ".join(cell.source for cell in cells if cell.cell_type == "markdown").lower()
+        assert re.search(rf"\b{re.escape(term.split()[0].lower())}", prose), f"{term} in {name}"

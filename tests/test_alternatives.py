@@ -23,6 +23,7 @@ taught = definitions(
     NOTEBOOK,
     *("kept", "vote", "kl", "log_probs", "pretraining_texts", "apart", "best_rate", "rejection", "Looks", "run"),
     *("QuickRLOO", "QuickDistillation", "verdict_func", "questions", "RECIPE", "shared", "teacher", "WAYS"),
+    *("Race", "Reached", "on_the_way"),
 )
 QUICK = TINY.with_(steps=4, eval_questions=8)
 
@@ -91,6 +92,20 @@ def test_the_best_rate_and_its_edges():
     tried = pd.DataFrame({"rate": [1, 1, 2, 2, 4, 4], "right": [0.1, 0.3, 0.5, 0.5, 0.9, 0.0]})
     assert taught.best_rate(tried) == (2, False)
     assert taught.best_rate(tried[tried["rate"] < 4]) == (2, True)
+
+
+def test_a_race_is_over_where_the_target_is_reached():
+    race = taught.Race(lambda model: {"right": model}, at=(1, 2, 3))
+    race.on_step_end(None, None, None, model=0.7)
+    with pytest.raises(taught.Reached):
+        race.on_step_end(None, None, None, model=0.75)
+    assert race.policy == 0.75 and [row["step"] for row in race.rows] == [1, 2]
+
+
+def test_what_a_run_had_cost_where_it_reached_the_target():
+    run = pd.DataFrame({"right": [0.1, 0.7, 0.8, 0.7], "KL": [1e-4, 0.01, 0.04, 0.5]})
+    assert taught.on_the_way(run, "KL") == pytest.approx(0.02)  # half way, in the logarithm
+    assert pd.isna(taught.on_the_way(run.head(2), "KL"))
 
 
 class Note(TrainerCallback):

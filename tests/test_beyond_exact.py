@@ -24,9 +24,8 @@ from .cells import definitions
 NOTEBOOK = "12_rewards_beyond_exact_match"
 taught = definitions(
     NOTEBOOK,
-    *("read_json", "boxes", "BOXES", "well_shaped", "right_answer", "LONGEST_REPLY"),
-    *("run_programs", "passed", "results_of", "attack", "formula", "program_task", "WAYS", "kind"),
-    *("GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE"),
+    *("boxes", "well_shaped", "right_answer", "run_programs", "passed", "results_of", "attack", "formula"),
+    *("program_task", "WAYS", "kind", "GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE"),
 )
 HOSTILE = taught.GREEDY | taught.RESTLESS | taught.SLY | taught.ROAMING
 unix = pytest.mark.skipif(not hasattr(os, "fork"), reason="the sandbox forks")
@@ -40,14 +39,16 @@ def run(*programs, calls=((5, 11),), **options):
     return taught.run_programs(programs, [list(map(list, calls))] * len(programs), **options)[1]
 
 
-# Structure
-
 GOOD = '{"steps": ["5 * 11 = 55"], "answer": 55}'
 
 
-@pytest.mark.parametrize("answer", ["55", "55.0", "5.5e1", "5500e-2", "55.000"])
-def test_a_number_is_read_however_json_may_write_it(answer):
-    assert taught.right_answer(GOOD.replace(": 55}", f": {answer}}}"), "55")
+def test_a_number_is_read_however_json_may_write_it_and_another_number_is_another():
+    for answers, same in (
+        (("55", "55.0", "5.5e1", "5500e-2"), True),
+        (("55.0000000000000000001", "1e999999999", "1e-999999999", "5.4", "-55"), False),
+    ):
+        for answer in answers:
+            assert taught.right_answer(GOOD.replace(": 55}", f": {answer}}}"), "55") is same, answer
 
 
 @pytest.mark.parametrize(
@@ -57,14 +58,10 @@ def test_a_number_is_read_however_json_may_write_it(answer):
         ('{"answer": 55, "steps": []}', 5),
         (GOOD.replace(": 55}", ": true}"), 4),
         (GOOD.replace(": 55}", ': "55"}'), 4),
-        (GOOD.replace(": 55}", ": null}"), 4),
-        (GOOD.replace(": 55}", ": {}}"), 4),
         (GOOD.replace("]", ", 5]"), 4),
         (GOOD.replace('"steps"', '"Steps"'), 3),
-        ('{"answer": 55}', 3),
         ("{}", 2),
         ("[]", 1),
-        ("55", 1),
         ("null", 1),
     ],
 )
@@ -73,50 +70,23 @@ def test_the_boxes_are_ticked_one_by_one(text, ticked):
     assert taught.well_shaped(text) is (ticked == 5)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_what_is_no_json_ticks_nothing():
+    assert not taught.well_shaped("[" * 1000 + "]" * 1000)  # a deep stack reads it, another does not
+    for text in (
         "",
         GOOD.replace(": 55}", ": NaN}"),
-        GOOD.replace(": 55}", ": -Infinity}"),
         GOOD.replace(": 55}", ': 7, "answer": 55}'),
         '{"steps": [{"a": 1, "a": 2}], "answer": 55}',
         GOOD + GOOD,
         f"```json\n{GOOD}\n```",
-        "\ufeff" + GOOD,
-        GOOD.replace('"', "'"),
-        "[" * 1000 + "]" * 1000,
-        "[" * 100_000,
         GOOD + " " * 2**20,
-        GOOD.replace(": 55}", f": {'9' * 1900}{'9' * 4000}}}"),
-    ],
-    ids=lambda text: text[:20],
-)
-def test_what_is_no_json_ticks_nothing(text):
-    if text.startswith("[[") and len(text) <= taught.LONGEST_REPLY:
-        assert not taught.well_shaped(text)  # a deeper stack might read it: still no object
-    else:
-        assert not any(taught.boxes(text).values())
-
-
-@pytest.mark.parametrize(
-    "answer", ["55.0000000000000000001", "1e999999999", "-1e999999999", "1e-999999999", "5.4", "-55"]
-)
-def test_another_number_is_another_number(answer):
-    assert not taught.right_answer(GOOD.replace(": 55}", f": {answer}}}"), "55")
-
-
-# The verdict
-
-
-def said(text, problem=None):
-    return {"said": text, "problem": problem}
+    ):
+        assert not any(taught.boxes(text).values()), text[:40]
 
 
 @pytest.mark.parametrize(
     ("text", "wanted", "found"),
     [
-        ('{"results": [55, 6]}', [55, 6], [True, True]),
         ('{"results": [55.0, 6.1]}', [55, 6], [True, False]),
         ('{"results": [0.3333333333333333]}', [1 / 3], [True]),
         ('{"results": [true]}', [1], [False]),
@@ -129,22 +99,17 @@ def said(text, problem=None):
         ('{"results": [7], "results": [55]}', [55], [False]),
         ('{"error": "no"}', [55], [False]),
         ("[55]", [55], [False]),
-        ("", [55], [False]),
         ("passed", [55], [False]),
     ],
 )
 def test_results_are_compared_outside_and_as_numbers(text, wanted, found):
-    assert taught.passed(said(text), wanted) == found
-    assert taught.passed(said(text, "too late"), wanted) == [False] * len(wanted)
-
-
-# The sandbox
+    for problem, verdicts in ((None, found), ("too late", [False] * len(wanted))):
+        assert taught.passed({"said": text, "problem": problem}, wanted) == verdicts
 
 
 @unix
-def test_programs_that_mean_well_may_use_loops_functions_classes_and_some_modules():
+def test_programs_that_mean_well_may_use_functions_classes_and_some_modules_and_find_nothing_of_others():
     programs = [
-        "def f(a, b): return a * b",
         "import math\ndef f(a, b): return math.prod([a, b])",
         "import collections, functools, itertools, json, re, string\nf = lambda a, b: a * b",
         "def f(a, b):\n    print('thinking')\n    return sum(a for _ in range(b))",
@@ -152,21 +117,15 @@ def test_programs_that_mean_well_may_use_loops_functions_classes_and_some_module
     ]
     for program, answer in zip(programs, run(*programs, calls=[(5, 11), (2, 3)]), strict=True):
         assert taught.passed(answer, [55, 6]) == [True, True], (program, answer)
-
-
-@unix
-def test_a_program_finds_nothing_of_the_one_before_it():
     remember = "import math\nmath.secret = 7\nglobals()['secret'] = 7\nf = lambda *a: 7"
     recall = "import math\nf = lambda *a: int(hasattr(math, 'secret') or 'secret' in globals())"
     assert list(map(taught.results_of, run(remember, recall))) == [[7], [0]]
 
 
 @unix
-@pytest.mark.parametrize(
-    "program", ["", "f = 5", "def g(a, b): return 55", "def f(a): return 55", "def f(a, b): return (", "\0", "\ud800"]
-)
-def test_what_is_no_program_fails_its_test(program):
-    assert taught.passed(run(program)[0], [55]) == [False]
+def test_what_is_no_program_fails_its_test():
+    programs = ["", "f = 5", "def g(a, b): return 55", "def f(a): return 55", "def f(a, b): return (", "\0", "\ud800"]
+    assert [taught.passed(answer, [55]) for answer in run(*programs)] == [[False]] * 7
 
 
 @unix
@@ -176,10 +135,6 @@ def test_limits_can_be_chosen():
     assert [a["problem"] for a in run(slow, seconds=0.1)] == ["too late"]
     assert taught.passed(run(large)[0], [55]) == [True]
     assert taught.passed(run(large, megabytes=64)[0], [55]) == [False]
-
-
-def test_there_are_thirty_hostile_programs():
-    assert len(HOSTILE) == 30
 
 
 def check(table, left):
@@ -206,6 +161,7 @@ def nothing_left():
 @unix
 @pytest.mark.trains
 def test_every_hostile_program_is_contained(nothing_left):
+    assert len(HOSTILE) == 30
     how, _ = taught.run_programs([], [])
     held = {name: text for name, text in HOSTILE.items() if how != "limits only" or name not in taught.NEED_MORE}
     check(*taught.attack(held))
@@ -222,43 +178,37 @@ AS_ANOTHER_USER = """
 import os, sys
 import psutil  # all that is imported is imported as root, who may read it
 from tests.cells import definitions
-taught = definitions(*sys.argv[2:-1])
+python, wish, notebook = sys.argv[1:]
+taught = definitions(notebook, "attack", "run_programs", "GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE")
 os.setgroups([]), os.setgid(65431), os.setuid(65431)
-sys.executable = sys.argv[1]
-apart = sys.argv.pop() == "apart"
+sys.executable, apart = python, wish == "apart"
 how, _ = taught.run_programs([], [], apart=apart)
 hostile = taught.GREEDY | taught.RESTLESS | taught.SLY | taught.ROAMING
 if how == "limits only":
     hostile = {name: text for name, text in hostile.items() if name not in taught.NEED_MORE}
 table, left = taught.attack(hostile, apart=apart)
-print("how:", how)
-print(left)
-table.to_csv(sys.stdout)
+print(how, left, table.to_csv(), sep="\\n", end="")
 """
 
 
 @as_root
 @pytest.mark.trains
-@pytest.mark.parametrize(("wish", "level", "held"), [("apart", "namespaces", 30), ("not", "limits only", 26)])
-def test_an_ordinary_user_contains_them_in_a_namespace_and_most_without(wish, level, held, nothing_left):
+@pytest.mark.parametrize(("wish", "level", "count"), [("apart", "namespaces", 30), ("not", "limits only", 26)])
+def test_an_ordinary_user_contains_them_in_a_namespace_and_most_without(wish, level, count, nothing_left):
     """Root becomes one for this; the Python that runs the programs must be one that such a user may start."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = next((p for p in (f"/usr/bin/{version}", f"/usr/local/bin/{version}") if Path(p).exists()), None)
     if python is None or not shutil.which("unshare"):
         pytest.skip("no Python of this version that every user may start")
-    names = ("attack", "run_programs", "GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE")
-    command = [sys.executable, "-c", AS_ANOTHER_USER, python, NOTEBOOK, *names, wish]
+    command = [sys.executable, "-c", AS_ANOTHER_USER, python, wish, NOTEBOOK]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     how, left, table = done.stdout.split("\n", 2)
-    if how != f"how: {level}":
-        pytest.skip(f"this kernel gives an ordinary user {how.removeprefix('how: ')}")
+    if how != level:
+        pytest.skip(f"this kernel gives an ordinary user {how}")
     table = pd.read_csv(io.StringIO(table), index_col=0)
-    assert len(table) == held and left == "['tests.json']"
-    check(table, ["tests.json"])
-
-
-# What is paid
+    assert len(table) == count
+    check(table, [left.strip("[]'")])
 
 
 def reply(reasoning="2 * 3 = 6", answer="6"):
@@ -270,37 +220,24 @@ def reply(reasoning="2 * 3 = 6", answer="6"):
     [
         (reply(), {"sum": 6, "product": 1, "gate": 1}),
         (reply(answer="7"), {"sum": 5, "product": 0, "gate": 0}),
-        ("The answer is 6.", {"sum": 1, "product": 0, "gate": 0}),
         ("<answer>\n6\n</answer>", {"sum": 3, "product": 0.4, "gate": 0}),
         (reply() + reply(), {"sum": 1, "product": 0, "gate": 0}),
-        ("", {"sum": 0, "product": 0, "gate": 0}),
     ],
 )
 def test_shape_and_answer_meet_in_three_ways(text, paid):
     assert {way: pay(completions=[text], answer=["6"])[0] for way, pay in taught.WAYS.items()} == pytest.approx(paid)
 
 
-# The task
-
-
-@pytest.mark.parametrize(
-    ("question", "answer", "found"),
-    [
-        ("5 mugs cost $11 each.", "5 * 11 = <<5*11=55>>55\n#### 55", ([5, 11], "a * b")),
-        ("4,100 people and 1,100.", "4100 + 1100 = <<4100+1100=5200>>5200\n#### 5200", ([4100, 1100], "a + b")),
-        (
-            "$100 a day for 7 days and $600, in all.",
-            "<<100*7=700>>700\n700 + 600 = <<700+600=1300>>1300\n#### 1300",
-            ([100, 7, 600], "(a * b) + c"),
-        ),
-        ("40 and 14 years, twice.", "<<40+14=54>>54\n<<2*54=108>>108\n#### 108", ([40, 14], "2 * (a + b)")),
-        ("2 degrees, drops 24.", "<<2-24=-22>>-22\n#### -22", ([2, 24], "a - b")),
-        ("5 and 5.", "<<5+5=10>>10\n#### 10", None),
-        ("$4.75 and $2.50.", "<<4.75+2.50=7.25>>7.25\n#### 7.25", None),
-    ],
-)
-def test_a_worked_solution_becomes_a_formula(question, answer, found):
-    assert taught.formula({"question": question, "answer": answer}) == found
+def test_a_worked_solution_becomes_a_formula():
+    for question, answer, found in (
+        ("4,100 people and 1,100.", "4100 + 1100 = <<4100+1100=5200>>5200", ([4100, 1100], "a + b")),
+        ("$100 a day, 7 days and $600.", "<<100*7=700>>700\n<<700+600=1300>>1300", ([100, 7, 600], "(a * b) + c")),
+        ("40 and 14 years, twice.", "<<40+14=54>>54\n<<2*54=108>>108", ([40, 14], "2 * (a + b)")),
+        ("2 degrees, drops 24.", "<<2-24=-22>>-22", ([2, 24], "a - b")),
+        ("5 and 5.", "<<5+5=10>>10", None),
+        ("$4.75 and $2.50.", "<<4.75+2.50=7.25>>7.25", None),
+    ):
+        assert taught.formula({"question": question, "answer": answer}) == found
 
 
 def test_every_formula_gives_the_gold_answer_and_hidden_calls_are_others():
@@ -308,9 +245,8 @@ def test_every_formula_gives_the_gold_answer_and_hidden_calls_are_others():
     assert len(rows) >= 200 and len(set(rows["head"])) >= 2
     for row in rows:
         assert len(row["calls"]) == len(row["wanted"]) == 4 and row["calls"][0] not in row["calls"][1:]
-        assert (
-            eval(f"lambda {row['head'][6:].partition(')')[0]}: {row['answer']}")(*row["calls"][0]) == row["wanted"][0]
-        )
+        names = row["head"].partition("(")[2].partition(")")[0]
+        assert eval(f"lambda {names}: {row['answer']}")(*row["calls"][0]) == row["wanted"][0]
 
 
 @unix
@@ -322,10 +258,8 @@ def test_kinds_of_replies():
     assert list(map(taught.kind, tests(replies, rows))) == kinds
 
 
-# Functions of one line, by a real language model
-
-
-def test_descriptions_are_held_out_and_no_constant_fulfils_one():
+@unix
+def test_descriptions_are_held_out_no_constant_fulfils_one_and_a_function_as_described_is_paid():
     train, held_out = functions(1)
     halves = [{re.sub(r"\d+", "#", row["prompt"][-1]["content"]) for row in rows} for rows in (train, held_out)]
     assert len(held_out) == len(halves[1]) > 90 and not halves[0] & halves[1]
@@ -333,12 +267,8 @@ def test_descriptions_are_held_out_and_no_constant_fulfils_one():
         assert len(row["calls"]) == 4 and len(set(row["wanted"])) >= 2
         asked = row["prompt"][-1]["content"]
         assert not any(str(call).strip("[]") in asked for call in row["calls"])
-
-
-@unix
-def test_a_function_as_described_is_paid():
-    row = next(row for row in functions(1)[1] if row["prompt"][-1]["content"] == "square b")
-    rows = {key: [row[key]] * 3 for key in ("head", "calls", "wanted")}
+    square = next(row for row in held_out if row["prompt"][-1]["content"] == "square b")
+    rows = {key: [square[key]] * 3 for key in ("head", "calls", "wanted")}
     said = ["def f(a, b): return b ** 2", "def f(a, b): return a ** 2", "b ** 2"]
     assert definitions(NOTEBOOK, "hidden_reward_func").hidden_reward_func(said, **rows) == [1, 0, 0]
 
@@ -346,8 +276,7 @@ def test_a_function_as_described_is_paid():
 @unix
 @pytest.mark.trains
 def test_the_recorder_compares_what_is_written_before_and_after():
-    quick = TINY.with_(num_generations=4, steps=1, eval_questions=6)
-    tables = small_functions(quick, seed=1)
+    tables = small_functions(TINY.with_(num_generations=4, steps=1, eval_questions=6), seed=1)
     assert tables["rates"]["policy"].tolist() == ["untrained"] * 2 + ["trained"] * 2
     assert tables["rates"]["n"].tolist() == [6] * 4 and tables["change"]["decoding"].tolist() == ["greedy", "sampled"]
     assert len(tables["replies"]) == 4 * 6 and len(tables["history"]) == 1

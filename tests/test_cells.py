@@ -14,11 +14,7 @@ def test_a_definition_comes_with_what_it_uses_and_without_the_rest():
     assert cells.patched_reward_func(completions=["<answer>\n72\n</answer>"], answer=["72"]) == [3.0]
 
 
-def test_a_name_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(LookupError, match=r"does not define nothing_of_the_kind; .*patched_reward_func"):
-        definitions("03_reward_design", "patched_reward_func", "nothing_of_the_kind")
-
-
-def test_a_value_that_a_cell_computes_is_no_definition():
-    with pytest.raises(LookupError, match="does not define hacked;"):  # a training run
-        definitions("03_reward_design", "hacked")
+def test_a_name_that_is_not_there_or_is_a_value_that_a_cell_computes_is_named_with_those_that_are():
+    for name in ("nothing_of_the_kind", "hacked"):  # this is a training run
+        with pytest.raises(LookupError, match=rf"does not define {name}; .*patched_reward_func"):
+            definitions("03_reward_design", "patched_reward_func", name)

@@ -13,51 +13,36 @@ from record import countdown
 
 from .cells import definitions
 
-taught = definitions("10_your_own_task", "calculate", "expressions", "verdict", "ideal_reply", "VERDICTS")
+taught = definitions("10_your_own_task", "calculate", "expressions", "verdict", "VERDICTS")
 
 
-def reply(expression: str, reasoning: str = "so") -> str:
-    return XML_COT_FORMAT.format(reasoning=reasoning, answer=expression)
+def reply(expression):
+    return XML_COT_FORMAT.format(reasoning="so", answer=expression)
 
 
 @pytest.mark.parametrize(
     ("expression", "value", "used"),
     [
-        ("4 * 7", 28, [4, 7]),
         ("(2 + 4) / 3", 2, [2, 4, 3]),
         ("2 + 4 / 3", Fraction(10, 3), [2, 4, 3]),
         ("10 - 2 - 3", 5, [10, 2, 3]),
         ("10-(2-3)", 11, [10, 2, 3]),
-        (" 12 / 4 ", 3, [12, 4]),
-        ("5", 5, [5]),
+        (" 5 ", 5, [5]),
     ],
 )
 def test_expressions_are_calculated_exactly(expression, value, used):
     assert taught.calculate(expression) == (value, used)
 
 
-NONSENSE = ["", " ", "()", "4 +", "4 7", "* 4", "(4", "4)", "4 // 2", "2 ** 9", "9**9**9", "-4 + 9", "+4", "07 + 1"]
-NONSENSE += [
-    "4 / 0",
-    "4 / (2 - 2)",
-    "4.5 * 2",
-    "1e3",
-    "0x10",
-    "1_0 + 1",
-    "4 = 4",
-    "x + 1",
-    "True + 1",
-    "４ + ７",
-    "4\n+ 7",
-]
-NONSENSE += ["__import__('os').system('x')", "(lambda: 4)()", "[4][0]", "4 if 1 else 7", "4\0", "², ³", "4, 7", "4 #7"]
-NONSENSE += ["(" * 400 + "1" + ")" * 400, "-" * 5000 + "1", "1+" * 5000 + "1", "9" * 5000]
+NONSENSE = "|()|4 +|4 7|* 4|(4|4)|4 // 2|2 ** 9|-4 + 9|07 + 1|4 / 0|4 / (2 - 2)|4.5 * 2|1e3|0x10|1_0 + 1|4 = 4|x + 1"
+NONSENSE += "|True + 1|４ + ７|4\n+ 7|4\0|², ³|4 #7|__import__('os').system('x')|[4][0]|4 if 1 else 7"
+HUGE = ["(" * 400 + "1" + ")" * 400, "1+" * 5000 + "1", "9" * 5000]
 
 
-@pytest.mark.parametrize("expression", NONSENSE)
-def test_whatever_else_it_is_is_refused_with_a_reason(expression):
-    with pytest.raises(ValueError, match="expression|something else|divides by zero"):
-        taught.calculate(expression)
+def test_whatever_else_it_is_is_refused_with_a_reason():
+    for expression in [*NONSENSE.split("|"), *HUGE]:
+        with pytest.raises(ValueError, match="expression|something else|divides by zero"):
+            taught.calculate(expression)
 
 
 @given(st.text(alphabet="0123456789+-*/() .e_\n\0x²４", max_size=300))
@@ -69,35 +54,31 @@ def test_no_text_breaks_the_calculator(text):
     assert isinstance(value, Fraction) and used and all(n >= 0 for n in used)
 
 
-CHEATS = {
-    "the target itself": ("28", "other numbers"),
-    "the target, made to look like work": ("28 * 1", "other numbers"),
-    "a number twice": ("7 + 7 + 14", "other numbers"),
-    "a number left out": ("7", "other numbers"),
-    "a number too many": ("4 * 7 * 1", "other numbers"),
-    "the two numbers as one": ("47 - 19", "other numbers"),
-    "an equation": ("4 * 7 = 28", "no expression"),
-    "a bet on two expressions": ("4 + 7\n4 * 7", "no expression"),
-    "a power": ("4 ** 7", "no expression"),
-    "code": ("print(28)", "no expression"),
-    "the wrong operation": ("4 + 7", "another value"),
-    "nearly": ("7 - 4", "another value"),
-    "right": ("7 * 4", "solved"),
-}
-
-
-@pytest.mark.parametrize(("expression", "wanted"), CHEATS.values(), ids=CHEATS)
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("28", "other numbers"),
+        ("28 * 1", "other numbers"),  # the target, made to look like work
+        ("4 * 7 + 7 - 7", "other numbers"),  # those given, too often
+        ("7", "other numbers"),
+        ("47 - 19", "other numbers"),  # the two numbers as one
+        ("4 * 7 = 28", "no expression"),
+        ("4 + 7\n4 * 7", "no expression"),  # a bet on two
+        ("4 ** 7", "no expression"),
+        ("print(28)", "no expression"),
+        ("4 + 7", "another value"),
+        ("7 * 4", "solved"),
+    ],
+)
 def test_cheats_are_called_what_they_are(expression, wanted):
     assert taught.verdict(reply(expression), [4, 7], "28") == wanted
 
 
-@pytest.mark.parametrize(
-    "text", ["4 * 7", reply("4 * 7") * 2, reply("4 * 7") + "\nor so", "<answer>4 * 7</answer>", ""]
-)
-def test_without_the_layout_nothing_is_paid(text):
-    assert taught.verdict(text, [4, 7], "28") == "no layout"
-    asked = {"completions": [text], "numbers": [[4, 7]], "answer": ["28"], "prompts": ["?"]}
-    assert [f(**asked) for f in countdown.REWARD_FUNCS] == [[0.0], [0.0]]
+def test_without_the_layout_nothing_is_paid():
+    for text in ("4 * 7", reply("4 * 7") * 2, reply("4 * 7") + "\nor so", "<answer>4 * 7</answer>", ""):
+        assert taught.verdict(text, [4, 7], "28") == "no layout"
+        asked = {"completions": [text], "numbers": [[4, 7]], "answer": ["28"], "prompts": ["?"]}
+        assert [f(**asked) for f in countdown.REWARD_FUNCS] == [[0.0], [0.0]]
 
 
 def test_every_right_expression_is_paid_not_only_the_one_in_the_data():
@@ -108,11 +89,10 @@ def test_every_right_expression_is_paid_not_only_the_one_in_the_data():
             assert taught.verdict(reply(expression), [6, 2, 3], str(target)) == "solved"
 
 
-@pytest.mark.parametrize("numbers", list(itertools.combinations(range(2, 8), 2)))
-def test_of_all_games_of_two_numbers_none_is_missing(numbers):
-    a, b = sorted(numbers)
-    wanted = {a + b, b - a, a * b} | ({b // a} if b % a == 0 else set())
-    assert set(taught.expressions(numbers)) == wanted
+def test_of_all_games_of_two_numbers_none_is_missing():
+    for a, b in itertools.combinations(range(2, 8), 2):
+        wanted = {a + b, b - a, a * b} | ({b // a} if b % a == 0 else set())
+        assert set(taught.expressions([a, b])) == wanted
 
 
 def test_games_are_the_same_every_time_and_no_set_of_numbers_is_in_both_splits():

@@ -44,9 +44,6 @@ def untrained(history, steps, seed=0):
     return history.iloc[rows].reset_index(drop=True).assign(step=range(1, steps + 1))
 
 
-# --- healthy runs -----------------------------------------------------------
-
-
 @pytest.mark.trains
 @pytest.mark.parametrize("name", [*HEALTHY, "healthy_kl-tiny-42", "healthy_kl-tiny-1"])
 def test_healthy_run_is_called_healthy_at_every_step(name):
@@ -54,14 +51,13 @@ def test_healthy_run_is_called_healthy_at_every_step(name):
     assert [k for k in range(1, len(history) + 1) if sick(history[:k])] == []
 
 
-@pytest.mark.parametrize("name", HEALTHY)
-def test_what_alarms_people_is_explained_in_a_healthy_run(name):
-    assert notes(HEALTHY[name]) >= {"nothing is clipped", "the policy becomes sure"}
-    assert "the loss does not fall" in notes(HEALTHY[name][:10])
-    if name.startswith("tiny"):  # its length doubles, because it thinks
-        assert "length hacked" not in notes(HEALTHY[name])
-        lengths = HEALTHY[name][LENGTH]
-        assert lengths.tail(10).mean() > doctor.LENGTH_FACTOR * lengths.head(10).mean()
+def test_what_alarms_people_is_explained_in_a_healthy_run():
+    for name, run in HEALTHY.items():
+        assert notes(run) >= {"nothing is clipped", "the policy becomes sure"}
+        assert "the loss does not fall" in notes(run[:10])
+        if name.startswith("tiny"):  # its length doubles, because it thinks
+            assert "length hacked" not in notes(run)
+            assert run[LENGTH].tail(10).mean() > doctor.LENGTH_FACTOR * run[LENGTH].head(10).mean()
 
 
 def another_seed(history, seed):
@@ -75,14 +71,11 @@ def another_seed(history, seed):
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("name", HEALTHY)
-def test_healthy_runs_of_other_seeds_are_called_healthy(name, seed):
-    run = another_seed(HEALTHY[name], seed)
-    assert [sick(run[:k]) for k in (10, 20, 30, 40, 50, len(run))] == [{}] * 6
-
-
-# --- planted illnesses --------------------------------------------------------
+def test_healthy_runs_of_other_seeds_are_called_healthy(name):
+    for seed in range(6):
+        run = another_seed(HEALTHY[name], seed)
+        assert [sick(run[:k]) for k in (10, 20, 30, 40, 50, len(run))] == [{}] * 6, seed
 
 
 def test_ties_from_the_start_stop_the_run_at_the_tenth_step():
@@ -112,12 +105,11 @@ def test_truncation_stops_a_run_only_if_it_does_not_learn():
     assert sick(changed(TINY_RUN, 50, **{CUT: np.where(TINY_RUN["step"][50:] < 54, 1.0, 0.0)})) == {}
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-@pytest.mark.parametrize("column", ["loss", "grad_norm"])
+@pytest.mark.parametrize(("column", "value"), [("loss", np.nan), ("grad_norm", np.nan), ("grad_norm", -np.inf)])
 def test_numbers_that_stay_infinite_stop_the_run(column, value):
-    assert sick(changed(TINY_RUN, 40, **{column: value})[:44]) == {}, "fp16 loss scaling does this, and recovers"
-    assert sick(changed(TINY_RUN, 40, **{column: value})[:45]) == {"not finite": "stop"}
-    assert sick(changed(TINY_RUN, **{column: value}))["not finite"] == "stop"
+    run = changed(TINY_RUN, 40, **{column: value})
+    assert sick(run[:44]) == {}, "fp16 loss scaling does this, and recovers"
+    assert sick(run[:45]) == {"not finite": "stop"}
     skipped = changed(TINY_RUN, **{column: TINY_RUN[column].where(~TINY_RUN["step"].isin([1, 2, 40]), value)})
     assert sick(skipped) == {} and "not finite" in notes(skipped)
 
@@ -127,25 +119,22 @@ def test_learning_rate_too_high():
     assert "learning rate too high" not in sick(ruined[:30])
     assert sick(ruined[:50])["learning rate too high"] == "stop"
     flat = untrained(TINY_RUN, 80)
-    warned = {
-        "half of it lost": changed(TINY_RUN, 40, reward=TINY_RUN["reward"][40:] - 1.6),
-        "it came back": changed(flat, reward=flat["reward"].where(~flat["step"].between(30, 50), 0.0)),
-        "it grew unsure": changed(untrained(TINY_RUN, 40), 20, entropy=1.5),
-        "it forgot": changed(flat, **{CORRECT: np.linspace(1, 0, 80), "entropy": np.linspace(0.2, 0.3, 80)}),
-    }
-    assert {what: sick(run) for what, run in warned.items()} == dict.fromkeys(
-        warned, {"learning rate too high": "warn"}
-    )
-    assert "learning rate too high" not in sick(changed(warned["it forgot"], entropy=0.2))
+    forgot = changed(flat, **{CORRECT: np.linspace(1, 0, 80), "entropy": np.linspace(0.2, 0.3, 80)})
+    came_back = changed(flat, reward=flat["reward"].where(~flat["step"].between(30, 50), 0.0))
+    grew_unsure = changed(untrained(TINY_RUN, 40), 20, entropy=1.5)
+    half_lost = changed(TINY_RUN, 40, reward=TINY_RUN["reward"][40:] - 1.6)
+    for run in (forgot, came_back, grew_unsure, half_lost):
+        assert sick(run) == {"learning rate too high": "warn"}
+    assert "learning rate too high" not in sick(changed(forgot, entropy=0.2))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_flat_reward_is_blamed_on_steps_or_on_questions(seed):
-    flat = untrained(TINY_RUN, 80, seed)
-    assert sick(flat[:59]) == {}
-    assert sick(flat) == {"learning rate too low": "warn"}
-    assert sick(changed(flat, frac_reward_zero_std=0.8)) == {"too hard or too easy": "warn"}
-    assert sick(changed(flat, entropy=np.linspace(0.4, 0.3, 80))) == {}, "a policy that changes learns fast enough"
+def test_a_flat_reward_is_blamed_on_steps_or_on_questions():
+    for seed in range(3):
+        flat = untrained(TINY_RUN, 80, seed)
+        assert sick(flat[:59]) == {}
+        assert sick(flat) == {"learning rate too low": "warn"}
+        assert sick(changed(flat, frac_reward_zero_std=0.8)) == {"too hard or too easy": "warn"}
+        assert sick(changed(flat, entropy=np.linspace(0.4, 0.3, 80))) == {}, "a policy that changes learns fast enough"
 
 
 def test_entropy_collapse_is_told_from_healthy_sharpening():
@@ -178,35 +167,28 @@ def test_a_hack_is_a_reward_that_rises_while_correctness_falls():
     assert "reward hacked" not in sick(both_fall)
 
 
-@pytest.mark.parametrize("factor", [3.0, 1 / 3])
-def test_a_length_that_runs_away_with_the_reward(factor):
-    run = changed(TINY_RUN, **{LENGTH: 20 * np.linspace(1, factor, len(TINY_RUN))})
-    assert sick(run) == {}, "correctness rises as well: it may be reasoning"
-    blind = run.drop(columns=CORRECT)
-    assert sick(blind) == {} and "length hacked" in notes(blind), "nothing logged says what the length is for"
-    assert sick(changed(run, **{CORRECT: untrained(TINY_RUN, 60)[CORRECT]})) == {"length hacked": "warn"}
+def test_a_length_that_runs_away_with_the_reward():
+    for factor in (3.0, 1 / 3):
+        run = changed(TINY_RUN, **{LENGTH: 20 * np.linspace(1, factor, len(TINY_RUN))})
+        assert sick(run) == {}, "correctness rises as well: it may be reasoning"
+        blind = run.drop(columns=CORRECT)
+        assert sick(blind) == {} and "length hacked" in notes(blind), "nothing logged says what the length is for"
+        assert sick(changed(run, **{CORRECT: untrained(TINY_RUN, 60)[CORRECT]})) == {"length hacked": "warn"}
 
 
-@pytest.mark.parametrize(
-    "start, mean, std, found",
-    [
+def test_parts_of_the_reward_that_do_nothing():
+    for start, mean, std, found in (
         (0, 0.0, 0.0, {"never paid": "warn"}),
         (0, 0.5, 0.0, {"always paid": "warn"}),
         (40, 0.5, 0.0, {}),  # mastered, not useless
         (0, 0.25, 0.25, {}),  # equal means, different completions
-    ],
-)
-def test_parts_of_the_reward_that_do_nothing(start, mean, std, found):
-    run = changed(TINY_RUN, start, **{f"{STRICT}mean": mean, f"{STRICT}std": std})
-    assert sick(run) == found
-    assert sick(run[:19]) == {}
-    assert all("strict_format_reward_func" in f.seen for f in diagnose(run) if f.severity == "warn")
+    ):
+        run = changed(TINY_RUN, start, **{f"{STRICT}mean": mean, f"{STRICT}std": std})
+        assert sick(run) == found and sick(run[:19]) == {}
+        assert all("strict_format_reward_func" in f.seen for f in diagnose(run) if f.severity == "warn")
 
 
-# --- what a finding says --------------------------------------------------------
-
-
-def test_every_finding_has_words_threads_and_a_notebook():
+def test_every_finding_has_words_threads_and_a_notebook_that_the_page_to_keep_names_too():
     assert set(SYMPTOMS) | set(EXPECTED) <= set(COMPLAINTS)
     thread = re.compile(r"[\w-]+/[\w-]+#\d+|arXiv \d{4}\.\d{5} \([\w. ]+\)")  # links can be made of them
     for name, words in COMPLAINTS.items():
@@ -215,6 +197,9 @@ def test_every_finding_has_words_threads_and_a_notebook():
         assert (ROOT / "notebooks" / f"{words['notebook']}.ipynb").is_file(), name
         assert all(thread.fullmatch(text) for text in filter(None, words["threads"].split(", "))), name
         assert name not in SYMPTOMS or (words["remedy"] and words["threads"]), name
+    page = (ROOT / "notebooks" / "my_run_does_not_learn.md").read_text(encoding="utf-8")
+    ends = re.findall(r"^- \*[^*]+\*: \*\*([^*]+)\*\*.*?\((\w+)\.ipynb#", page, re.MULTILINE | re.DOTALL)
+    assert sorted(ends) == sorted((name, words["notebook"]) for name, words in COMPLAINTS.items())
 
 
 def test_a_finding_tells_its_steps_numbers_and_remedy_worst_first():
@@ -226,31 +211,21 @@ def test_a_finding_tells_its_steps_numbers_and_remedy_worst_first():
     assert all(text in str(finding) for text in (finding.seen, finding.remedy, finding.threads, finding.notebook))
 
 
-# --- logs of every kind -----------------------------------------------------------
+def test_a_missing_column_is_no_error_and_no_illness():
+    for column in TINY_RUN.columns.drop(["step", "reward"]):
+        assert sick(TINY_RUN.drop(columns=column)) == {}, column
+        if column not in ("loss", "grad_norm"):
+            assert sick(TINY_RUN.assign(**{column: None})) == {}, column
 
 
-@pytest.mark.parametrize("column", [c for c in TINY_RUN if c not in ("step", "reward")])
-def test_a_missing_column_is_no_error_and_no_illness(column):
-    assert sick(TINY_RUN.drop(columns=column)) == {}
-    if column not in ("loss", "grad_norm"):
-        assert sick(TINY_RUN.assign(**{column: None})) == {}
-
-
-def test_it_says_what_it_could_not_judge():
+def test_it_says_what_it_could_not_judge_and_refuses_what_is_no_history():
     (bare,) = diagnose(TINY_RUN[["step", "reward"]])
     assert bare.name == "not judged" and f"truncated (no column {CUT})" in bare.seen
     (first,) = [f for f in diagnose(TINY_RUN[:1]) if f.name == "not judged"]
     assert "nothing but ties (10 logged steps needed)" in first.seen and first.steps == (1, 1)
-
-
-@pytest.mark.parametrize(
-    "history",
-    [pd.DataFrame(), TINY_RUN[:0], TINY_RUN.drop(columns="step"), TINY_RUN.assign(reward=np.nan), [{"step": 1}]],
-    ids=["nothing", "no steps", "no step column", "no reward", "a list"],
-)
-def test_what_is_no_history_is_refused_with_the_remedy(history):
-    with pytest.raises(ValueError, match="records.history"):
-        diagnose(history)
+    for history in (TINY_RUN[:0], TINY_RUN.drop(columns="step"), TINY_RUN.assign(reward=np.nan), [{"step": 1}]):
+        with pytest.raises(ValueError, match="records.history"):
+            diagnose(history)
 
 
 def test_order_repeats_and_index_do_not_matter():
@@ -277,9 +252,6 @@ def test_no_log_makes_it_raise(data):
         assert finding.seen and finding.cause and str(finding)
 
 
-# --- the callback ---------------------------------------------------------------------
-
-
 def follow(callback, history, resumed_at=0):
     """Show a log to the callback step by step, as the trainer does; the step at which it stops, or None."""
     log = history.to_dict("records")
@@ -296,40 +268,21 @@ def follow(callback, history, resumed_at=0):
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("name", ["tiny-2", "small-1"])
-def test_callback_lets_a_healthy_run_finish_in_silence(name, capsys):
+def test_callback_lets_a_healthy_run_finish_in_silence_and_stops_a_dead_one_and_says_so_once(capsys):
     callback = DoctorCallback()
-    assert follow(callback, HEALTHY[name]) is None and callback.stopped_by is None
+    for row in ({"step": 1, "reward": float("nan")}, {"step": 1, "eval_reward": 1.0}, {"train_runtime": 3.0}, None):
+        callback.on_log(None, SimpleNamespace(log_history=[row or {}]), None, logs=row)
+    assert follow(callback, HEALTHY["small-1"]) is None and callback.stopped_by is None
     assert capsys.readouterr().out == ""
-
-
-def test_callback_stops_a_dead_run_and_says_so_once(capsys):
-    callback = DoctorCallback()
     assert follow(callback, changed(TINY_RUN, reward=1.0, **TIED)) == 10
     assert capsys.readouterr().out.count("stop: nothing but ties") == 1
     assert callback.stopped_by.name == "nothing but ties"
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize(
-    "columns", [TIED | {"reward": 0.5}, {CUT: 1.0, "reward": 0.0}, {"grad_norm": np.nan}], ids=["tied", "cut", "NaN"]
-)
+@pytest.mark.parametrize("columns", [TIED | {"reward": 0.5}, {"grad_norm": np.nan}], ids=["tied", "NaN"])
 def test_after_a_resume_only_new_steps_count(columns):
     dead = changed(TINY_RUN, **columns)[:20]
     mended = pd.concat([dead, TINY_RUN[:40]], ignore_index=True).assign(step=range(1, 61))
     assert follow(DoctorCallback(), mended, resumed_at=20) is None
     assert 20 < follow(DoctorCallback(), changed(TINY_RUN, **columns), resumed_at=20) <= 30
-
-
-def test_callback_ignores_rows_that_are_no_steps():
-    callback = DoctorCallback()
-    for row in ({"step": 1, "reward": float("nan")}, {"step": 1, "eval_reward": 1.0}, {"train_runtime": 3.0}, None):
-        callback.on_log(None, SimpleNamespace(log_history=[row or {}]), None, logs=row)
-    assert callback.stopped_by is None
-
-
-def test_the_page_to_keep_has_an_end_for_every_complaint_with_the_notebook_of_its_cure():
-    page = (ROOT / "notebooks" / "my_run_does_not_learn.md").read_text(encoding="utf-8")
-    ends = re.findall(r"^- \*[^*]+\*: \*\*([^*]+)\*\*.*?\((\w+)\.ipynb#", page, re.MULTILINE | re.DOTALL)
-    assert dict(ends) == {name: row["notebook"] for name, row in COMPLAINTS.items()}
-    assert len(ends) == len(COMPLAINTS)

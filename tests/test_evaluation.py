@@ -4,7 +4,6 @@ import copy
 import math
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -39,10 +38,8 @@ from .test_sampling import random_model
 NEW_TOKENS = 12
 OUTCOMES = ["strict", "flexible", "format", "worked", "truncated"]
 # Of many lengths, with a common beginning and without.
-PROMPTS = [
-    *word_problems("test", 5)["prompt"],
-    *(build_messages(question, system_prompt=None) for question in ("1 + 1?", "Hi", "What is the sum of 3 and 4?")),
-]
+PROMPTS = word_problems("test", 5)["prompt"][:]
+PROMPTS += [build_messages(question, None) for question in ("1 + 1?", "Hi", "What is the sum of 3 and 4?")]
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +75,8 @@ def model(some_end):
     return copy.deepcopy(some_end[0])
 
 
-def generate_prediction(model, tokenizer, prompt):
-    """One greedy reply, by transformers alone."""
-    inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt")
-    output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, repetition_penalty=1.0)
-    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
 def replies_of(model, tokenizer, prompts=PROMPTS, **kwargs):
     return generate_predictions(model, tokenizer, prompts, NEW_TOKENS, **kwargs)
-
-
-# --- replies ----------------------------------------------------------------
 
 
 @pytest.fixture(params=[True, False], ids=["shared prompts", "transformers' generate"])
@@ -104,28 +91,21 @@ def test_greedy_replies_are_right_and_in_the_order_given(some_end, tokenizer, ei
     model, tokens = some_end
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     truncated = [reply[-1] != tokenizer.eos_token_id for reply in tokens]
-    assert len(set(texts)) > len(PROMPTS) / 2
-    assert set(truncated) == {True, False}
+    assert len(set(texts)) > len(PROMPTS) / 2 and set(truncated) == {True, False}
     expected = [[reply] for reply in zip(texts, truncated, strict=True)]
     assert replies_of(model, tokenizer, batch_size=batch_size) == expected
 
 
-def test_every_end_token_that_the_model_names_ends_a_reply(some_end, tokenizer, either_way):
+def test_every_end_token_that_the_model_or_the_tokenizer_names_ends_a_reply(some_end, tokenizer, either_way):
     model, tokens = copy.deepcopy(some_end[0]), some_end[1]
     ends = [tokenizer.eos_token_id, max((reply[2] for reply in tokens if len(reply) > 3), key=str)]
-    model.generation_config.eos_token_id = ends
     cut = [reply[: min([reply.index(e) + 1 for e in ends if e in reply], default=NEW_TOKENS)] for reply in tokens]
     assert sum(map(len, cut)) < sum(map(len, tokens)) and {reply[-1] in ends for reply in cut} == {True, False}
     texts = tokenizer.batch_decode(cut, skip_special_tokens=True)
-    wanted = [[(text, reply[-1] not in ends)] for text, reply in zip(texts, cut, strict=True)]
-    assert replies_of(model, tokenizer) == wanted
-    assert [generate_prediction(model, tokenizer, p) for p in PROMPTS] == texts
-
-
-def test_the_tokenizers_end_token_ends_a_reply_although_the_model_names_another(some_end, tokenizer, either_way):
-    model, tokens = copy.deepcopy(some_end[0]), some_end[1]
-    model.generation_config.eos_token_id = next(i for i in range(1024) if not any(i in reply for reply in tokens))
-    assert replies_of(model, tokenizer) == replies_of(some_end[0], tokenizer)
+    for named in (ends, ends[1]):
+        model.generation_config.eos_token_id = named
+        wanted = [[(text, reply[-1] not in ends)] for text, reply in zip(texts, cut, strict=True)]
+        assert replies_of(model, tokenizer) == wanted
 
 
 def test_plain_strings_are_read_as_training_reads_them(model, tokenizer, either_way):
@@ -135,64 +115,43 @@ def test_plain_strings_are_read_as_training_reads_them(model, tokenizer, either_
     assert len(evaluate(model, tokenizer, rows, NEW_TOKENS)) == len(chats)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"max_new_tokens": 0}, {"max_new_tokens": -1}, {"num_generations": 0}, {"prompts": []},
-        {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf},
-    ],
-)  # fmt: skip
-def test_nothing_to_do_and_temperatures_below_zero_are_refused_by_name(model, tokenizer, either_way, wrong):
-    asked = {"prompts": PROMPTS, "max_new_tokens": NEW_TOKENS} | wrong
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        generate_predictions(model, tokenizer, **asked)
-
-
-@pytest.mark.parametrize("gold", ["Paris", "", "#### 72", "1/2"])
-def test_a_gold_answer_that_cannot_be_earned_is_refused_before_anything_is_asked(gold):
-    rows = Dataset.from_list([{"question": "?", "prompt": PROMPTS[0], "answer": a} for a in ("72", gold)])
-    with pytest.raises(ValueError, match=re.escape(repr(gold))):
+def test_nothing_to_do_temperatures_below_zero_and_gold_answers_that_are_none_are_refused_by_name(tokenizer):
+    wrong = {"max_new_tokens": 0, "num_generations": 0, "prompts": [], "temperature": -1.0}
+    for name, value in (*wrong.items(), ("temperature", math.nan)):
+        asked = {"prompts": PROMPTS, "max_new_tokens": NEW_TOKENS} | {name: value}
+        with pytest.raises(ValueError, match=name):
+            generate_predictions(None, tokenizer, **asked)
+    rows = Dataset.from_list([{"question": "?", "prompt": PROMPTS[0], "answer": a} for a in ("72", "1/2")])
+    with pytest.raises(ValueError, match="'1/2'"):
         evaluate(None, None, rows, NEW_TOKENS)
-    with pytest.raises(ValueError, match=re.escape(repr(gold))):
-        score("?", gold, "no layout at all", False)
 
 
-@pytest.mark.parametrize(("replies", "told"), [(["<think>Hm.", "5"], True), (["Hm.</think>\n5"], True), (["5"], False)])
-def test_thinking_before_the_layout_is_told_once(monkeypatch, capsys, tokenizer, replies, told):
-    evaluation.tell.cache_clear()
-    monkeypatch.setattr(evaluation, "generate_predictions", lambda *args: [[(reply, False)] for reply in replies])
-    rows = Dataset.from_dict({"question": replies, "prompt": replies, "answer": ["5"] * len(replies)})
-    for _ in range(2):
-        evaluate(None, tokenizer, rows, NEW_TOKENS)
-    assert capsys.readouterr().out.count("enable_thinking") == told
+def test_thinking_before_the_layout_is_told_once(monkeypatch, capsys, tokenizer):
+    for replies, told in ((["<think>Hm.", "5"], True), (["Hm.</think>\n5"], True), (["5"], False)):
+        evaluation.tell.cache_clear()
+        monkeypatch.setattr(
+            evaluation, "generate_predictions", lambda *args, said=replies: [[(s, False)] for s in said]
+        )
+        rows = Dataset.from_dict({"question": replies, "prompt": replies, "answer": ["5"] * len(replies)})
+        for _ in range(2):
+            evaluate(None, tokenizer, rows, NEW_TOKENS)
+        assert capsys.readouterr().out.count("enable_thinking") == told
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_model_is_left_in_the_mode_it_was_in(model, tokenizer, training):
-    model.train(training)
-    replies_of(model, tokenizer)
-    assert model.training == training
-
-
-def test_a_models_own_generation_settings_change_no_greedy_reply(model, tokenizer, either_way):
+def test_a_models_own_generation_settings_change_neither_greedy_nor_sampled_replies(model, tokenizer, either_way):
     """Qwen2.5's instruct models, for one, bring a repetition penalty, which training does not use."""
     plain = replies_of(model, tokenizer)
-    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.update(repetition_penalty=5.0, top_p=0.01, top_k=1, do_sample=True)
     assert replies_of(model, tokenizer) == plain
-
-
-def test_a_models_own_generation_settings_do_not_narrow_what_is_sampled(model, tokenizer, either_way):
-    model.generation_config.update(top_p=0.01, top_k=1, do_sample=True)
-    greedy = {text for ((text, _),) in replies_of(model, tokenizer, PROMPTS[:1])}
     sampled = replies_of(model, tokenizer, PROMPTS[:1], temperature=1.0, num_generations=20)[0]
-    assert len({text for text, _ in sampled} - greedy) > 10
+    assert len({text for text, _ in sampled} - {plain[0][0][0]}) > 10
 
 
-@pytest.mark.parametrize("batch_size", [2, 64])
-def test_every_prompt_gets_as_many_replies_as_asked(model, tokenizer, either_way, batch_size):
-    replies = replies_of(model, tokenizer, temperature=1.0, num_generations=3, batch_size=batch_size)
-    assert [len(group) for group in replies] == [3] * len(PROMPTS)
-    assert max(len({text for text, _ in group}) for group in replies) == 3
+def test_every_prompt_gets_as_many_replies_as_asked(model, tokenizer, either_way):
+    for batch_size in (2, 64):
+        replies = replies_of(model, tokenizer, temperature=1.0, num_generations=3, batch_size=batch_size)
+        assert [len(group) for group in replies] == [3] * len(PROMPTS)
+        assert max(len({text for text, _ in group}) for group in replies) == 3
 
 
 def test_several_greedy_replies_are_copies_of_the_one(model, tokenizer):
@@ -201,82 +160,69 @@ def test_several_greedy_replies_are_copies_of_the_one(model, tokenizer):
 
 
 def test_one_seed_gives_the_same_sampled_replies_whatever_happened_before(model, tokenizer, either_way):
-    torch.manual_seed(1)
     first = replies_of(model, tokenizer, temperature=1.0, seed=5)
     torch.manual_seed(2)
     assert replies_of(model, tokenizer, temperature=1.0, seed=5) == first
     assert replies_of(model, tokenizer, temperature=1.0, seed=6) != first
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_sampling_replies_leaves_the_global_random_state_alone(model, tokenizer, either_way, temperature, device):
+def test_sampling_replies_leaves_the_global_random_state_and_the_mode_alone(model, tokenizer, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     state = torch.cuda.get_rng_state if device == "cuda" else torch.get_rng_state
-    before = state()
-    replies_of(model.to(device), tokenizer, PROMPTS[:2], temperature=temperature, seed=5)
-    assert torch.equal(state(), before)
+    for temperature, training in ((0.0, True), (1.0, False)):
+        before = state()
+        replies_of(model.to(device).train(training), tokenizer, PROMPTS[:2], temperature=temperature, seed=5)
+        assert torch.equal(state(), before) and model.training == training
 
 
 def test_replies_come_from_the_adapter_too(model, tokenizer):
-    plain = replies_of(model, tokenizer)
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    plain, targets = replies_of(model, tokenizer), ["q_proj", "k_proj", "v_proj", "o_proj"]
     lora = LoraConfig(r=4, lora_alpha=64, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     adapted = get_peft_model(model, lora)
-    replies = replies_of(adapted, tokenizer)
-    one_by_one = [generate_prediction(adapted, tokenizer, p) for p in PROMPTS]
-    assert replies != plain
-    assert [text for ((text, _),) in replies] == one_by_one
+    one_by_one = [plain_greedy(adapted, tokenizer, p) for p in PROMPTS]
+    replies = [text for ((text, _),) in replies_of(adapted, tokenizer)]
+    assert replies == tokenizer.batch_decode(one_by_one, skip_special_tokens=True) != [text for ((text, _),) in plain]
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "num_generations": 4, "seed": 5}])
-def test_evaluate_gives_a_scored_row_for_every_reply_in_the_order_of_the_questions(model, tokenizer, sampling):
-    dataset, times = word_problems("test", 7), range(sampling.get("num_generations", 1))
+def test_evaluate_gives_a_scored_row_for_every_reply_in_the_order_of_the_questions(model, tokenizer):
+    dataset, sampling = word_problems("test", 7), {"temperature": 1.0, "num_generations": 4, "seed": 5}
     table = evaluate(model, tokenizer, dataset, NEW_TOKENS, batch_size=3, **sampling)
     assert list(table.columns) == ["question", "gold", "completion", "extracted", *OUTCOMES, "tokens"]
-    assert table["question"].to_list() == [question for question in dataset["question"] for _ in times]
-    assert table["gold"].to_list() == [gold for gold in dataset["answer"] for _ in times]
+    assert table["question"].to_list() == [question for question in dataset["question"] for _ in range(4)]
+    assert table["gold"].to_list() == [gold for gold in dataset["answer"] for _ in range(4)]
     assert list(map(str, table[OUTCOMES].dtypes)) == ["bool"] * 5
     assert (table["tokens"] >= 1).all() and (table["tokens"] == NEW_TOKENS)[table["truncated"]].all()
     replies = replies_of(model, tokenizer, dataset["prompt"], batch_size=3, **sampling)
     assert list(zip(table["completion"], table["truncated"], strict=True)) == [r for group in replies for r in group]
 
 
-# --- verdicts ---------------------------------------------------------------
-
 BLOCK = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
-
-
 ALL = {"strict", "flexible", "format", "worked"}
 
 
 @pytest.mark.parametrize(
-    ("completion", "truncated", "extracted", "right"),
+    ("completion", "extracted", "right"),
     [
-        (BLOCK, False, "72", ALL),
-        (BLOCK.replace("72\n</a", "$72\n</a") + "\n", False, "$72", ALL),
-        (BLOCK.replace("72\n</a", "71\n</a"), False, "71", {"format", "worked"}),
-        ("6 * 12 = 72\nThe answer is 72.", False, "", {"flexible", "worked"}),
-        ("<answer>\n72\n</answer>", False, "72", {"flexible"}),
-        ("72 is 6 * 12", False, "", set()),  # another number is last
-        (BLOCK.replace("6 * 12 = 72", "Easy."), False, "72", ALL - {"worked"}),
-        (BLOCK + "\nSo 73.", False, "72", {"worked"}),
-        (BLOCK + BLOCK, False, "72", {"flexible", "worked"}),
-        (BLOCK.removesuffix("\n</answer>"), True, "", {"flexible", "truncated", "worked"}),
-        ("<reasoning>\n6 * 1", True, "", {"truncated"}),
-        ("", False, "", set()),
+        (BLOCK, "72", ALL),
+        (BLOCK.replace("72\n</a", "$72\n</a") + "\n", "$72", ALL),
+        (BLOCK.replace("72\n</a", "71\n</a"), "71", {"format", "worked"}),
+        ("6 * 12 = 72\nThe answer is 72.", "", {"flexible", "worked"}),
+        ("<answer>\n72\n</answer>", "72", {"flexible"}),
+        ("72 is 6 * 12", "", set()),  # another number is last
+        (BLOCK.replace("6 * 12 = 72", "Easy."), "72", ALL - {"worked"}),
+        (BLOCK + "\nSo 73.", "72", {"worked"}),
+        (BLOCK + BLOCK, "72", {"flexible", "worked"}),
+        (BLOCK.removesuffix("\n</answer>"), "", {"flexible", "truncated", "worked"}),
+        ("", "", set()),
     ],
 )
-def test_score_of_a_reply(completion, truncated, extracted, right):
-    row = score("6 * 12?", "72", completion, truncated)
+def test_score_of_a_reply(completion, extracted, right):
+    row = score("6 * 12?", "72", completion, "truncated" in right)
     texts = {"question": "6 * 12?", "gold": "72", "completion": completion, "extracted": extracted}
     assert row == texts | {outcome: outcome in right for outcome in OUTCOMES}
-    assert row == score("6 * 12?", np.int64(72), completion, truncated)
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
-
-
-# --- tables -----------------------------------------------------------------
 
 
 def table(*rows):
@@ -290,21 +236,20 @@ BEFORE = table("flexible", "", "truncated", RIGHT, "format", "truncated", "", "f
 AFTER = table(RIGHT, RIGHT, RIGHT, "", "flexible", "", "flexible", "flexible")
 
 
-def test_compare_of_hand_made_tables():
+def test_compare_of_hand_made_tables_and_of_the_same_questions_only():
     comparison = compare(BEFORE, AFTER)
     assert list(comparison.index) == list(RATES.values())
     strict = comparison.loc[RATES["strict"]]
-    assert (strict["n"], strict["before"], strict["after"]) == (8, 1 / 8, 3 / 8)
-    assert (strict["before_low"], strict["before_high"]) == wilson_interval(1, 8)
-    assert (strict["after_low"], strict["after_high"]) == wilson_interval(3, 8)
-    assert (strict["gained"], strict["lost"]) == (3, 1)
+    assert tuple(strict[["n", "before", "after", "gain", "gained", "lost"]]) == (8, 1 / 8, 3 / 8, 2 / 8, 3, 1)
+    assert tuple(strict[["before_low", "before_high"]]) == wilson_interval(1, 8)
+    assert tuple(strict[["after_low", "after_high"]]) == wilson_interval(3, 8)
+    assert tuple(strict[["gain_low", "gain_high"]]) == gain_interval(3, 1, 8)
     assert strict["p_value"] == pytest.approx(binomtest(3, 4).pvalue)
-    assert strict["gain"] == 2 / 8 and (strict["gain_low"], strict["gain_high"]) == gain_interval(3, 1, 8)
-    changes = {"flexible": (4, 1), "format": (3, 2), "truncated": (0, 2)}
-    for outcome, (gained, lost) in changes.items():
-        row = comparison.loc[RATES[outcome]]
-        assert (row["gained"], row["lost"]) == (gained, lost), outcome
-        assert row["after"] - row["before"] == pytest.approx((gained - lost) / 8), outcome
+    for outcome, changes in {"flexible": (4, 1), "format": (3, 2), "truncated": (0, 2)}.items():
+        assert tuple(comparison.loc[RATES[outcome], ["gained", "lost"]]) == changes
+    for other in (AFTER[::-1], AFTER[:-1]):
+        with pytest.raises(ValueError, match="questions before and after differ"):
+            compare(BEFORE, other)
 
 
 def replied(texts, tokens=5):
@@ -320,41 +265,29 @@ WRONG = BLOCK.replace("72", "70")
 def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
     before, after = replied(["70"] * 4, [1, 2, 3, 4]), replied([BLOCK] * 4, [11, 12, 13, 14])
     shown = before_after(before, after)
-    assert list(shown.index) == [*RATES.values(), "mean length (tokens)"]
-    row = shown.iloc[-1]
-    assert row["before (95 % interval)"].startswith("2.5 (") and row["after (95 % interval)"].startswith("12.5 (")
-    assert row["gain (points)"] == "+10.0 (+10.0 to +10.0)"
     assert shown.iloc[:-1].to_dict() == as_percentages(compare(before, after)).to_dict()
+    (length,) = shown.loc[["mean length (tokens)"]].to_dict("records")
+    assert length["before (95 % interval)"].startswith("2.5 (") and length["after (95 % interval)"].startswith("12.5 (")
+    assert length["gain (points)"] == "+10.0 (+10.0 to +10.0)"
 
 
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        (["70"] * 20, [GUT] * 20, "learned: layout 0 → 100 %; no change seen: working out 0 → 0 %"),
-        (["70"] * 20, ["6 * 12 = 72"] * 20, "learned: working out 0 → 100 %; no change seen: layout 0 → 0 %"),
-        ([WRONG] * 20, [BLOCK] * 20, "learned: arithmetic 0 → 100 %; no change seen: layout 100 → 100 %, working out"),
-        ([BLOCK] * 20, [GUT] * 20, "lost: working out 100 → 0 %; no change seen: layout 100 → 100 %"),
-        ([BLOCK] * 3, [GUT] * 3, "no change seen: layout 100 → 100 %, working out 100 → 0 %"),
-        ([GUT] * 20, [BLOCK] * 20, "learned: working out 0 → 100 %; no change seen: layout 100 → 100 %"),
+        (["70"] * 20, [GUT] * 20, "learned: layout 0 → 100 %; no change seen: working out 0 → 0 %.*"),
+        (
+            [WRONG] * 20,
+            [BLOCK] * 20,
+            "learned: arithmetic 0 → 100 %; no change seen: layout 100 → 100 %, working out.*",
+        ),
+        ([BLOCK] * 20, [GUT] * 20, "lost: working out 100 → 0 %; no change seen: layout 100 → 100 %.*"),
+        ([BLOCK] * 3, [GUT] * 3, "no change seen: layout 100 → 100 %, working out 100 → 0 %.*"),
+        (["70"] * 19 + [BLOCK], [BLOCK] * 20, ".*arithmetic cannot be compared .1 → 20 replies with a calculation."),
     ],
 )
 def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, said):
-    assert what_was_learned(replied(before), replied(after)).startswith(said)
+    assert re.fullmatch(said, what_was_learned(replied(before), replied(after)))
 
-
-def test_a_share_of_few_replies_is_not_compared():
-    said = what_was_learned(replied(["70"] * 19 + [BLOCK]), replied([BLOCK] * 20))
-    assert said.endswith("; arithmetic cannot be compared (1 → 20 replies with a calculation)")
-    assert "arithmetic cannot" not in what_was_learned(replied([WRONG] * 20), replied([BLOCK] * 20))
-
-
-@pytest.mark.parametrize("other", [AFTER[::-1], AFTER[:-1], AFTER.assign(question="another")])
-def test_tables_of_other_questions_are_not_compared(other):
-    with pytest.raises(ValueError, match="questions before and after differ"):
-        compare(BEFORE, other)
-
-
-# --- pass@k and means over questions, as notebook 06 builds them ---------------
 
 built = definitions("06_evaluation", "pass_chances", "average", "N", "KS")
 
@@ -369,24 +302,15 @@ def test_pass_chances_are_the_share_of_picks_with_a_right_one(right):
         assert row.to_list() == pytest.approx([1 - math.comb(built.N - c, k) / math.comb(built.N, k) for k in built.KS])
 
 
-def test_average_is_the_mean_with_an_interval_and_a_change_is_measured_in_pairs():
-    before = pd.DataFrame({1: [0.0, 0.5, 0.25, 1.0], 2: [0.0, 1.0, 0.5, 1.0]})
-    table = built.average(before)
-    assert table.index.to_list() == [1, 2]
-    assert table["rate"].to_list() == [0.4375, 0.625]
-    assert tuple(table.loc[1, ["low", "high"]]) == bootstrap_interval(before[1])
-    shifted = built.average(before + 0.125 - before)  # the same change for each question: no doubt about it
-    assert shifted.to_numpy() == pytest.approx(0.125)
-
-
-# --- for reading ------------------------------------------------------------
+def test_average_is_the_mean_with_an_interval():
+    table = built.average(pd.DataFrame({1: [0.0, 0.5, 0.25, 1.0], 2: [0.0, 1.0, 0.5, 1.0]}))
+    assert table["rate"].to_dict() == {1: 0.4375, 2: 0.625}
+    assert tuple(table.loc[1, ["low", "high"]]) == bootstrap_interval(pd.Series([0.0, 0.5, 0.25, 1.0]))
 
 
 def test_percentages_are_for_reading():
-    before = pd.DataFrame([{o: i < 7 for o in OUTCOMES} | {"question": i} for i in range(30)])
-    after = pd.DataFrame([{o: i < 27 for o in OUTCOMES} | {"question": i} for i in range(30)])
-    shown = as_percentages(compare(before, after))
-    assert list(shown.index) == list(RATES.values())
+    before, after = (pd.DataFrame({o: [i < k for i in range(30)] for o in OUTCOMES}) for k in (7, 27))
+    shown = as_percentages(compare(before.assign(question=range(30)), after.assign(question=range(30))))
     assert shown.loc[RATES["strict"]].to_dict() == {
         "before (95 % interval)": "23.3 % (11.8-40.9)",
         "after (95 % interval)": "90.0 % (74.4-96.5)",

@@ -58,9 +58,6 @@ def as_completions(*texts: str) -> list[list[dict[str, str]]]:
     return [[{"role": "assistant", "content": text}] for text in texts]
 
 
-# --- the script ---------------------------------------------------------------
-
-
 def test_the_script_is_short_and_plain():
     assert [re.match(r"# script (\d): ", source)[1] for source in SCRIPT] == list("1234567")
     lines = [line.strip() for source in SCRIPT for line in source.splitlines()]
@@ -88,50 +85,25 @@ def test_as_a_file_it_trains_without_this_repository(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_name_changes_the_whole_recipe(name):
-    fields = {}
+def test_one_name_changes_the_whole_recipe_and_the_chat_is_the_one_of_the_series(name):
+    fields, profile = {}, profiles.get_profile(name)
     recipe = run_cells(*chosen(name)[:2])
     run_cells(chosen(name)[CONFIG], **vars(recipe) | {"GRPOConfig": lambda **given: fields.update(given)})
     completions = fields["per_device_train_batch_size"] * fields["gradient_accumulation_steps"]
-    assert completions % fields["num_generations"] == 0 and fields["num_generations"] == 8
-    profile = profiles.get_profile(name)
     assert completions == profile.batch * profile.accumulation and recipe.shots == len(profile.shots)
-    assert fields["learning_rate"] == profile.learning_rate
-    assert recipe.dtype == profile.dtype
+    assert completions % fields["num_generations"] == 0 and fields["num_generations"] == 8
+    assert (fields["learning_rate"], recipe.dtype) == (profile.learning_rate, profile.dtype)
     assert (fields["fp16"], fields["bf16"]) == (recipe.dtype == "float16", recipe.dtype == "bfloat16")
+    row, as_chat = data.word_problem_rows("train")[1], without_model(name).as_chat
+    messages = prompts.build_messages(row["question"], prompts.SYSTEM_PROMPT, data.example_shots(profile.shots))
+    made = as_chat(row)
+    assert (made["prompt"], made["answer"]) == (messages, prompts.extract_hash_answer(row["answer"]))
+    assert as_chat({"question": "How many?", "answer": "2 * 500 = 1000\n#### 1,000"})["answer"] == "1000"  # GSM8K's
 
-
-@pytest.mark.parametrize("name", ["tiny", "small"])
-def test_trl_accepts_the_configuration_on_a_cpu(name, tmp_path):
-    libraries, recipe = chosen(name)[:2]
-    config = chosen(name)[CONFIG].replace('f"{root}/outputs/first_run"', repr(str(tmp_path)))
-    got = run_cells(libraries, recipe, config).config
-    assert got.generation_batch_size % got.num_generations == 0
-
-
-# --- what the policy is asked -------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_chat_is_the_one_of_the_series(name):
-    row = data.word_problem_rows("train")[1]
-    made = without_model(name).as_chat(row)
-    shots = data.example_shots(profiles.get_profile(name).shots)
-    assert made["prompt"] == prompts.build_messages(row["question"], prompts.SYSTEM_PROMPT, shots)
-    assert made["answer"] == prompts.extract_hash_answer(row["answer"])
-
-
-def test_questions_of_gsm8k_fit_in(taught):
-    assert taught.as_chat({"question": "How many?", "answer": "2 * 500 = 1000\n#### 1,000"})["answer"] == "1000"
-
-
-# --- what earns points --------------------------------------------------------
 
 # Right, and refused: the number is compared as text. Spelled otherwise than the gold answer it earns nothing.
-SPELLED_OTHERWISE = {
-    *("answer with commas", "dollar sign", "decimal zeros", "whole as decimal"),
-    *("typographic minus", "full stop", "percent sign"),
-}
+SPELLED_OTHERWISE = {"answer with commas", "dollar sign", "decimal zeros", "whole as decimal", "typographic minus"}
+SPELLED_OTHERWISE |= {"full stop", "percent sign"}
 # Kept, and refused: a sign < in the reasoning is taken for a tag.
 TAKEN_FOR_A_TAG = {"markup inside reasoning"}
 
@@ -149,7 +121,6 @@ def test_each_completion_is_judged_by_its_own_answer_which_must_be_text(taught):
     replies = as_completions(*(prompts.XML_COT_FORMAT.format(reasoning="?", answer=n) for n in (-5, 5, "9.50")))
     assert taught.correctness(replies, answer=["-5", "-5", "9.50"]) == [1.0, 0.0, 1.0]
     assert taught.correctness(replies[:2], answer=[-5, 5]) == [0.0, 0.0], "as notebook 00 says of numbers"
-    assert taught.layout(replies) == [0.5, 0.5, 0.5]
 
 
 def test_every_worked_answer_of_the_data_earns_all(taught):
@@ -157,9 +128,6 @@ def test_every_worked_answer_of_the_data_earns_all(taught):
     replies = as_completions(*(data.worked_reply(row["answer"]) for row in rows))
     gold = [taught.as_chat(row)["answer"] for row in rows]
     assert set(taught.correctness(replies, gold)) == {1.0} and set(taught.layout(replies)) == {0.5}
-
-
-# --- the mistakes -------------------------------------------------------------
 
 
 def test_a_batch_that_does_not_divide_fails_in_the_words_quoted():
@@ -179,17 +147,14 @@ def shortened(tmp_path, *changes: tuple[str, str]) -> str:
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize(
-    ("reward", "quoted"),
-    [
+def test_a_wrong_reward_fails_in_the_words_quoted(tmp_path):
+    for reward, quoted in (
         ("lambda completions, **kwargs: 1.0", "'float' object"),
         ("lambda completions: [1.0] * len(completions)", "unexpected keyword argument 'prompts'"),
-    ],
-)
-def test_a_wrong_reward_fails_in_the_words_quoted(tmp_path, reward, quoted):
-    with pytest.raises(TypeError, match=quoted) as error:
-        run_cells(shortened(tmp_path, ("[correctness, layout]", reward)))
-    assert f"`{error.value}`" in PROSE or f"`{quoted}`" in PROSE
+    ):
+        with pytest.raises(TypeError, match=quoted) as error:
+            run_cells(shortened(tmp_path, ("[correctness, layout]", reward)))
+        assert f"`{error.value}`" in PROSE or f"`{quoted}`" in PROSE
 
 
 @pytest.mark.trains

@@ -18,53 +18,30 @@ def score(func, text, gold="72"):
     return value
 
 
-# --- as published --------------------------------------------------------------
+def test_the_published_readers_lose_the_answer_and_keep_a_sign():
+    read, gold = flawed.published_extract_xml_answer, flawed.published_extract_hash_answer
+    assert [read(text) for text in (GOOD, GOOD + "\n# 72", "72", "<answer>72")] == ["", "# 72", "", ""]
+    texts = ("#### 72", "#### 3.5", "#### $1,000", "72", "### 72")
+    assert list(map(gold, texts)) == ["# 72", "# 35", "# 1,000", "", ""]
 
 
-def test_the_published_reader_loses_the_answer_and_keeps_what_follows():
-    assert flawed.published_extract_xml_answer(GOOD) == ""
-    assert flawed.published_extract_xml_answer(GOOD + "\n# 72") == "# 72"
-    assert flawed.published_extract_xml_answer("72") == flawed.published_extract_xml_answer("<answer>72") == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "read"),
-    [("#### 72", "# 72"), ("#### 3.5", "# 35"), ("#### $1,000", "# 1,000"), ("72", ""), ("### 72", "")],
-)
-def test_the_published_gold_reader_keeps_a_sign_and_loses_the_point(text, read):
-    assert flawed.published_extract_hash_answer(text) == read
-
-
-@pytest.mark.parametrize("gold", ["72", "-5", "3.5", "1,000"])
-def test_no_completion_in_the_layout_is_ever_paid_for_its_answer(gold):
-    text = XML_COT_FORMAT.format(reasoning="r", answer=gold)
-    for end in ("", "\n"):
-        assert score(flawed.published_correctness_reward_func, text + end, gold) == 0.0
-        assert score(flawed.published_int_reward_func, text + end, gold) == 0.0
-
-
-def test_the_one_way_to_be_paid_for_an_answer_is_absurd():
+def test_no_completion_in_the_layout_is_ever_paid_for_its_answer_and_the_one_way_to_be_paid_is_absurd():
+    for gold in ("72", "-5", "3.5", "1,000"):
+        text = XML_COT_FORMAT.format(reasoning="r", answer=gold)
+        for reward in (flawed.published_correctness_reward_func, flawed.published_int_reward_func):
+            assert score(reward, text, gold) == score(reward, text + "\n", gold) == 0.0
     assert score(flawed.published_correctness_reward_func, WRONG + "\n# 72") == 2.0
     assert score(flawed.published_int_reward_func, WRONG + "²") == 0.5
-
-
-def test_the_published_strict_format_wants_newlines_that_no_model_writes():
-    assert score(flawed.published_strict_format_reward_func, GOOD) == 0.0
-    assert score(flawed.published_strict_format_reward_func, f"\n{GOOD}\n") == 0.5
-    assert score(flawed.published_strict_format_reward_func, f"\n{GOOD}\n{GOOD}\n") == 0.5
-
-
-def test_the_published_soft_format_takes_what_follows():
-    for text in (GOOD, GOOD + "\nNo, wait: 73.", TWICE, f"{GOOD}\n{GOOD}"):
-        assert score(flawed.published_soft_format_reward_func, text) == 0.5
-
-
-def test_correctness_as_published_pays_none_that_deserves_it_in_the_suite():
     table = adversarial.left(flawed.published_correctness_reward_func)
     assert (table["deserves"] == "pay").sum() == sum(c.correct for c in SUITE)
 
 
-# --- as notebook 03 builds them in its cells ---------------------------------------
+def test_the_published_formats_want_newlines_that_no_model_writes_and_take_what_follows():
+    paid = [score(flawed.published_strict_format_reward_func, t) for t in (GOOD, f"\n{GOOD}\n", f"\n{GOOD}\n{GOOD}\n")]
+    assert paid == [0.0, 0.5, 0.5]
+    for text in (GOOD, GOOD + "\nNo, wait: 73.", TWICE, f"{GOOD}\n{GOOD}"):
+        assert score(flawed.published_soft_format_reward_func, text) == 0.5
+
 
 NAMES = [*(f.__name__ for f in rewards.REWARD_FUNCS), "generous_reward_func", "patched_reward_func"]
 built = definitions("03_reward_design", *NAMES)
@@ -84,7 +61,7 @@ def test_the_generous_reward_prefers_a_bet_to_the_right_answer_and_has_no_upper_
     assert paid == [4.0, 5.0, 2.0, 500.0]
 
 
-@pytest.mark.parametrize("case", [c for c in SUITE if len(c.completion) < 10**5], ids=lambda c: c.name)
-def test_the_patched_reward_pays_most_only_where_it_is_deserved(case):
-    paid = score(built.patched_reward_func, case.completion, case.gold)
-    assert paid == 2.0 * case.correct + 0.5 * case.tags
+def test_the_patched_reward_pays_most_only_where_it_is_deserved():
+    for case in (c for c in SUITE if len(c.completion) < 10**5):
+        paid = score(built.patched_reward_func, case.completion, case.gold)
+        assert paid == 2.0 * case.correct + 0.5 * case.tags, case.name

@@ -11,7 +11,7 @@ from .tools.house import COMMANDS, PACKAGE, PLUMBING, House, lines
 
 # ceilings, in steps of 50; the aims are 2,000 (met), 5,500 and 7,000
 # Raised four times (decisions 18 and 22 to 24 in CONTRIBUTING), on 2026-11-26 from 5900 and 8800.
-LINES = {"core": 1900, "package": 6350, "tests": 11450}
+LINES = {"core": 1900, "package": 6350, "tests": 9450}
 FILES = {
     "core": [path for path in (ROOT / PACKAGE).glob("*.py") if path.stem not in PLUMBING],
     "package": (ROOT / PACKAGE).rglob("*.py"),
@@ -23,16 +23,13 @@ FIRST = 2873  # lines, half of the core's 5,746 at the start
 HOUSE = House(ROOT)
 
 
-def test_the_core_holds_what_two_notebooks_need():
+def test_the_core_holds_what_two_notebooks_need_without_import_circles():
     needs = [HOUSE.needed_by(path) for path in HOUSE.notebooks()]
     core = {path.stem for path in (ROOT / PACKAGE).glob("*.py")} - COMMANDS
     counts = {name: sum(name in need for need in needs) for name in core}
     assert max(counts.values()) >= 10, "notebooks are read as they should be"
     lonely = sorted(name for name in core if counts[name] < 2)
     assert not lonely, f"{lonely}: no second notebook needs it, so it belongs into the cells of the one that does"
-
-
-def test_no_import_circle():
     assert HOUSE.circles() == []
 
 
@@ -56,22 +53,3 @@ def test_lines_only_get_fewer(part):
     assert now <= LINES[part], f"{now} lines in the {part}: something has to go before this comes"
     lowest = -(-now // STEP) * STEP
     assert LINES[part] <= lowest + 2 * STEP, f"{now} lines in the {part}: lower its ceiling to {lowest}"
-
-
-@pytest.mark.parametrize(
-    "source, inside, modules",
-    [
-        ("from grpo_helpers import data, run as job\nimport torch", "", {"data", "run"}),
-        ("def f():\n    from .data import load_task", "", {"data"}),
-        ("from ..profiles import DATA\nfrom . import trials", "lessons", {"profiles", "lessons.trials"}),
-        ("from . import load", "lessons", {"lessons"}),
-        (
-            "import grpo_helpers.fast.sampling\nfrom grpo_helpers.lessons import grids",
-            "",
-            {"fast.sampling", "lessons.grids"},
-        ),
-        ("from .nowhere import data", "", set()),
-    ],
-)
-def test_imports_are_found(source, inside, modules):
-    assert HOUSE.imported(source, inside) == modules

@@ -21,17 +21,16 @@ from datasets import Dataset
 from peft import get_peft_model
 
 from grpo_helpers import data, evaluation, models, prompts
-from grpo_helpers.mistakes import has_calculation
 from grpo_helpers.profiles import ROOT, TINY
 from tests.cells import definitions
 
 NOTEBOOK = "12_rewards_beyond_exact_match"
 taught = definitions(
     NOTEBOOK,
-    *("right_reward_func", "preference_pairs", "exact_kl", "best_of", "SMALL", "EDITS", "MIXES", "SURE", "points"),
-    *("RUBRIC", "PAIRS", "read_score", "ask_server", "ask_model", "Remembering", "stand_in", "wait_for"),
-    *("judge_reward", "judged", "kappa", "calibrated", "probed", "places", "last_line", "whole", "scaled", "gated"),
-    *("Along", "train_against", "layout_reward_func", "scores", "reward_model"),
+    *("right_reward_func", "preference_pairs", "exact_kl", "best_of", "EDITS", "MIXES", "points", "RUBRIC"),
+    *("read_score", "ask_server", "Remembering", "stand_in", "wait_for", "judge_reward", "judged", "kappa"),
+    *("calibrated", "probed", "places", "last_line", "scaled", "gated", "Along", "train_against"),
+    *("layout_reward_func", "scores", "reward_model"),
 )
 
 
@@ -40,26 +39,23 @@ def tiny():
     return models.load_policy(TINY)
 
 
-# --- a learned reward ------------------------------------------------------------------------------------------------
-
-
 def test_the_truth_reads_the_last_number_in_any_layout():
     said = ["<answer>\n72\n</answer>", "73, no, 72.0", "72, no, 73", ""]
     assert taught.right_reward_func(said, ["72"] * 4) == [1, 1, 0, 0]
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("noise, rightly", [(0.0, 1.0), (1.0, 0.0)])
-def test_pairs_are_of_one_question_and_labelled_by_the_truth(tiny, noise, rightly):
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_pairs_are_of_one_question_and_labelled_by_the_truth(tiny, noise):
     pairs = taught.preference_pairs(*tiny, data.load_task(TINY, "train", 12), noise, seed=1)
     assert len(pairs) >= 3
     for pair in pairs:
         assert pair["prompt"][-1]["content"] == pair["question"]
-        chosen, rejected = (taught.right_reward_func([pair[k]], [pair["answer"]])[0] for k in ("chosen", "rejected"))
-        assert (chosen, rejected) == (rightly, 1 - rightly)
+        paid = [taught.right_reward_func([pair[key]], [pair["answer"]])[0] for key in ("chosen", "rejected")]
+        assert paid == [1 - noise, noise]
 
 
-def test_the_kl_is_that_of_whole_distributions_along_the_reply(tiny):
+def test_the_kl_is_that_of_whole_distributions_along_the_reply():
     torch.manual_seed(0)
     policy = get_peft_model(models.load_policy(TINY)[0], models.lora_config(TINY)).eval()
     asked, said = [[5, 6, 7], [5, 6, 7, 8, 9]], [[10, 11, 2], [12, 2]]
@@ -67,17 +63,18 @@ def test_the_kl_is_that_of_whole_distributions_along_the_reply(tiny):
     for name, weight in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    expected = []
-    for prompt, reply in zip(asked, said, strict=True):
-        total = 0.0
+
+    @torch.no_grad()
+    def distribution(ids):
+        return policy(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+
+    expected = [0.0, 0.0]
+    for i, (prompt, reply) in enumerate(zip(asked, said, strict=True)):
         for t in range(len(reply)):
-            ids = torch.tensor([prompt + reply[:t]])
-            with torch.no_grad():
-                now = policy(input_ids=ids).logits[0, -1].log_softmax(-1)
-                with policy.disable_adapter():
-                    before = policy(input_ids=ids).logits[0, -1].log_softmax(-1)
-            total += float(torch.nn.functional.kl_div(before, now, log_target=True, reduction="sum"))
-        expected.append(total)
+            now = distribution(prompt + reply[:t])
+            with policy.disable_adapter():
+                before = distribution(prompt + reply[:t])
+            expected[i] += float(torch.nn.functional.kl_div(before, now, log_target=True, reduction="sum"))
     found = taught.exact_kl(policy, asked, said, chunk=2)
     assert found == pytest.approx(expected, rel=1e-3) and min(found) > 0
     assert taught.exact_kl(policy, asked, said, chunk=1) == pytest.approx(found, rel=1e-4)
@@ -93,46 +90,33 @@ def test_best_of_n_is_the_mean_over_every_choice():
 
 @pytest.mark.trains
 def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(tiny):
-    questions = data.load_task(TINY, "train", 24)
-    said = [[{"role": "assistant", "content": text}] for text in ("Easy.", "6 * 2 = 12")]
-    taste = taught.reward_model(
-        Dataset.from_list([row | {"chosen": said[1], "rejected": said[0]} for row in questions]), tiny[1], seed=1
-    )
-    worked, gut = (taught.scores(taste, tiny[1], questions["prompt"], [s[0]["content"]] * 24) for s in said[::-1])
+    questions, texts = data.load_task(TINY, "train", 24), {"rejected": "Easy.", "chosen": "6 * 2 = 12"}
+    said = {key: [{"role": "assistant", "content": text}] for key, text in texts.items()}
+    taste = taught.reward_model(Dataset.from_list([row | said for row in questions]), tiny[1], seed=1)
+    gut, worked = (taught.scores(taste, tiny[1], questions["prompt"], [text] * 24) for text in texts.values())
     assert min(worked) > max(gut)
     along = taught.Along(tiny[1], questions, lambda rows, said: taught.scores(taste, tiny[1], rows["prompt"], said), 1)
     trainer = taught.train_against([taste, taught.right_reward_func], [1.0, 0.0], 2, 1, along)
     assert [row["step"] for row in along.rows] == [0, 1, 2]
     assert along.rows[0]["kl"] == 0 < along.rows[2]["kl"]
     logged = trainer.state.log_history[0]
-    of_the_model = [
-        key for key in logged if key.startswith("rewards/") and key.endswith("/mean") and "right" not in key
-    ]
-    assert logged["reward"] == pytest.approx(logged[of_the_model[0]], abs=1e-5)  # the truth pays nothing
+    (learned,) = [key for key in logged if re.fullmatch("rewards/(?!right).*/mean", key)]
+    assert logged["reward"] == pytest.approx(logged[learned], abs=1e-5)  # the truth pays nothing
 
 
-# --- a judge ---------------------------------------------------------------------------------------------------------
+def test_a_score_is_the_last_one_named_and_none_is_no_opinion():
+    said = {"Score: 3, no.\nScore: 10": 1.0, "Score: 11": None, "": None, None: None}
+    assert {text: taught.read_score(text) for text in said} == said
 
 
-@pytest.mark.parametrize(
-    "text, score", [("Score: 7", 0.7), ("Score: 3, no.\nScore: 10", 1.0), ("Score: 11", None), ("", None), (None, None)]
-)
-def test_a_score_is_the_last_one_named_and_none_is_no_opinion(text, score):
-    assert taught.read_score(text) == score
-
-
-def test_kappa_is_cohens():
+def test_kappa_is_cohens_and_its_cutoff_is_chosen_on_other_rows():
     judged = np.array([1] * 25 + [0] * 25)
     gold = np.array([1] * 20 + [0] * 5 + [1] * 10 + [0] * 15)
     assert taught.kappa(judged, gold) == pytest.approx(0.4)  # 0.7 agreed, 0.5 by chance
-    assert taught.kappa(gold, gold) == 1
-
-
-def test_the_cutoff_is_chosen_on_other_rows_than_kappa():
     good = pd.DataFrame({"score": [0.2, 0.6] * 20, "right": [0.0, 1.0] * 20})
     assert taught.calibrated(good) == {"cutoff": 0.6, "kappa": 1, "low": 1, "high": 1}
-    spoiled = good.assign(right=good["right"].where(good.index < 20, 1 - good["right"]))
-    assert taught.calibrated(spoiled)["cutoff"] == 0.6 and taught.calibrated(spoiled)["kappa"] == -1
+    spoiled = taught.calibrated(good.assign(right=good["right"].where(good.index < 20, 1 - good["right"])))
+    assert (spoiled["cutoff"], spoiled["kappa"]) == (0.6, -1)
 
 
 def test_the_stand_in_has_its_biases_by_construction():
@@ -140,65 +124,38 @@ def test_the_stand_in_has_its_biases_by_construction():
     base = taught.points(wrong, "42")
     assert taught.points("42 " + wrong, "42") == base + 4  # the right number anywhere
     assert taught.points(wrong + "." * 50, "42") == base + 2  # length
-    assert taught.points("That is clear.\n" + wrong, "42") >= base + 3
-    assert taught.points("Correct.\n" + wrong, "42") >= base + 3
-    row = Dataset.from_list(
-        [
-            {
-                "question": "?",
-                "answer": "42",
-                **{kind: [{"role": "assistant", "content": wrong}] for kind in ("chosen", "rejected")},
-            }
-        ]
-    )
+    assert min(taught.points(f"{words}\n{wrong}", "42") for words in ("That is clear.", "Correct.")) >= base + 3
+    reply = [{"role": "assistant", "content": wrong}]
+    row = Dataset.from_list([{"question": "?", "answer": "42", "chosen": reply, "rejected": reply}])
     assert taught.places(taught.stand_in, row)["place A twice"] == 1  # equal replies: the first
 
 
-@pytest.mark.parametrize("words", taught.EDITS.values())
-@pytest.mark.parametrize("reply", ["The answer is 41", "6 * 7 = 42\n<answer>\n42\n</answer>", ""])
-def test_edits_leave_the_verdict_as_it_was(words, reply):
-    right = taught.right_reward_func([reply], ["42"])
-    assert taught.right_reward_func([words + reply], ["42"]) == right
-    assert taught.last_line(words + reply) == taught.last_line(reply) or not reply
-
-
-def test_the_repair_shows_what_a_reply_ends_with():
-    assert taught.last_line("<reasoning>\nEasy.\n</reasoning>\n<answer>\n42\n</answer>") == "42"
-    assert taught.last_line("6 * 7 = 42\nThe answer is 42") == "The answer is 42"
+def test_edits_leave_the_verdict_as_it_was_and_the_repair_shows_what_a_reply_ends_with():
+    worked = "6 * 7 = 42\n<answer>\n42\n</answer>"
+    assert taught.last_line(worked) == "42" and taught.last_line("6 * 7 = 42\nSo it is 42") == "So it is 42"
     assert len(taught.last_line("9" * 500)) == 40 and taught.last_line("") == ""
-
-
-class Server(ThreadingHTTPServer):
-    """An OpenAI-compatible server; `behave(n)` gives status, text and delay of the n-th request."""
-
-    def __init__(self, behave):
-        self.behave, self.seen, self.now, self.most, self.lock = behave, [], 0, 0, threading.Lock()
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request, client_address):
-        pass  # the client gave up, as it should
+    for words, reply in itertools.product(taught.EDITS.values(), ("The answer is 41", worked, "")):
+        assert taught.right_reward_func([words + reply], ["42"]) == taught.right_reward_func([reply], ["42"])
+        assert taught.last_line(words + reply) == taught.last_line(reply) or not reply
 
 
 class Handler(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server; `behave(n)` gives status, text and delay of the n-th request."""
+
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.seen.append((self.path, self.headers.get("Authorization"), body))
-            self.server.now += 1
-            self.server.most = max(self.server.most, self.server.now)
-            number = len(self.server.seen)
-        status, text, delay = self.server.behave(number)
+        server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.seen.append((self.path, self.headers.get("Authorization"), body))
+            server.now += 1
+            server.most = max(server.most, server.now)
+            number = len(server.seen)
+        status, text, delay = server.behave(number)
         time.sleep(delay)
-        with self.server.lock:
-            self.server.now -= 1
-        said = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}) if text else "not JSON"
+        with server.lock:
+            server.now -= 1
         self.send_response(status)
         self.end_headers()
+        said = json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}) if text else "not JSON"
         self.wfile.write(said.encode())
 
     def log_message(self, *args):
@@ -210,8 +167,13 @@ def served():
     servers = []
 
     def start(behave):
-        servers.append(Server(behave))
-        return servers[-1]
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.behave, server.seen, server.now, server.most, server.lock = behave, [], 0, 0, threading.Lock()
+        server.url = f"http://127.0.0.1:{server.server_port}/v1"
+        server.handle_error = lambda *args: None  # the client gave up, as it should
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
 
     yield start
     for server in servers:
@@ -223,42 +185,33 @@ def ask(server, asked, **options):
     return asyncio.run(taught.ask_server(asked, server.url, "some-model", **({"waits": (0.01, 0.01)} | options)))
 
 
-def test_a_server_is_asked_as_openai_would_be_and_in_order(served):
-    server = served(lambda n: (200, "Score: 7", 0))
-    assert ask(server, ["a", "b"], key="secret") == ["Score: 7"] * 2
+def test_a_server_is_asked_as_openai_would_be_in_order_and_by_at_most_eight_at_once(served):
+    server = served(lambda n: (200, "Score: 7", 0.02))
+    assert ask(server, [str(i) for i in range(40)], key="secret") == ["Score: 7"] * 40
+    assert 2 <= server.most <= 8
     path, authorization, body = server.seen[0]
     assert (path, authorization) == ("/v1/chat/completions", "Bearer secret")
-    assert body["model"] == "some-model" and body["messages"][0]["content"] in "ab" and body["temperature"] == 0
+    (message,) = body["messages"]
+    assert body["model"] == "some-model" and int(message["content"]) < 40 and body["temperature"] == 0
 
 
-@pytest.mark.parametrize("status, text", [(500, "Score: 1"), (429, "Score: 1"), (503, None), (200, None)])
-def test_what_is_busy_or_broken_is_asked_again(served, status, text):
-    server = served(lambda n: (status, text, 0) if n <= 2 else (200, "Score: 7", 0))
-    assert ask(server, ["a"]) == ["Score: 7"] and len(server.seen) == 3
-    server = served(lambda n: (status, text, 0))
-    assert ask(server, ["a"]) == [None] and len(server.seen) == 3
+def test_what_is_busy_or_broken_is_asked_again(served):
+    for status, text in ((429, "Score: 1"), (503, None), (200, None)):
+        server = served(lambda n, fault=(status, text, 0): fault if n <= 2 else (200, "Score: 7", 0))
+        assert ask(server, ["a"]) == ["Score: 7"] and len(server.seen) == 3
+        server = served(lambda n, fault=(status, text, 0): fault)
+        assert ask(server, ["a"]) == [None] and len(server.seen) == 3
 
 
-def test_a_slow_server_times_out_and_the_others_are_not_held_up(served):
-    server = served(lambda n: (200, "Score: 7", 2.0 if n == 1 else 0.0))
-    start = time.perf_counter()
-    assert sorted(map(str, ask(server, ["a", "b", "c"], timeout=0.3, waits=()))) == ["None", "Score: 7", "Score: 7"]
-    assert time.perf_counter() - start < 1.9
-
-
-def test_a_refusal_names_the_remedy_and_no_server_is_no_opinion(served):
+def test_a_refusal_names_the_remedy_and_a_slow_server_or_none_is_no_opinion(served):
     server = served(lambda n: (401, "who are you?", 0))
     with pytest.raises(PermissionError, match=r"401.*JUDGE_KEY") as refused:
         ask(server, ["a"], key="secret")
     assert "secret" not in str(refused.value) and len(server.seen) == 1
-    unused = asyncio.run(taught.ask_server(["a"], "http://127.0.0.1:9/v1", "m", waits=(0.01,)))
-    assert unused == [None]
-
-
-def test_at_most_eight_questions_are_under_way(served):
-    server = served(lambda n: (200, "Score: 7", 0.02))
-    assert ask(server, [str(i) for i in range(40)]) == ["Score: 7"] * 40
-    assert 2 <= server.most <= 8
+    assert asyncio.run(taught.ask_server(["a"], "http://127.0.0.1:9/v1", "m", waits=(0.01,))) == [None]
+    server, start = served(lambda n: (200, "Score: 7", 2.0 if n == 1 else 0.0)), time.perf_counter()
+    assert sorted(map(str, ask(server, ["a", "b", "c"], timeout=0.3, waits=()))) == ["None", "Score: 7", "Score: 7"]
+    assert time.perf_counter() - start < 1.9, "the others are not held up"
 
 
 def test_a_question_is_paid_for_once_and_failures_are_not_remembered(tmp_path):
@@ -286,10 +239,9 @@ def chosen(monkeypatch):
     def choose(**environment):
         for name in ("URL", "MODEL", "KEY"):
             monkeypatch.setenv(f"JUDGE_{name}", environment.get(name, ""))
-        cells = nbformat.read(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4).cells
         space = {"evaluation": evaluation, "json": json, "LAB": TINY, "models": models, "os": os}
         space |= {"prompts": prompts, "re": re}
-        for cell in cells:
+        for cell in nbformat.read(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4).cells:
             if cell.id in ("judge-ask-code", "judge-name-code", "judge-standin-code"):
                 exec(cell.source, space)
         return space["judge"]
@@ -302,24 +254,20 @@ def test_the_cells_take_an_address_with_its_faults_and_pay_for_a_question_once(c
     server = served(lambda n: faults.get(n, (200, "Score: 7", 0)))
     judge = chosen(URL=server.url, MODEL="some-model", KEY="secret")
     judge.ask = functools.partial(judge.ask, waits=(0.01, 0.01), timeout=5)
-    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 3
-    path, authorization, body = server.seen[-1]
-    assert (path, authorization, body["model"]) == ("/v1/chat/completions", "Bearer secret", "some-model")
-    assert taught.wait_for(judge([QUESTION] * 2)) == ["Score: 7"] * 2 and len(server.seen) == 3
-
-
-def test_the_cells_take_a_slow_address(chosen, served):
-    server = served(lambda n: (200, "Score: 7", 1.0 if n == 1 else 0.0))
-    judge = chosen(URL=server.url, MODEL="some-model")
-    judge.ask = functools.partial(judge.ask, waits=(0.01,), timeout=0.3)
-    assert taught.wait_for(judge([QUESTION])) == ["Score: 7"] and len(server.seen) == 2
+    for asked in ([QUESTION], [QUESTION] * 2):
+        assert taught.wait_for(judge(asked)) == ["Score: 7"] * len(asked) and len(server.seen) == 3
+    assert server.seen[-1][:2] == ("/v1/chat/completions", "Bearer secret")
 
 
 def test_the_cells_take_a_model_by_its_folder_and_neither(chosen):
     judge = chosen(MODEL=TINY.model)
     (said,) = taught.wait_for(judge([QUESTION]))
     assert isinstance(said, str) and taught.wait_for(judge([QUESTION])) == [said] and judge.calls == 1
-    assert taught.wait_for(chosen()([QUESTION])) == ["Score: 4"]
+
+    async def in_a_running_loop():
+        return taught.wait_for(chosen()([QUESTION]))
+
+    assert asyncio.run(in_a_running_loop()) == ["Score: 4"]
 
 
 def test_a_judge_that_is_silent_now_and_then_can_be_calibrated_and_probed():
@@ -339,27 +287,17 @@ def test_a_judge_that_is_silent_now_and_then_can_be_calibrated_and_probed():
         taught.calibrated(table.assign(score=0.4))
 
 
-def test_results_can_be_waited_for_inside_a_running_loop():
-    async def loop():
-        return taught.wait_for(asyncio.sleep(0, "done"))
-
-    assert asyncio.run(loop()) == "done"
-
-
 @pytest.mark.trains
-def test_the_trainer_takes_the_judge_and_its_silence(tiny, served):
+def test_the_trainer_takes_the_judge_and_its_silence(served):
     server = served(lambda n: (200, "I would rather not say." if n % 3 == 0 else f"Score: {n % 10}", 0))
 
     async def judge(asked):
         return await taught.ask_server(asked, server.url, "m", waits=())
 
-    reward = taught.judge_reward(taught.Remembering(judge))
-    trainer = taught.train_against([reward, taught.right_reward_func], [1.0, 0.0], 1, 1)
-    logged = trainer.state.log_history[0]
+    rewards = [taught.judge_reward(taught.Remembering(judge)), taught.right_reward_func]
+    logged = taught.train_against(rewards, [1.0, 0.0], 1, 1).state.log_history[0]
     assert 0 < logged["rewards/judge_reward_func/mean"] < 1 and logged["grad_norm"] > 0
 
-
-# --- several rewards -------------------------------------------------------------------------------------------------
 
 SAID = ["<reasoning>\n6 * 7 = 42\n</reasoning>\n<answer>\n42\n</answer>", "The answer is 42", "The answer is 41"]
 
@@ -373,16 +311,11 @@ def test_scales_and_gates():
     assert paid(taught.layout_reward_func) == [1, 0, 0]
     assert paid(taught.scaled(taught.right_reward_func, 10)) == [10, 10, 0]
     assert paid(taught.gated(taught.layout_reward_func, taught.right_reward_func)) == [1, 0, 0]
-
-
-def test_a_gated_punishment_spares_what_is_wrong():
-    rewards_, _, _ = taught.MIXES["with overlong"]
-    assert paid(rewards_[2]) == [-1, 0, -0.5]
-    assert paid(taught.gated(rewards_[2], taught.right_reward_func)) == [-1, 0, 0]
+    (_, _, overlong), _, _ = taught.MIXES["with overlong"]
+    assert paid(overlong) == [-1, 0, -0.5]
+    assert paid(taught.gated(overlong, taught.right_reward_func)) == [-1, 0, 0]  # what is wrong is spared
 
 
 def test_mixes_have_a_weight_for_each_reward():
     for rewards_, weights, _ in taught.MIXES.values():
-        assert len(rewards_) == len(weights)
-        assert len({f.__name__ for f in rewards_}) == len(rewards_)  # TRL logs them by name
-    assert has_calculation(SAID[0])
+        assert len(rewards_) == len(weights) == len({f.__name__ for f in rewards_})  # TRL logs them by name

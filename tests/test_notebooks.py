@@ -124,7 +124,7 @@ def test_links_lead_somewhere_and_images_are_described(path):
 
 
 @every_notebook
-def test_prose_stands_before_code_and_both_come_in_small_pieces(path):
+def test_code_comes_in_small_pieces_prose_before_it_and_results_asserted_and_explained_after_it(path):
     lengths = {c.id: len(c.source.splitlines()) for c in cells(path, "code") if c.id != SETUP}
     assert max(lengths.values()) <= MAX_LINES, max(lengths, key=lengths.get)
     assert statistics.median(lengths.values()) <= MAX_MEDIAN_LINES
@@ -134,6 +134,8 @@ def test_prose_stands_before_code_and_both_come_in_small_pieces(path):
     words = {c.id: len(c.source.split()) for c in cells(path, "markdown")}
     assert max(words.values()) <= MAX_WORDS, max(words, key=words.get)
     assert not EMOJI.search(prose(path))
+    assert len(re.findall(r"^assert ", code(path), flags=re.MULTILINE)) >= 3, "executing a notebook tests it"
+    assert prose(path).count("**What you should see:**") >= 3
 
 
 @every_notebook
@@ -158,13 +160,6 @@ def test_outputs_are_clean_and_made_by_this_code_in_one_run(path):
     counts = [c.execution_count for c in cells(path, "code") if c.source.strip()]
     assert counts == list(range(1, len(counts) + 1)), "run all cells in a fresh kernel before committing"
     assert read(path).metadata.get("made_by") == fingerprint(read(path)), "`make notebooks` executes and stamps them"
-
-
-@every_notebook
-def test_results_are_asserted_and_explained(path):
-    """Executing a notebook tests it; a reader is told what to expect."""
-    assert len(re.findall(r"^assert ", code(path), flags=re.MULTILINE)) >= 3
-    assert prose(path).count("**What you should see:**") >= 3
 
 
 def checked(path: Path, source: str, stub: str) -> None:
@@ -201,15 +196,6 @@ def test_solutions_that_train_pass(path, capsys):
             assert capsys.readouterr().out.endswith("Solved.\n"), stub
 
 
-@pytest.mark.parametrize(
-    "text, is_path",
-    [
-        ("saved to /home/ada/x", True),
-        ("C:\\Users\\ada", True),
-        ("see https://github.com/home/x", False),
-        ("data/tiny_policy", False),
-        ("</answer>", False),
-    ],
-)
-def test_paths_of_a_machine_are_recognised(text, is_path):
-    assert bool(MACHINE_PATH.search(text)) is is_path
+def test_paths_of_a_machine_are_recognised():
+    assert all(map(MACHINE_PATH.search, ("saved to /home/ada/x", "C:\\Users\\ada")))
+    assert not any(map(MACHINE_PATH.search, ("see https://github.com/home/x", "data/tiny_policy", "</answer>")))

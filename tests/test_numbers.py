@@ -116,12 +116,8 @@ def test_every_number_of_the_prose_has_a_ground(path):
 
 
 def test_what_is_said_and_stands_nowhere_is_found(tmp_path):
-    cells = [
-        ("markdown", "# Title"),
-        ("code", "RATE = 0.003"),
-        ("markdown", "At 0.003 it ends at 76.5 %, not at 81.2 %."),
-    ]
-    made = [getattr(nbformat.v4, f"new_{kind}_cell")(source) for kind, source in cells]
+    code, markdown = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+    made = [markdown("# Title"), code("RATE = 0.003"), markdown("At 0.003 it ends at 76.5 %, not at 81.2 %.")]
     made[1].outputs = [nbformat.v4.new_output("stream", text="right: 0.765")]
     nbformat.write(nbformat.v4.new_notebook(cells=made), tmp_path / "00.ipynb")
     assert [number for number, _ in unfounded(tmp_path / "00.ipynb")] == ["81.2"]

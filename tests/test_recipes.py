@@ -1,7 +1,6 @@
 """Recipes against the clock: each is what it says it is, evaluation is free, and each gets its best rate."""
 
 import itertools
-import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -17,22 +16,8 @@ from record.recipes import OURS, PUBLISHED, RATES, REPAIRED, TRL, Clock, learnin
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=3, eval_questions=4, eval_batch=4)
 
 
-def trainer_of(name, folder, rate=None):
-    model, tokenizer = models.load_policy(QUICK)
-    return recipe_trainer(name, QUICK, model, tokenizer, str(folder), seed=7, rate=rate or RATES[name][0])
-
-
-# --- the recipes ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", RATES)
-def test_policy_task_and_length_are_the_profiles_and_the_rate_is_the_one_asked_for(name, tmp_path):
-    trainer = trainer_of(name, tmp_path, rate=3e-4)
-    args = trainer.args
-    assert (args.seed, args.max_completion_length, args.bf16, args.save_strategy) == (7, 12, False, "no")
-    assert args.learning_rate == 3e-4
-    assert trainer.model.config.hidden_size == models.load_policy(QUICK)[0].config.hidden_size
-    assert trainer.train_dataset["prompt"][0][0]["content"] == QUICK.system_prompt
+def trainer_of(name, folder):
+    return recipe_trainer(name, QUICK, *models.load_policy(QUICK), str(folder), seed=7, rate=RATES[name][0])
 
 
 def test_defaults_are_trls_whatever_the_profile_says(tmp_path):
@@ -42,47 +27,36 @@ def test_defaults_are_trls_whatever_the_profile_says(tmp_path):
     assert all(p.requires_grad for p in trainer.model.parameters())
 
 
-def test_the_first_rate_tried_is_the_recipes_own():
-    assert {name: rates[0] for name, rates in RATES.items() if name != TRL} == {
-        OURS: TINY.learning_rate,
-        REPAIRED: ARTICLE.learning_rate,
-        PUBLISHED: ARTICLE.learning_rate,
-    }
-
-
 @pytest.mark.parametrize("name", [REPAIRED, PUBLISHED])
 def test_the_article_trains_as_it_says_on_its_twenty_questions(name, tmp_path):
     trainer = trainer_of(name, tmp_path)
     args = trainer.args
-    assert len(trainer.train_dataset) == 20
+    assert len(trainer.train_dataset) == 20 and (args.seed, args.max_completion_length) == (7, 12)
     assert (args.learning_rate, args.num_generations, args.max_grad_norm) == (5e-6, 4, 0.1)
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps == ARTICLE.prompts_per_step * 4
     assert {f.__name__.startswith("published") for f in trainer.reward_funcs} == {name == PUBLISHED}
 
 
-# --- the clock --------------------------------------------------------------
-
-
-def work(seconds):
-    """Keep the processor busy."""
-    start = time.process_time()
-    while time.process_time() < start + seconds:
-        pass
-
-
 def test_time_of_an_evaluation_does_not_count(monkeypatch):
+    now = 0.0
+
+    def work(seconds):
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(grids, "time", SimpleNamespace(process_time=lambda: now))
     monkeypatch.setattr(Clock, "measure", lambda clock, model: work(0.2) or {"strict": 0.5})
     clock = Clock(QUICK, None, budget=0.1)
     clock.note(None, step=0)
     state, control = SimpleNamespace(global_step=0, max_steps=99), SimpleNamespace(should_training_stop=False)
     clock.on_train_begin(None, state, control)
+    clock.due = 0.05  # the first step is followed by an evaluation
     for step in (1, 2):
         state.global_step = step
         work(0.06)
         clock.on_step_end(None, state, control)
         assert control.should_training_stop == (step == 2)
-    assert [row["step"] for row in clock.rows] == [0, 2]
-    assert 0.12 <= clock.rows[-1]["seconds"] < 0.25
+    assert [(row["step"], row["seconds"]) for row in clock.rows] == [(0, 0.0), (1, 0.06), (2, 0.12)]
 
 
 @pytest.mark.trains
@@ -97,10 +71,12 @@ def test_a_recipe_runs_to_its_end_or_until_the_budget_is_spent(name, budget, ste
     assert curve[["strict", "flexible", "format"]].stack().between(0, 1).all()
 
 
-def test_the_best_rate_is_where_the_curve_ends_highest_and_a_tie_goes_to_the_recipes_own():
-    rows = []
-    for name, rates in RATES.items():
-        ends = dict(zip(rates, (0.5, 0.5, 0.4) if name == TRL else (0.1, 0.2, 0.7), strict=True))
-        rows += [(name, rate, strict) for rate, end in ends.items() for strict in (0.9, end)]
+def test_the_best_rate_is_where_the_curve_ends_highest_and_a_tie_goes_to_the_first_which_is_the_recipes_own():
+    own = {OURS: TINY.learning_rate, REPAIRED: ARTICLE.learning_rate, PUBLISHED: ARTICLE.learning_rate}
+    assert {name: RATES[name][0] for name in own} == own
+    ends = {name: (0.5, 0.5, 0.4) if name == TRL else (0.1, 0.2, 0.7) for name in RATES}
+    rows = [
+        (n, rate, x) for n, rates in RATES.items() for rate, end in zip(rates, ends[n], strict=True) for x in (0.9, end)
+    ]
     best = recipes.best_rates(pd.DataFrame(rows, columns=["setting", "rate", "strict"]))
     assert best == {name: rates[0 if name == TRL else 2] for name, rates in RATES.items()}

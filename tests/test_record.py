@@ -124,8 +124,15 @@ def test_prompt_variants_give_rates_and_three_replies_of_each(monkeypatch):
     assert {name: list(table) for name, table in tables.items()} == {n: list(t) for n, t in recorded.items()}
 
 
-OF_TINY = ["shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "alternatives", "mismatch"]
-OF_TINY += [name for name in record.RECORDERS if name.startswith("alternatives_rates")]
+@pytest.mark.trains
+def test_every_checkpoint_answers_every_question():
+    (answers,) = record.RECORDERS["checkpoints"](QUICK.with_(max_completion_length=48), seed=3).values()
+    assert answers["step"].tolist() == [0, 1, 2] and [*answers] == [*records.load("checkpoints", "tiny", 1)["answers"]]
+    assert all(len(right) == 12 and {*right} <= {*".1"} for right in answers["right"])
+
+
+OF_TINY = ["checkpoints", "shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "mismatch"]
+OF_TINY += [name for name in record.RECORDERS if name.startswith("alternatives")]
 
 
 @pytest.mark.parametrize("name, seed", [(n, s) for n in OF_TINY for _, s in records.available(n)])

@@ -5,7 +5,6 @@ Their verdicts on the suite's cases are tested in test_adversarial.py, how numbe
 
 import functools
 import math
-import random
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -15,19 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trl.trainer.utils import get_callable_name, is_async_callable
 
-from grpo_helpers.lessons.flawed import PUBLISHED_REWARD_FUNCS
 from grpo_helpers.prompts import XML_COT_FORMAT
 from grpo_helpers.rewards import (
     MAX_REWARD,
-    MOST,
     REWARD_FUNCS,
     TAGS,
-    TAKEN,
-    check_columns,
     completion_text,
     correctness_reward_func,
     has_soft_format,
@@ -38,56 +33,26 @@ from grpo_helpers.rewards import (
     usable,
 )
 
-from .test_prompts import numbers
+from .test_prompts import hostile_texts, numbers
 
 PERFECT = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 ONE_LINE = "<reasoning>6 * 12 = 72</reasoning> <answer>72</answer>"
-LONGEST = 100_000
-
-ALLOWED = {func: {0.0, MOST[func.__name__]} for func in REWARD_FUNCS}
-ALLOWED[REWARD_FUNCS[0]] = {0.0, 0.125, 0.25, 0.375, 0.5}
+ALLOWED = [{0.0, 0.125, 0.25, 0.375, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 2.0}]
 # of xmlcount, soft format, strict format, int, correctness
-ALL, SOFT, TAGS_ONLY, NOTHING = [0.5, 0.5, 0.5, 0.5, 2.0], [0.5, 0.5, 0.0, 0.5, 2.0], [0.5, 0, 0, 0.5, 0], [0.0] * 5
-
-FRAGMENTS = [
-    *TAGS, "</answer", "<answer >", "<ANSWER>", "<answer>72</answer>", "<answer>\n72\n</answer>", PERFECT,
-    "72", "-5", "3.5", "1,000", "²", "٣", "$", "-", ",000", "#### 72", "<|im_end|>", "\n", " ", "\0",
-]  # fmt: skip
-hostile_texts = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=15).map("".join))
-
-
-@st.composite
-def long_texts(draw):
-    """Pieces repeated and shuffled up to 100,000 characters, with a real reply somewhere in it, or not."""
-    parts = draw(st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text()), min_size=1, max_size=8).filter(any))
-    size = draw(st.integers(0, LONGEST))
-    shuffle = random.Random(draw(st.integers(0, 2**32)))
-    bulk = "".join(shuffle.choices(parts, k=min(size, 1 + size * len(parts) // sum(map(len, parts)))))[:size]
-    cut = draw(st.integers(0, len(bulk)))
-    return (bulk[:cut] + draw(st.sampled_from(["", PERFECT])) + bulk[cut:])[:LONGEST]
+ALL, SOFT = [0.5, 0.5, 0.5, 0.5, 2.0], [0.5, 0.5, 0.0, 0.5, 2.0]
 
 
 def call(func, completions, answers):
     """Call `func` as TRL's trainer does."""
     size = len(completions)
-    return func(
-        prompts=[[{"role": "user", "content": "6 * 12?"}]] * size,
-        completions=completions,
-        completion_ids=[[1, 2, 3]] * size,
-        answer=answers,
-        question=["6 * 12?"] * size,
-        trainer_state=None,
-        log_extra=None,
-        log_metric=None,
-    )
+    asked = {"prompts": [[{"role": "user", "content": "6 * 12?"}]] * size, "question": ["6 * 12?"] * size}
+    asked |= {"completion_ids": [[1, 2, 3]] * size, "trainer_state": None, "log_extra": None, "log_metric": None}
+    return func(completions=completions, answer=answers, **asked)
 
 
 def paid(text, answer="72"):
     """What each of REWARD_FUNCS pays."""
     return [call(func, [text], [answer])[0] for func in REWARD_FUNCS]
-
-
-# --- TRL's side of the call -------------------------------------------------
 
 
 @pytest.mark.parametrize("func", REWARD_FUNCS)
@@ -97,7 +62,6 @@ def test_every_completion_is_scored_on_its_own_and_a_conversation_as_its_text(fu
     assert [type(value) for value in values] == [float] * 4
     assert values == [call(func, [text], [gold])[0] for text, gold in zip(texts, golds, strict=True)]
     assert values == call(func, [[{"role": "assistant", "content": text}] for text in texts], golds)
-    assert call(func, [], []) == []
 
 
 SAID, ASKED = {"role": "assistant", "content": "hm"}, {"role": "user", "content": "?"}
@@ -107,11 +71,9 @@ PARTS = [{"type": "text", "text": "<answer>"}, {"type": "image"}, {"type": "text
 @pytest.mark.parametrize(
     ("completion", "text"),
     [
-        ("", ""), ("hm", "hm"), ([], ""), ((SAID,), "hm"), ([SAID], "hm"), ([ASKED], ""), ([SAID, ASKED], "hm"),
-        ([SAID, ASKED, SAID | {"content": "oh"}], "oh"),
+        ("hm", "hm"), ([], ""), ((SAID,), "hm"), ([ASKED], ""), ([SAID, ASKED, SAID | {"content": "oh"}], "oh"),
         ([SAID, {"role": "tool", "name": "calculator", "content": PERFECT}], "hm"),  # the policy did not say that
-        ([SAID | {"content": None, "tool_calls": [{}]}], ""), ([SAID | {"content": ""}], ""),
-        ([SAID | {"content": []}], ""), ([SAID | {"content": PARTS}], "<answer>72</answer>"),
+        ([SAID | {"content": None, "tool_calls": [{}]}], ""), ([SAID | {"content": PARTS}], "<answer>72</answer>"),
         ([{"role": "assistant", "tool_calls": [{}]}], ""), ([{"content": "hm"}], "hm"), (None, ""),
         ([SAID | {"content": [{"type": "text", "text": None}]}], ""),
     ],
@@ -121,27 +83,12 @@ def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, te
     assert [call(func, [completion], ["72"]) for func in REWARD_FUNCS] == [[points] for points in paid(text)]
 
 
-@pytest.mark.parametrize("answers", [[], ["72"], ["72", "72", "72"]])
-def test_wrong_number_of_gold_answers_raises(answers):
-    with pytest.raises(ValueError):
-        call(correctness_reward_func, [PERFECT, PERFECT], answers)
-
-
-def test_five_rewards_by_name_as_trl_logs_them_and_their_maximum():
-    assert len(MOST) == len(REWARD_FUNCS) == 5
-    assert sum(paid(PERFECT)) == MAX_REWARD == 4.0
-
-
-# --- layouts that the suite does not hold -----------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "points"),
     [
-        pytest.param(PERFECT.replace("6 * 12", "step " * LONGEST), ALL, id="long"),
+        pytest.param(PERFECT.replace("6 * 12", "step " * 100_000), ALL, id="long"),
         pytest.param("\n" + PERFECT, SOFT, id="newline before"),
         pytest.param(PERFECT + "\n\n", SOFT, id="two newlines after"),
-        pytest.param(PERFECT + " ", SOFT, id="space after"),
         pytest.param(PERFECT.replace("<answer>\n", "<answer>"), SOFT, id="answer on the tag line"),
         pytest.param(PERFECT.replace("\n</reasoning>", "</reasoning>"), SOFT, id="closing tag not on its own line"),
         pytest.param(ONE_LINE.replace(" <", "\n\n\t<"), SOFT, id="much space between"),
@@ -151,13 +98,9 @@ def test_five_rewards_by_name_as_trl_logs_them_and_their_maximum():
         pytest.param("<answer>\n<reasoning>\nr\n</reasoning>\n72\n</answer>", [0.5, 0, 0, 0, 0], id="nested in answer"),
         pytest.param("<reasoning>\nr\n<answer>\n</reasoning>\n72\n</answer>", [0.5, 0, 0, 0, 0], id="overlapping"),
         pytest.param(PERFECT.replace("72\n</a", "71\n<answer>\n72\n</a"), [0.375, 0, 0, 0.5, 0], id="answer in answer"),
-        pytest.param(PERFECT + "</answer>", [0.375, 0, 0, 0, 0], id="closed twice"),
-        pytest.param("<answer>" + PERFECT, [0.375, 0, 0, 0.5, 0], id="opened twice"),
-        pytest.param(PERFECT + "<answer>", [0.375, 0, 0, 0.5, 0], id="opened again"),
-        pytest.param(PERFECT + "\0", TAGS_ONLY, id="one character after"),
-        pytest.param("\\boxed{72}", NOTHING, id="boxed"),
-        pytest.param("< answer>72</ answer>", NOTHING, id="spaces in the tags"),
-        pytest.param("<answers>72</answers>", NOTHING, id="other tags"),
+        pytest.param(PERFECT + "\0", [0.5, 0, 0, 0.5, 0], id="one character after"),
+        pytest.param("\\boxed{72}", [0.0] * 5, id="boxed"),
+        pytest.param("< answer>72</ answer>", [0.0] * 5, id="spaces in the tags"),
         *(pytest.param(PERFECT.replace(t, ""), [0.375, 0, 0, ...], id=f"no {t}") for t in TAGS),
         *(pytest.param(PERFECT.replace(t, t * 2), [0.375, 0, 0, ...], id=f"two {t}") for t in TAGS),
     ],
@@ -167,42 +110,20 @@ def test_points_for_a_layout(text, points):
     assert paid(text)[: len(known)] == known
 
 
-# --- the gold answer --------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "gold", ["", "# 72", "#### 72", "seventy-two", "72 apples", "1,00", "²", "6 * 12 = <<6*12=72>>72\n#### 72"]
-)
+@pytest.mark.parametrize("gold", ["", "# 72", "72 apples", "6 * 12 = <<6*12=72>>72\n#### 72"])
 def test_unreadable_gold_answer_raises_and_is_named(gold):
     with pytest.raises(ValueError, match=re.escape(repr(gold))):
         call(correctness_reward_func, [PERFECT, ""], ["72", gold])
-
-
-@pytest.mark.parametrize("gold", [72, 72.0, Decimal("72")])
-def test_a_column_of_numbers_will_do_for_gold_answers(gold):
-    assert call(correctness_reward_func, [PERFECT, PERFECT.replace("72", "18")], [gold, gold]) == [2.0, 0.0]
-
-
-# --- any text ---------------------------------------------------------------
+    with pytest.raises(ValueError):
+        call(correctness_reward_func, [PERFECT, PERFECT], ["72"])
 
 
 @given(hostile_texts)
 def test_no_text_raises_or_earns_an_unknown_value_and_the_rewards_agree(text):
     tags, soft, strict, number, correct = points = paid(text)
-    assert all(value in allowed for value, allowed in zip(points, ALLOWED.values(), strict=True))
+    assert all(value in allowed for value, allowed in zip(points, ALLOWED, strict=True))
     assert strict <= soft and (not soft or tags == 0.5) and (not correct or number)
     assert strict == 0.5 * has_strict_format(text) and soft == 0.5 * has_soft_format(text)
-
-
-@settings(max_examples=60)
-@given(st.lists(long_texts(), min_size=1, max_size=4))
-def test_long_texts_stay_in_range_and_a_batch_is_scored_as_one_by_one(texts):
-    for func, allowed in ALLOWED.items():
-        values = func(completions=texts, answer=["72"] * len(texts))
-        assert values == [func(completions=[t], answer=["72"])[0] for t in texts]
-        assert set(values) <= allowed
-    for func in PUBLISHED_REWARD_FUNCS:
-        assert all(0.0 <= value <= 2.0 for value in func(completions=texts, answer=["72"] * len(texts)))
 
 
 @given(numbers, st.text(min_size=1).filter(lambda t: not any(tag in t for tag in TAGS)))
@@ -227,9 +148,7 @@ def test_text_before_the_answer_block_pays_only_without_a_second_block(head):
     assert is_correct(head + "<answer>72</answer>", "72") == ("<answer>" not in head and "</answer>" not in head)
 
 
-# --- size: what a careless pattern takes hours for ---------------------------
-
-MEGA = 1_000_000
+MEGA = 1_000_000  # characters, for which a careless pattern takes hours
 
 
 @pytest.mark.parametrize(
@@ -237,21 +156,15 @@ MEGA = 1_000_000
     [
         pytest.param("</answer>" * (10 * MEGA // 9), id="10 MB of closing tags"),
         pytest.param("<reasoning>\n" * (MEGA // 12), id="1 MB of opened reasoning"),
-        pytest.param("\n" * MEGA + PERFECT + "\n" * MEGA + "x", id="newlines around"),
         pytest.param(PERFECT.replace("\n", "\n" * MEGA) + "x", id="newlines everywhere, every tag once"),
         pytest.param(PERFECT.replace("\n<answer>", " " * MEGA + "x<answer>"), id="spaces between the blocks"),
         pytest.param(PERFECT.replace("6 * 12", "\n</reasoning" * (MEGA // 12)), id="almost closed over and over"),
-        pytest.param(PERFECT.replace("\n72\n", "9" * MEGA + "x"), id="digits, then a letter"),
         pytest.param(PERFECT.replace("\n72\n", "1" + ",000" * (MEGA // 4) + "x"), id="groups of three, then a letter"),
-        pytest.param(PERFECT.replace("\n72\n", "1." + "0" * MEGA + "x"), id="decimals, then a letter"),
         pytest.param(PERFECT.replace("\n72\n", "-" + "9" * (MEGA + 1)), id="minus a million digits"),
     ],
 )
 def test_megabytes_finish(text):
-    assert all(value in allowed for value, allowed in zip(paid(text), ALLOWED.values(), strict=True))
-
-
-# --- rewards of the reader's -------------------------------------------------------
+    assert all(value in allowed for value, allowed in zip(paid(text), ALLOWED, strict=True))
 
 
 def mine(completions, pays=1.0, **kwargs):
@@ -282,50 +195,32 @@ def test_name_and_kind_of_a_reward_are_those_that_trl_sees(reward_func):
     assert is_async(reward_func) == is_async_callable(reward_func)
 
 
-def test_rewards_of_one_name_are_told_apart():
-    names = reward_names([partial(mine, pays=1.0), Judge(), partial(mine, pays=2.0), mine, Judge()])
-    assert names == ["mine", "Judge", "mine_2", "mine_3", "Judge_2"]
-
-
 TWO = ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("returned", "rewards"),
     [
-        ([1, 0.5], [1.0, 0.5]), ((1, None), [1.0, None]), ([None, None], [None, None]), ([True, False], [1.0, 0.0]),
-        (np.array([1, 2]), [1.0, 2.0]), (np.array([0.5, 1], dtype=np.float32), [0.5, 1.0]), (torch.ones(2), [1.0, 1.0]),
-        (torch.ones(2, 1), [1.0, 1.0]), ([torch.tensor(1.0), np.int8(3)], [1.0, 3.0]), (pd.Series([1, 2]), [1.0, 2.0]),
+        ((1, None), [1.0, None]), ([None, None], [None, None]), ([True, False], [1.0, 0.0]), ([], []),
+        (np.array([0.5, 1], dtype=np.float32), [0.5, 1.0]), (torch.ones(2, 1), [1.0, 1.0]),
+        ([torch.tensor(1.0), np.int8(3)], [1.0, 3.0]), (pd.Series([1, 2]), [1.0, 2.0]),
         ([Decimal("1.5"), Fraction(1, 2)], [1.5, 0.5]), (map(float, [1, 2]), [1.0, 2.0]), ({1: 2}.values(), [2]),
     ],
 )  # fmt: skip
 def test_what_trl_takes_for_rewards_is_usable(returned, rewards):
-    assert usable(returned, "mine", TWO[: len(rewards)]) == rewards
+    got = usable(returned, "mine", TWO[: len(rewards)])
+    assert got == rewards and {type(reward) for reward in got} <= {float, type(None)}
 
 
 @pytest.mark.parametrize(
     "returned",
     [
-        None, 1.0, "ab", b"ab", {"a": 1.0, "b": 2.0}, {1: 0, 2: 0}, {1.0, 2.0}, mine, torch.tensor(1.0), np.float64(1),
-        ["1", "2"], [[1.0], [2.0]], [[1.0, 2.0], [3.0, 4.0]], np.ones((2, 2)), [1.0, math.nan], [math.inf, 1.0],
-        [1.0, 1e39], [10**400, 1], [1.0, 2j], [1.0, {}], [1.0], [], [1.0] * 3, [1.0, Decimal("sNaN")],
-        pd.DataFrame([[1, 2]]),
+        None, 1.0, "ab", b"ab", {1: 0, 2: 0}, {1.0, 2.0}, mine, torch.tensor(1.0), ["1", "2"], [[1.0], [2.0]],
+        np.ones((2, 2)), [1.0, math.nan], [math.inf, 1.0], [1.0, 1e39], [10**400, 1], [1.0, 2j], [1.0, {}], [1.0], [],
+        [1.0] * 3, [1.0, Decimal("sNaN")], pd.DataFrame([[1, 2]]),
     ],
 )  # fmt: skip
 def test_what_is_no_list_of_numbers_is_refused_with_the_functions_name_the_value_and_the_remedy(returned):
     with pytest.raises(ValueError) as caught:
         usable(returned, "mine", TWO)
     assert str(caught.value).startswith("mine returned ") and "one finite float (or None) for each" in str(caught.value)
-
-
-@given(st.lists(st.one_of(st.floats(-1e30, 1e30), st.none(), st.booleans(), st.integers(-(10**9), 10**9)), max_size=9))
-def test_numbers_and_none_come_back_as_trl_would_keep_them(returned):
-    got = usable(iter(returned), "mine", ["x"] * len(returned))
-    assert got == returned and {type(reward) for reward in got} <= {float, type(None)}
-
-
-@pytest.mark.parametrize("column", sorted(TAKEN))
-def test_a_column_with_a_name_of_trls_is_blamed_on_the_dataset(column):
-    with pytest.raises(ValueError, match=f"dataset has a column '{column}'"):
-        check_columns(["prompt", "answer", column])
-    check_columns(["prompt", "answer", "completion", "question", f"my_{column}"])

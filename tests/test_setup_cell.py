@@ -1,8 +1,8 @@
 """The set-up cell wherever a notebook is opened, in a real process each: plain Jupyter, VS Code, Colab, Kaggle.
 
-Colab is a stand-in here: an empty `google.colab`, folders that say which versions are installed, a pip that only
-notes what it was told and changes those folders, and git led from the published address to a local repository.
-`make colab` does the same with the real pip and the real packages.
+Colab is a stand-in: an empty `google.colab`, folders that say which versions are installed, a pip that notes what it
+was told and changes those folders, and git led from the published address to a local repository. `make colab` takes
+the real pip and packages.
 """
 
 import json
@@ -94,26 +94,18 @@ def colab(tmp_path: Path, copy: Path) -> dict[str, str]:
     (site / "packaging").symlink_to(Path(packaging.__file__).parent)
     for name, version in COLAB.items():
         install(site, name, version)
-    git = ("git", f"--git-dir={copy / '.git'}", f"--work-tree={copy}")
-    subprocess.run(["git", "init", "--quiet", str(copy)], check=True)
-    subprocess.run([*git, "add", "--all"], check=True)
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
-    subprocess.run([*git, *identity, "commit", "--quiet", "-m", "all"], check=True)
-    return {
-        "PYTHONPATH": str(site),
-        "FAKE_SITE": str(site),
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{copy.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": ADDRESS,
-    }
+    for command in (["init"], ["add", "--all"], [*identity, "commit", "-m", "all"]):
+        subprocess.run(["git", f"--git-dir={copy / '.git'}", f"--work-tree={copy}", *command], check=True)
+    env = {"PYTHONPATH": str(site), "FAKE_SITE": str(site), "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": ADDRESS}
+    return env | {"GIT_CONFIG_KEY_0": f"url.{copy.as_uri()}.insteadOf"}
 
 
 @pytest.fixture
 def content(tmp_path: Path) -> Path:
     """The folder that a notebook is opened in, empty."""
-    folder = tmp_path / "content"
-    folder.mkdir()
-    return folder
+    (tmp_path / "content").mkdir()
+    return tmp_path / "content"
 
 
 def pip_calls(env: dict[str, str]) -> list[dict]:
@@ -125,17 +117,13 @@ def versions_in(env: dict[str, str]) -> dict[str, str]:
     return dict(p.name.removesuffix(".dist-info").rsplit("-", 1) for p in Path(env["FAKE_SITE"]).glob("*.dist-info"))
 
 
-# ---- on one's own machine
-
-
 def test_windows_itself_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(RuntimeError, match="WSL"):
         hosted.prepare()
 
 
-@pytest.mark.parametrize("address", ["", ADDRESS])
-@pytest.mark.parametrize("start", [".", "notebooks", "notebooks/mine"])
+@pytest.mark.parametrize(("start", "address"), [(".", ""), ("notebooks", ADDRESS), ("notebooks/mine", "")])
 def test_jupyter_started_anywhere_in_a_copy_finds_it_and_says_nothing(copy, start, address):
     left, printed, error = run_cell(copy / start, address, times=2)
     assert (error, printed) == ("", "")
@@ -151,16 +139,12 @@ def test_vs_code_knows_its_notebook_and_may_stand_in_another_folder(copy, conten
 
 
 @pytest.mark.parametrize(
-    "address, before, remedy",
-    [("", "", "make lab"), (ADDRESS, "", "make lab"), ("", "import google.colab", "make publish")],
+    "address, before, remedy", [(ADDRESS, "", "make lab"), ("", "import google.colab", "make publish")]
 )
 def test_without_its_repository_a_notebook_names_the_remedy_and_makes_nothing(content, colab, address, before, remedy):
     _, _, error = run_cell(content, address, before, **colab)
     assert error.startswith("ModuleNotFoundError: ") and remedy in error
     assert not list(content.iterdir()) and not pip_calls(colab)
-
-
-# ---- Colab
 
 
 def test_colab_clones_installs_the_pins_once_and_leaves_its_own(content, colab):
@@ -181,8 +165,7 @@ def test_colab_clones_installs_the_pins_once_and_leaves_its_own(content, colab):
     assert left["path"].count(str(content / "grpo-notebooks")) == 1
 
 
-@pytest.mark.parametrize("address", ["", ADDRESS])
-@pytest.mark.parametrize("place", ["content/my-upload", "drive/any name"])
+@pytest.mark.parametrize(("place", "address"), [("content/my-upload", ADDRESS), ("drive/any name", "")])
 def test_colab_takes_an_uploaded_folder_or_one_on_drive_before_it_clones(content, colab, copy, address, place):
     shutil.copytree(copy, content.parent / place)
     left, _, error = run_cell(content, address, "import google.colab", **colab)
@@ -190,14 +173,13 @@ def test_colab_takes_an_uploaded_folder_or_one_on_drive_before_it_clones(content
     assert len(pip_calls(colab)) == 2
 
 
-def loaded(name: str, version: str) -> str:
-    """Code that makes `name` look imported in `version`."""
-    return f"import sys, types\nsys.modules[{name!r}] = types.SimpleNamespace(__version__={version!r})"
+def loaded(name: str) -> str:
+    """Code that makes `name` look imported in Colab's version."""
+    return f"import sys, types\nsys.modules[{name!r}] = types.SimpleNamespace(__version__={COLAB[name]!r})"
 
 
 def test_what_colab_loaded_itself_stays_if_it_is_new_enough(content, colab):
-    before = "import google.colab\n" + loaded("matplotlib", COLAB["matplotlib"])
-    _, printed, error = run_cell(content, ADDRESS, before, **colab)
+    _, printed, error = run_cell(content, ADDRESS, f"import google.colab\n{loaded('matplotlib')}", **colab)
     assert error == "" and f"matplotlib {COLAB['matplotlib']}" in printed
     brought = pip_calls(colab)[1]
     assert f"matplotlib=={COLAB['matplotlib']}" in brought["held"]
@@ -205,7 +187,7 @@ def test_what_colab_loaded_itself_stays_if_it_is_new_enough(content, colab):
 
 
 def test_an_import_before_the_set_up_cell_that_cannot_stay_asks_for_one_restart(content, colab):
-    before = "import google.colab\n" + loaded("datasets", COLAB["datasets"])
+    before = f"import google.colab\n{loaded('datasets')}"
     for times in (1, 2):  # running the cell again without the restart must not pretend that all is well
         _, _, error = run_cell(content, ADDRESS, before, times=times, **colab)
         assert error.startswith("RuntimeError: datasets: imported before this cell") and "Restart the session" in error
@@ -228,9 +210,6 @@ def test_offline_the_remedy_is_named(content, colab):
     _, _, error = run_cell(content, ADDRESS, "import google.colab", **gone)
     assert error.startswith("RuntimeError: ") and "Internet" in error and "nowhere" in error
     assert not (content / "grpo-notebooks").exists()
-
-
-# ---- Kaggle, and any machine with several GPUs
 
 
 def with_gpus(folder: Path, count: int) -> dict[str, str]:
@@ -260,7 +239,7 @@ def test_of_several_gpus_the_first_is_taken_unless_one_was_chosen(copy, tmp_path
 
 
 def test_too_late_to_choose_a_gpu_asks_for_a_restart(copy, tmp_path):
-    _, _, error = run_cell(copy, "", loaded("torch", "2.13.0"), **with_gpus(tmp_path, 2))
+    _, _, error = run_cell(copy, "", loaded("torch"), **with_gpus(tmp_path, 2))
     assert error.startswith("RuntimeError: 2 GPUs") and "restart" in error
 
 

@@ -8,9 +8,9 @@ from grpo_helpers.files import read_json
 from grpo_helpers.lessons.clinic import PATIENTS, tables
 from grpo_helpers.lessons.doctor import SYMPTOMS, diagnose
 from grpo_helpers.profiles import TINY
-from grpo_helpers.rewards import REWARD_FUNCS, strict_format_reward_func
+from grpo_helpers.rewards import REWARD_FUNCS
 from record import sick_runs
-from record.sick_runs import CASES, keeping, sick_run
+from record.sick_runs import CASES, sick_run
 
 SEEDS = (42, 1)
 RECORDED = [(name, seed) for name in CASES for seed in SEEDS]
@@ -21,25 +21,13 @@ def found(history):
     return [f.name for f in diagnose(history) if f.severity != "note"]
 
 
-# --- what is recorded ---------------------------------------------------------
-
-
 @pytest.mark.parametrize("name, seed", RECORDED)
-def test_the_doctor_names_the_planted_illness_and_no_other_first(name, seed):
-    history = records.load(name, "tiny", seed)["history"]
+def test_the_doctor_names_the_planted_illness_first_and_the_record_says_what_was_changed(name, seed):
+    facts = read_json(records.folder(name, "tiny", seed) / "run.json")
+    history, completions, recipe = records.load(name, "tiny", seed).values()
     assert found(history)[:1] == ([ILLNESSES[name]] if name in ILLNESSES else [])
-    assert all(pd.api.types.is_numeric_dtype(kind) for kind in history.dtypes)
-
-
-@pytest.mark.parametrize("name, seed", RECORDED)
-def test_a_record_is_small_and_says_what_was_changed(name, seed):
-    folder = records.folder(name, "tiny", seed)
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 60_000
-    facts, (history, completions, recipe) = read_json(folder / "run.json"), records.load(name, "tiny", seed).values()
-    assert facts["command"].endswith(f"{name} --profile tiny --seed {seed}")
-    assert not facts["commit"].endswith("-dirty")
-    assert list(history["step"]) == list(range(1, len(history) + 1))
-    assert {1, len(history)} <= set(completions["step"])
+    assert facts["command"].endswith(f"{name} --profile tiny --seed {seed}") and not facts["commit"].endswith("-dirty")
+    assert list(history["step"]) == list(range(1, len(history) + 1)) and {1, len(history)} <= set(completions["step"])
     differ = {field for field, value in CASES[name].changes.items() if value != getattr(TINY, field)}
     differ |= {"rewards"} if CASES[name].rewards != REWARD_FUNCS else set()
     size = {"batch", "steps"}  # how much is trained is not what is wrong, and the profile's own may change
@@ -49,9 +37,6 @@ def test_a_record_is_small_and_says_what_was_changed(name, seed):
 def test_every_case_but_the_healthy_one_is_a_patient_with_a_name_of_the_doctors():
     assert set(ILLNESSES) == set(CASES) - {"healthy_kl"} and set(ILLNESSES.values()) <= set(SYMPTOMS)
     pd.testing.assert_frame_equal(tables("A", 1)["history"], records.load("sick_truncated", "tiny", 1)["history"])
-
-
-# --- a run ----------------------------------------------------------------------
 
 
 @pytest.mark.trains
@@ -65,27 +50,8 @@ def test_a_short_run_keeps_history_completions_and_recipe(monkeypatch):
     assert result["completions"]["step"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
     paid = [case.rewards[0](completions=[r.completion], answer=[r.gold])[0] for r in result["completions"].itertuples()]
     assert result["completions"]["reward"].tolist() == paid
-    changed = result["recipe"].set_index("setting")
-    assert changed.loc["max_completion_length", "usual"] == TINY.max_completion_length
-    assert changed.loc["max_completion_length", "here"] == 12
-    assert "learning_rate" not in changed.index
-    assert changed.loc["rewards", "here"] == "generous_reward_func"
-
-
-def test_keeping_changes_neither_the_name_nor_the_points():
-    class State:
-        global_step = 4
-
-    rows = []
-    func = keeping(strict_format_reward_func, REWARD_FUNCS, group=2, at=[5], rows=rows)
-    texts = ["<reasoning>\n1\n</reasoning>\n<answer>\n7\n</answer>", "a", "7", "b"]
-    asked = {"completions": [[{"role": "assistant", "content": t}] for t in texts], "answer": ["7", "7", "8", "8"]}
-    assert func(**asked, trainer_state=State, prompts=None) == [0.5, 0.0, 0.0, 0.0]
-    assert func.__name__ == "strict_format_reward_func"
-    assert rows == [(5, "7", texts[0], 4.0), (5, "8", "7", 0.0)]
-    State.global_step = 5
-    func(**asked, trainer_state=State)
-    assert len(rows) == 2
+    changed = result["recipe"].set_index("setting").loc[:, "here"]
+    assert changed["max_completion_length"] == 12 and changed["rewards"] == "generous_reward_func"
 
 
 def test_the_sick_rewards_pay_what_their_cases_say():

@@ -13,15 +13,12 @@ from grpo_helpers.lessons.side_by_side import marked, side_by_side
 
 
 def plain(html):
-    """The text a reader sees."""
     return unescape(re.sub(r"</?(?:del|ins)>", "", html.replace("<br>", "\n")))
 
 
 @pytest.mark.parametrize(
     ("before", "after", "left", "right"),
     [
-        ("the answer is 36", "the answer is 36", "the answer is 36", "the answer is 36"),
-        ("is 36.", "is 9.", "is <del>36.</del>", "is <ins>9.</ins>"),
         ("a & b", "a < b", "a <del>&amp;</del> b", "a <ins>&lt;</ins> b"),
         ("", "one\ntwo", "", "<ins>one<br>two</ins>"),
         ("The answer", "<answer>", "<del>The answer</del>", "<ins>&lt;answer&gt;</ins>"),  # a tag is one word
@@ -48,10 +45,8 @@ def test_nothing_is_lost_and_nothing_becomes_a_tag(before, after):
 def test_a_table_escapes_all_it_is_given():
     html = side_by_side([("1 < 2?", "<script>", "<reasoning>")], names=("a & b", "now")).data
     assert "<script>" not in html and "<reasoning>" not in html
-    for text in ("1 &lt; 2?", "a &amp; b", "now", "script", "reasoning"):
-        assert text in html
-    assert html.count("<tr>") == html.count("</tr>") == 3
-    assert side_by_side([]).data.count("<tr>") == 1
+    assert all(text in html for text in ("1 &lt; 2?", "a &amp; b", "now", "script", "reasoning"))
+    assert html.count("<tr>") == 3
 
 
 def test_dollars_are_money_in_every_table_of_a_notebook():

@@ -1,7 +1,6 @@
 """The T4 path, rehearsed without a T4: the main job with the profile's own settings, notebooks, planted mistakes."""
 
 import contextlib
-import importlib
 import io
 import json
 import multiprocessing
@@ -23,7 +22,6 @@ from transformers import TrainerCallback
 from grpo_helpers import models, profiles, records, run, training
 from grpo_helpers.fast import sampling
 from grpo_helpers.ledger import Ledger
-from grpo_helpers.lessons.memory import QWEN25_15B
 from grpo_helpers.profiles import ALL_LINEAR, ATTENTION, T4, T4_FULL, TINY
 
 from .pretended_t4 import pretended
@@ -57,7 +55,7 @@ class Watch(TrainerCallback):
 
 
 def main_job(output, profile, resume=False):
-    """`run.run`, watched: what it prints and warns of, what `Watch` sees, whether the base weights are as before."""
+    """`run.run`, watched."""
     watch, make, printed = Watch(), training.make_trainer, io.StringIO()
 
     def make_trainer(*args, **kwargs):
@@ -65,12 +63,13 @@ def main_job(output, profile, resume=False):
         watch.trainer.add_callback(watch)
         return watch.trainer
 
-    training.make_trainer = make_trainer
-    try:
-        with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
-            run.run(profile, output=output, resume=resume)
-    finally:
-        training.make_trainer = make
+    quiet = contextlib.redirect_stdout(printed)
+    with (
+        mock.patch.object(training, "make_trainer", make_trainer),
+        quiet,
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        run.run(profile, output=output, resume=resume)
     loaded = models.load_policy(profile)[0].state_dict()
     after = models.causal_lm(watch.trainer.model).state_dict()
     after = {name.replace("base_layer.", ""): value for name, value in after.items() if "lora_" not in name}
@@ -96,28 +95,15 @@ def on_a_t4(output):
     return jobs
 
 
-def on_an_l4(output):
-    with pretended("NVIDIA L4", (8, 9)):
-        return main_job(output, REHEARSED.with_(steps=1, save_steps=1))
-
-
-class Overflow(TrainerCallback):
-    """Before the first step the loss is scaled by more than float16 can bear."""
-
-    def on_train_begin(self, *args, **kwargs):
-        self.trainer.accelerator.scaler._init_scale = 2.0**40
-
-
 def checked():
-    """gpu-check's steps, the first of them lost to overflow."""
+    """gpu-check's steps, the first lost to overflow: its loss is scaled by more than float16 can bear."""
     attach = Ledger.attach
 
-    def attach_both(ledger, trainer):
+    def overflowing(ledger, trainer):
         attach(ledger, trainer)
-        trainer.add_callback(overflow := Overflow())
-        overflow.trainer = trainer
+        trainer.accelerator.scaler._init_scale = 2.0**40
 
-    with pretended(), mock.patch.object(Ledger, "attach", attach_both):
+    with pretended(), mock.patch.object(Ledger, "attach", overflowing):
         return gpu_check.check(REHEARSED.with_(eval_batch=2), random=False, steps=1, tokens=4)
 
 
@@ -143,16 +129,12 @@ def test_a_run_records_what_it_took_of_the_gpu_for_the_steps_that_it_took_itself
         facts = json.loads((folder / "run.json").read_text())
         gpu = facts["gpu"]
         assert facts["hardware"].startswith("Tesla T4") and gpu["card"] == "Tesla T4" and gpu["memory_gb"] == 15.8
-        assert gpu["capability"] == [7, 5] and gpu["driver"] and 0 < gpu["largest_activation"] < 65504
+        assert gpu["driver"] and 0 < gpu["largest_activation"] < 65504
         assert (gpu["steps"], gpu["loss_scale"], gpu["steps_lost_to_overflow"]) == (steps, scales[-1], 0)
         batches = steps * REHEARSED.accumulation
         calls = {"generation": steps, "scoring": batches, "backward": batches, "optimizer step": steps}
         assert {name: phase["calls"] for name, phase in gpu["phases"].items()} == calls
-        assert all(phase["peak_gb"] <= gpu["peak_gb"] for phase in gpu["phases"].values())
         assert gpu["seconds_a_step"].keys() == calls.keys() and all(s > 0 for s in gpu["seconds_a_step"].values())
-        parts = sum(gpu["seconds_a_step"][name] for name in ("generation", "scoring", "backward"))
-        whole = pd.read_csv(folder / "history.csv")["step_time"].iloc[-1]  # as TRL timed it
-        assert 0.5 * whole < parts < whole + 0.01
 
 
 @pytest.mark.trains
@@ -187,15 +169,14 @@ def test_a_damaged_scaler_is_passed_over_and_the_resumed_run_is_the_straight_one
     folders = [run / "checkpoints" / "checkpoint-2" for run in (output, straight)]
     resumed_scaler, scaler = (torch.load(folder / "scaler.pt") for folder in folders)
     assert resumed_scaler == scaler and scaler["scale"] == damaged["scales"][-1]
-    resumed_weights, weights = (load_file(folder / "adapter_model.safetensors") for folder in folders)
-    assert all(torch.equal(value, resumed_weights[name]) for name, value in weights.items())
+    resumed_weights, weights = ((folder / "adapter_model.safetensors").read_bytes() for folder in folders)
+    assert resumed_weights == weights
 
 
-@pytest.mark.trains
-def test_on_an_l4_it_is_bfloat16_and_nothing_is_scaled(tmp_path):
-    job = in_its_own_process(on_an_l4, tmp_path / "run")
-    assert job["numbers"] == {(False, "torch.bfloat16", "cuda:0"), (True, "torch.float32", "cuda:0")}
-    assert job["scales"] == [None] and job["weights as before"]
+def test_on_an_l4_it_is_bfloat16_and_nothing_is_scaled():
+    with pretended("NVIDIA L4", (8, 9)):
+        config = training.grpo_config(REHEARSED, "unused")
+        assert models.load_policy(REHEARSED)[0].dtype == torch.bfloat16 and config.bf16 and not config.fp16
 
 
 @pytest.mark.parametrize("profile", [T4, T4_FULL])
@@ -204,8 +185,6 @@ def test_the_rate_of_t4_learned_the_layout_in_half_of_its_steps_on_the_ladder(pr
     climb = records.load("ladder", "t4", 1)["curves"].groupby(["setting", "step"])["format"].mean()
     learned = climb[f"{targets}, {profile.learning_rate}"] > 0.95
     assert learned[learned].index[0] <= profile.steps / 2
-    slow = climb["attention, 2e-05"] > 0.95  # as t4 had it
-    assert not slow[slow.index <= T4.steps].any()
 
 
 # Mistakes that a GPU would refuse, planted into this package's and the libraries' code as it runs on the GPU.
@@ -222,24 +201,7 @@ def mask_left_on_the_cpu(model, tokenizer, monkeypatch):
     sample(model, tokenizer)
 
 
-def model_half_moved(model, tokenizer, monkeypatch):
-    model.model.layers[2].to("cpu")
-    sample(model, tokenizer)
-
-
-def draws_on_the_cpu(model, tokenizer, monkeypatch):
-    rand = torch.rand
-    monkeypatch.setattr(torch, "rand", lambda *size, device=None: rand(*size))
-    sample(model, tokenizer)
-
-
-def gradient_of_the_cpu(model, tokenizer, monkeypatch):
-    weight = torch.zeros(2, device="cuda", requires_grad=True)
-    weight.sum().backward()
-    weight.grad.add_(torch.ones(2))
-
-
-def float16_trained(model, tokenizer, monkeypatch):
+def float16_trained(*_):
     weight = torch.nn.Parameter(torch.ones(2, device="cuda", dtype=torch.float16))
     scaler, optimizer = torch.amp.GradScaler("cuda"), torch.optim.AdamW([weight])
     scaler.scale(weight.sum()).backward()
@@ -250,13 +212,7 @@ def float16_trained(model, tokenizer, monkeypatch):
     ("mistake", "message"),
     [
         (mask_left_on_the_cpu, "cuda:0 and cpu"),
-        (model_half_moved, "cuda:0 and cpu"),
-        (draws_on_the_cpu, "cuda:0 and cpu"),
-        (gradient_of_the_cpu, "cuda:0 and cpu"),
         (lambda model, tokenizer, _: model(**tokenizer("At the market", return_tensors="pt")), "cuda:0 and cpu"),
-        (lambda *_: torch.tensor([0.5, -0.5]) * torch.ones(2, device="cuda"), "cuda:0 and cpu"),  # advantages
-        (lambda *_: torch.ones(3)[torch.ones(3, device="cuda") > 0], "cuda:0 and cpu"),
-        (lambda *_: torch.ones(4, device="cuda").multinomial(1, generator=torch.Generator()), "a 'cuda' device type"),
         (lambda model, *_: model.lm_head.weight.detach().float().numpy(), "can't convert cuda:0 device type tensor"),
         (float16_trained, "Attempting to unscale FP16 gradients"),
     ],
@@ -276,7 +232,7 @@ def test_what_cuda_allows_is_allowed():
         before = gpu.launches
         halves = (numbers + torch.tensor(1.0)) / 2
         assert gpu.launches == before + 2 and halves.device == torch.device("cuda", 0)
-        assert halves[torch.tensor([1, 3])].tolist() == [1.0, 2.0] and halves.sum().item() == 5.0
+        assert halves[torch.tensor([1, 3])].tolist() == [1.0, 2.0]
         assert halves.detach().cpu().numpy().tolist() == [0.5, 1.0, 1.5, 2.0]
         halves.cpu().sum().backward()
         assert numbers.grad.is_cuda and numbers.grad.tolist() == [0.5] * 4
@@ -294,35 +250,6 @@ def test_a_ledger_refuses_a_policy_that_overflows_and_claims_nothing_of_steps_it
         with pytest.raises(ValueError, match="not finite in float16.*bfloat16"):
             Ledger(model, tokenizer, prompt)
     assert Ledger(model, tokenizer, prompt).facts() == {}
-
-
-# TRL's Triton kernels: `pretended` stands in for them, so they are compiled for a T4 here, which needs no GPU.
-
-
-@pytest.mark.trains
-@pytest.mark.parametrize("kernel", ["_forward_kernel", "_backward_kernel"])
-@pytest.mark.parametrize("module", ["chunked_logprob", "logprob_entropy"])
-def test_trls_kernels_compile_for_a_t4(module, kernel, tmp_path, monkeypatch):
-    triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA on Linux, and is not here")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    module = importlib.import_module(f"trl.kernels.{module}")
-    pointers = {"targets_ptr": "*i64", "index_ptr": "*i64", "row_mask_ptr": "*i1"}
-    pointers |= dict.fromkeys(("mm_ptr", "logits_ptr", "grad_logits_ptr"), "*fp16")
-    floats, sizes = ("logit_scale", "softcap", "inv_t"), {"BLOCK_SIZE": module._BLOCK_SIZE, "n_cols": QWEN25_15B.vocab}
-    signature, constants = {}, {}
-    for parameter in getattr(module, kernel).params:
-        name = parameter.name
-        if parameter.is_constexpr:
-            signature[name], constants[name] = "constexpr", sizes.get(name, True)  # all that it can be asked for
-        else:
-            number = "fp32" if name in floats else "i32"
-            signature[name] = pointers.get(name, "*fp32") if name.endswith("_ptr") else number
-    source = ASTSource(getattr(module, kernel), signature, constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 75, 32))
-    assert ".target sm_75" in compiled.asm["ptx"] and compiled.asm["cubin"]
 
 
 # Notebooks as code, in one process with one output folder: 06 takes the adapter that 05 leaves.

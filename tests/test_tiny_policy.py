@@ -29,15 +29,10 @@ def test_is_small_and_of_qwen2s_architecture(policy):
         assert "model.embed_tokens.weight" in weights.keys()  # noqa: SIM118 (a safetensors file is no dict)
 
 
-@pytest.mark.parametrize("number", ["7", "72", "1000", "3.50", "-45", "1,234"])
-def test_every_digit_is_one_token(number, policy):
+def test_every_digit_is_one_token_and_the_chat_template_is_chatml_and_reads_back(policy):
     _, tokenizer = policy
-    tokens = tokenizer.convert_ids_to_tokens(tokenizer(f" {number}")["input_ids"])
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("72 is 1,234 or 3.50")["input_ids"])
     assert all(len(t.strip("Ġ")) == 1 for t in tokens if any(c.isdigit() for c in t))
-
-
-def test_chat_template_is_chatml_and_reads_back(policy):
-    _, tokenizer = policy
     messages = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": "1 + 1?"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text == (
@@ -46,22 +41,13 @@ def test_chat_template_is_chatml_and_reads_back(policy):
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-@pytest.fixture(scope="module")
-def replies(policy):
-    """Sampled replies of the untrained policy to held-out questions; greedy ones are in test_recorded_runs."""
+@pytest.mark.trains
+def test_by_habit_it_answers_from_the_gut_and_without_the_layout_and_it_can_work_a_problem_out(policy):
     questions = data.load_task(TINY, "test", TINY.eval_questions)
     longest, batch = TINY.max_completion_length, TINY.eval_batch
-    return evaluation.evaluate(*policy, questions, longest, temperature=1.0, batch_size=batch)
-
-
-@pytest.mark.trains
-def test_by_habit_it_answers_from_the_gut_and_without_the_layout(replies):
+    replies = evaluation.evaluate(*policy, questions, longest, temperature=1.0, batch_size=batch)
     assert 0.1 <= replies["format"].mean() <= 0.5, "the layout must be there to be found, and be seen to rise"
     assert 0.05 <= replies["worked"].mean() <= 0.3
-
-
-@pytest.mark.trains
-def test_it_can_work_a_problem_out(replies):
     worked, gut = (replies.loc[replies["worked"] == held, "flexible"] for held in (True, False))
     assert worked.mean() >= 0.3 and gut.mean() <= 0.1
 

@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from grpo_helpers import checkpoints, data, models, records, training
 from grpo_helpers.evaluation import SampleReplies
 from grpo_helpers.files import disk_is_full, write_json
-from grpo_helpers.profiles import PROFILES, TINY, get_profile
+from grpo_helpers.profiles import ARTICLE, TINY
 
 from .cells import definitions
 from .test_rewards import Judge, SlowJudge, mine, slow
@@ -36,7 +35,7 @@ QUICK = TINY.with_(
 )
 CLOCKS = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}  # all else must be equal
 
-# A server that has imported this module and is forked for each run: a new process without the wait for the imports.
+# A server that has imported this module and is forked for each run.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
 
@@ -46,16 +45,11 @@ def quick_trainer(output, profile=QUICK, **kwargs):
     return training.make_trainer(profile, model, tokenizer, data.load_task(profile, "train", 64), output, **kwargs)
 
 
-def printed_by(output):
-    """Where a run's words go: beside its folder, where there is room when its disk is full."""
-    return output.parent / f"{output.name}.printed"
-
-
 def job(output, resume, die_in, full_in):
     """Train into `output` and note what came out; be killed, or meet a full disk, while a file like that is saved."""
-    log = os.open(printed_by(output), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    printed = os.open(output.with_suffix(".printed"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
     save = torch.save
 
     def save_or_die(value, file, *args, **kwargs):
@@ -74,24 +68,18 @@ def job(output, resume, die_in, full_in):
     write_json(output / "result.json", {"how": outcome.how, "history": trainer.state.log_history})
 
 
-class Started:
-    """A run in a process of its own."""
+def start(output, resume=False, die_in="", full_in=""):
+    process = PROCESSES.Process(target=job, args=(output, resume, die_in, full_in))
+    process.start()
+    return process
 
-    def __init__(self, output, resume=False, die_in="", full_in=""):
-        self.output = output
-        self.process = PROCESSES.Process(target=job, args=(output, resume, die_in, full_in))
-        self.process.start()
 
-    def end(self, timeout=300):
-        """Exit code (negative: the signal) and what was printed."""
-        self.process.join(timeout)
-        assert self.process.exitcode is not None, "the run hangs"
-        printed = printed_by(self.output)
-        return self.process.exitcode, printed.read_text() if printed.exists() else ""
-
-    def wait_for(self, pattern):
-        while not list(self.output.glob(pattern)) and self.process.is_alive():
-            time.sleep(0.02)
+def end(process, output):
+    """Exit code (negative: the signal) and what was printed."""
+    process.join(300)
+    assert process.exitcode is not None, "the run hangs"
+    printed = output.with_suffix(".printed")
+    return process.exitcode, printed.read_text() if printed.exists() else ""
 
 
 def log(output):
@@ -100,94 +88,62 @@ def log(output):
     return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows if "reward" in row]
 
 
-def weights(output):
-    return load_file(output / "checkpoint-6" / "adapter_model.safetensors")
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     output = tmp_path_factory.mktemp("uninterrupted")
-    start = time.monotonic()
-    code, printed = Started(output).end()
+    begin = time.monotonic()
+    code, printed = end(start(output), output)
     assert code == 0, printed
-    write_json(output / "seconds.json", time.monotonic() - start)
+    write_json(output / "seconds.json", time.monotonic() - begin)
     return output
 
 
 def resume_and_compare(output, uninterrupted):
     """The resumed run ends with the very history, replies and weights of one that was never interrupted."""
-    code, printed = Started(output, resume=True).end()
+    code, printed = end(start(output, resume=True), output)
     assert code == 0, printed
     assert [row["step"] for row in log(output)] == [1, 2, 3, 4, 5, 6]
     assert log(output) == log(uninterrupted)
-    assert (output / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
-    resumed, straight = weights(output), weights(uninterrupted)
-    assert resumed.keys() == straight.keys() and all(torch.equal(resumed[k], straight[k]) for k in straight)
+    for name in ("samples.jsonl", "checkpoint-6/adapter_model.safetensors"):
+        assert (output / name).read_bytes() == (uninterrupted / name).read_bytes()
     return printed
 
 
 @pytest.mark.parametrize("seed", range(10 if os.environ.get("WEEKLY") else 3))
 def test_killed_at_a_random_moment_ends_as_if_nothing_had_happened(seed, tmp_path, uninterrupted):
-    run = Started(tmp_path)
+    run = start(tmp_path)
     time.sleep(random.Random(seed).uniform(0, json.loads((uninterrupted / "seconds.json").read_text())))
-    run.process.kill()
-    run.end()
+    run.kill()
+    end(run, tmp_path)
     resume_and_compare(tmp_path, uninterrupted)
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth"])
 def test_killed_during_a_save_goes_on_from_the_last_whole_checkpoint(file, tmp_path, uninterrupted):
-    for name in ("checkpoint-4", "samples.jsonl"):
-        copy = shutil.copytree if name.startswith("check") else shutil.copy
-        copy(uninterrupted / name, tmp_path / name)
-    code, _ = Started(tmp_path, True, die_in=f"checkpoint-6/{file}").end()
-    assert code == -signal.SIGKILL
-    assert checkpoints.damage(tmp_path / "checkpoint-6")
+    shutil.copytree(uninterrupted / "checkpoint-4", tmp_path / "checkpoint-4")
+    shutil.copy(uninterrupted / "samples.jsonl", tmp_path)
+    code, _ = end(start(tmp_path, True, die_in=f"checkpoint-6/{file}"), tmp_path)
+    assert code == -signal.SIGKILL and checkpoints.damage(tmp_path / "checkpoint-6")
     printed = resume_and_compare(tmp_path, uninterrupted)
-    assert "checkpoint-6 is not whole" in printed
-    assert "resuming from checkpoint-4" in printed
+    assert "checkpoint-6 is not whole" in printed and "resuming from checkpoint-4" in printed
 
 
 def test_full_disk_is_named_and_the_run_goes_on_once_there_is_room(tmp_path, uninterrupted):
-    code, printed = Started(tmp_path, full_in="checkpoint-4").end()
-    assert code == 1
+    code, printed = end(start(tmp_path, full_in="checkpoint-4"), tmp_path)
+    assert code == 1 and not (tmp_path / "result.json").exists()
     assert "step 4 could not be saved" in printed and "make room, then resume" in printed
-    assert not (tmp_path / "result.json").exists()
     assert "resuming from checkpoint-2" in resume_and_compare(tmp_path, uninterrupted)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 600 kB, where this user may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.system(f"mount -t tmpfs -o size=600k tmpfs '{disk}' 2>/dev/null"):
-        pytest.skip("mounting a small disk needs root")
-    yield disk
-    os.system(f"umount -l '{disk}'")
-
-
-def test_disk_that_really_is_full(small_disk, tmp_path, uninterrupted):
-    code, printed = Started(small_disk).end()
-    assert code == 1
-    assert "could not be saved" in printed and "make room, then resume" in printed
-    roomy = tmp_path / "roomy"
-    shutil.copytree(small_disk, roomy)
-    resume_and_compare(roomy, uninterrupted)
-
-
-def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
     assert disk_is_full(OSError(28, "No space left on device"))
-    assert not disk_is_full(RuntimeError("shapes do not match"))
-    assert not disk_is_full(PermissionError(13, "Permission denied"))
+    assert not disk_is_full(RuntimeError("shapes do not match")) and not disk_is_full(PermissionError(13, "denied"))
 
 
 def test_ctrl_c_finishes_the_step_saves_and_can_go_on(tmp_path, uninterrupted):
-    run = Started(tmp_path)
-    run.wait_for("checkpoint-2/trainer_state.json")
+    run = start(tmp_path)
+    while not (tmp_path / "checkpoint-2" / "trainer_state.json").exists() and run.is_alive():
+        time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(run.process.pid, signal.SIGINT)
-    code, printed = run.end()
+        os.kill(run.pid, signal.SIGINT)
+    code, printed = end(run, tmp_path)
     assert code == 0, printed
     if json.loads((tmp_path / "result.json").read_text())["how"] != training.FINISHED:
         assert "stopping after this step" in printed
@@ -204,16 +160,12 @@ def test_finished_run_that_is_resumed_takes_no_step_too_many(tmp_path, uninterru
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("trainer_state.json", b'{"global_step": 4, "log_his'),
-        ("trainer_state.json", b"[]"),
-        ("trainer_state.json", b'{"global_step": "6", "log_history": []}'),
-        ("trainer_state.json", b'{"global_step": 6, "log_history": 3}'),
-        ("adapter_model.safetensors", b"\x00\x01"),
-        ("optimizer.pt", b""),
-        ("scheduler.pt", None),
+        ("trainer_state.json", b'{"global_step": 4, "log_his'), ("trainer_state.json", b"[]"),
+        ("trainer_state.json", b'{"global_step": 6, "log_history": 3}'), ("adapter_model.safetensors", b"\x00\x01"),
+        ("optimizer.pt", b""), ("scheduler.pt", None),
         ("scaler.pt", b"PK\x03\x04 cut off"),  # which only a run in float16 writes
     ],
-)
+)  # fmt: skip
 def test_damaged_newest_checkpoint_is_passed_over(file, content, tmp_path, uninterrupted, capsys):
     for name in ("checkpoint-4", "checkpoint-6"):
         shutil.copytree(uninterrupted / name, tmp_path / name)
@@ -222,38 +174,26 @@ def test_damaged_newest_checkpoint_is_passed_over(file, content, tmp_path, unint
     damaged.write_bytes(content) if content is not None else damaged.unlink()
     assert checkpoints.latest(tmp_path).name == "checkpoint-4"
     assert f"checkpoint-6 is not whole ({file}" in capsys.readouterr().out
-
-
-def test_no_checkpoint_is_no_error(tmp_path):
-    assert checkpoints.latest(tmp_path) is None
     assert checkpoints.latest(tmp_path / "nowhere") is None
 
 
-def test_history_is_one_row_a_step_and_reads_back(uninterrupted, tmp_path):
+def test_history_is_one_row_a_step_and_reads_back_and_where_there_is_none_that_is_said(uninterrupted, tmp_path):
     table = records.history(uninterrupted / "checkpoint-6" / "trainer_state.json")
     assert list(table["step"]) == [1, 2, 3, 4, 5, 6]
     assert {"reward", "rewards/correctness_reward_func/mean", "entropy", "completions/clipped_ratio"} <= set(table)
     table.to_csv(tmp_path / "history.csv", index=False)
     assert list(records.history(tmp_path / "history.csv")["reward"]) == pytest.approx(list(table["reward"]))
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"log_history": 3}', "{"])
-def test_history_of_what_has_none_is_refused(text, tmp_path):
     with pytest.raises(ValueError, match="train first"):
         records.history([{"train_runtime": 1.0}])
-    (tmp_path / "trainer_state.json").write_text(text)
-    with pytest.raises(ValueError, match="trainer_state.json"):
-        records.history(tmp_path / "trainer_state.json")
-
-
-def not_a_number(completions, **kwargs):
-    return [float("nan")] * len(completions)
+    for text in ("[]", '{"log_history": 3}', "{"):
+        (tmp_path / "trainer_state.json").write_text(text)
+        with pytest.raises(ValueError, match="trainer_state.json"):
+            records.history(tmp_path / "trainer_state.json")
 
 
 def test_reward_that_returns_nonsense_stops_the_run_with_its_name(tmp_path):
-    trainer = quick_trainer(tmp_path, reward_funcs=[not_a_number])
-    with pytest.raises(ValueError, match="not_a_number returned nan"):
-        training.train(trainer)
+    with pytest.raises(ValueError, match="mine returned nan"):
+        training.train(quick_trainer(tmp_path, reward_funcs=[partial(mine, pays=math.nan)]))
 
 
 def test_rewards_of_every_kind_that_trl_takes_are_logged_under_their_names(tmp_path):
@@ -277,22 +217,21 @@ def test_rewards_of_every_kind_that_trl_takes_are_logged_under_their_names(tmp_p
 
 def test_a_step_in_which_no_reward_has_an_opinion_is_no_crash(tmp_path):
     live = definitions("05_grpo_training", "LiveHistory").LiveHistory(print)
-    silent = partial(mine, pays=None)
-    trainer = quick_trainer(tmp_path, QUICK.with_(steps=2), reward_funcs=silent, callbacks=[live])
-    assert training.train(trainer).finished
+    silent = {"reward_funcs": partial(mine, pays=None), "callbacks": [live]}
+    assert training.train(quick_trainer(tmp_path, QUICK.with_(steps=2), **silent)).finished
 
 
 def test_end_tokens_and_template_are_those_of_the_model_in_training_too(tmp_path):
     model, tokenizer = models.load_policy(QUICK)
-    ends, seen = [tokenizer.eos_token_id, *tokenizer(" ")["input_ids"][-1:]], []
+    model.generation_config.eos_token_id = ends = [tokenizer.eos_token_id, tokenizer("12 + 3")["input_ids"][1]]
+    questions, seen = data.load_task(QUICK, "train", 64), []
 
     def look(completions, completion_ids, **kwargs):
         seen.extend(completion_ids)
         return [1.0] * len(completions)
 
     for sharing in (True, False):
-        model.generation_config.eos_token_id = ends = [tokenizer.eos_token_id, tokenizer("12 + 3")["input_ids"][1]]
-        questions, seen[:] = data.load_task(QUICK, "train", 64), []
+        seen.clear()
         profile = QUICK.with_(steps=1, shared_prompts=sharing, max_completion_length=40)
         trainer = training.make_trainer(profile, copy.deepcopy(model), tokenizer, questions, tmp_path, [look])
         training.train(trainer)
@@ -312,10 +251,8 @@ QUESTION = {"question": "?", "prompt": [{"role": "user", "content": "?"}], "answ
         ({"answer": None}, {}, "no column 'answer'"),
         ({"answer": "Paris"}, {}, "gold answer 'Paris'"),
         ({"answer": "Paris"}, {"reward_funcs": mine}, None),  # for a reward that reads words
-        ({"answer": 0.5}, {}, None),
         ({}, {"reward_funcs": []}, "no reward"),
         ({}, {"temperature": 0.0}, "temperature=0.0"),
-        ({}, {"temperature": -1}, "temperature=-1"),
         ({}, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({}, {"profile": QUICK.with_(lora_targets=("q_proj", "query"))}, "'query'"),
     ],
@@ -330,13 +267,11 @@ def test_what_cannot_be_trained_is_refused_before_it_begins(change, options, sai
 
 @pytest.mark.parametrize("templated", [True, False])
 def test_plain_strings_for_prompts_train_and_a_missing_template_is_told(templated, tmp_path, capsys):
-    model, tokenizer = models.load_policy(QUICK)
-    questions = data.load_task(QUICK, "train", 16)
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in questions["prompt"]]
-    texts = texts if templated else questions["question"]
-    questions = questions.remove_columns("prompt").add_column("prompt", list(texts))
-    trainer = training.make_trainer(QUICK.with_(steps=1), model, tokenizer, questions, tmp_path)
-    assert training.train(trainer).finished
+    (model, tokenizer), questions = models.load_policy(QUICK), data.load_task(QUICK, "train", 16)
+    texts = tokenizer.apply_chat_template(list(questions["prompt"]), tokenize=False, add_generation_prompt=True)
+    texts = texts if templated else list(questions["question"])
+    questions = questions.remove_columns("prompt").add_column("prompt", texts)
+    training.train(training.make_trainer(QUICK.with_(steps=1), model, tokenizer, questions, tmp_path))
     assert ("never ends its turn" in capsys.readouterr().out) != templated
 
 
@@ -350,36 +285,19 @@ def test_the_share_of_worked_replies_is_logged_beside_the_first_reward():
     assert (first.__name__, second.__name__) == ("mine", "slow")
 
 
-ASK = [{"role": "user", "content": "6 * 12?"}]
+def test_what_is_no_prompt_is_refused_with_its_row_and_questions_of_another_type_with_the_way_to_make_them(tmp_path):
+    ask = [{"role": "user", "content": "6 * 12?"}]
+    for good, bad in (("6 * 12?", ""), (ask, []), (ask, [{"role": "user", "content": None}])):
+        with pytest.raises(ValueError, match="prompt in row 1 is .*role and content"):
+            training.check_questions(QUICK, Dataset.from_list([{"prompt": good}, {"prompt": bad}]))
+    for kind in (list, Dataset.to_iterable_dataset):
+        questions = kind(data.load_task(QUICK, "train", 64))
+        with pytest.raises(ValueError, match=f"type {type(questions).__name__}: make a Dataset"):
+            training.make_trainer(QUICK, None, None, questions, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "prompts", [["6 * 12?", ""], ["6 * 12?", None], [ASK, []], [ASK, [{"role": "user", "content": None}]], [ASK[0]] * 2]
-)
-def test_what_is_no_prompt_is_refused_with_its_row(prompts, tmp_path):
-    dataset = Dataset.from_list([{"prompt": prompt} for prompt in prompts])
-    with pytest.raises(ValueError, match=f"prompt in row {int(prompts[0] != prompts[1])} is .*role and content"):
-        training.check_questions(QUICK, dataset)
-
-
-@pytest.mark.parametrize("wrap", [list, Dataset.to_iterable_dataset, Dataset.to_pandas])
-def test_questions_of_another_type_are_refused_with_the_way_to_make_them(wrap, tmp_path):
-    questions = wrap(data.load_task(QUICK, "train", 64))
-    with pytest.raises(ValueError, match=f"type {type(questions).__name__}: make a Dataset"):
-        training.make_trainer(QUICK, None, None, questions, tmp_path)
-
-
-def test_after_training_the_policy_is_ready_to_generate(tmp_path):
-    trainer, handler = quick_trainer(tmp_path, QUICK.with_(steps=1)), signal.getsignal(signal.SIGINT)
-    outcome = training.train(trainer)
-    assert (outcome.how, outcome.step, outcome.finding) == (training.FINISHED, 1, None)
-    assert not trainer.model.training
-    assert trainer.model.config.use_cache
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
-def test_the_same_training_twice_is_the_same_to_the_last_bit(tmp_path):
-    runs = []
+def test_the_same_training_twice_is_the_same_to_the_last_bit_and_leaves_the_policy_ready_to_generate(tmp_path):
+    runs, handler = [], signal.getsignal(signal.SIGINT)
     for name in ("once", "again"):
         trainer = quick_trainer(tmp_path / name, QUICK.with_(batch=32, steps=4))
         training.train(trainer)
@@ -387,41 +305,18 @@ def test_the_same_training_twice_is_the_same_to_the_last_bit(tmp_path):
         runs.append(([row.get("grad_norm") for row in trainer.state.log_history], state))
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(runs[1][1][k], v) for k, v in runs[0][1].items())
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled() and signal.getsignal(signal.SIGINT) is handler
+    assert not trainer.model.training and trainer.model.config.use_cache
 
 
-def test_run_that_cannot_learn_is_stopped_and_goes_on_if_it_is_asked_to(tmp_path, capsys):
-    profile = QUICK.with_(steps=12, save_steps=50)
-    trainer = quick_trainer(tmp_path, profile, reward_funcs=[mine])
-    outcome = training.train(trainer)
-    assert outcome.how == training.STOPPED and not outcome.finished
-    assert outcome.step == 10 and outcome.finding.name == "nothing but ties"
-    assert "nothing but ties; remedy: try the reward on a right and a wrong text" in str(outcome)
-    assert checkpoints.latest(tmp_path).name == "checkpoint-10"
-    assert "the doctor, stop: nothing but ties" in capsys.readouterr().out
-    longer = quick_trainer(tmp_path, profile.with_(steps=14), reward_funcs=[mine])
-    assert training.train(longer, resume=True).finished, "four new steps are not evidence enough"
-    assert list(records.history(longer)["step"]) == list(range(1, 15))
-    outcome = training.train(quick_trainer(tmp_path, profile, reward_funcs=[mine], doctor=False))
-    assert outcome.finished and outcome.step == 12 and str(outcome) == "finished at step 12"
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_precision_is_explicit_on_a_cpu(name):
-    config = training.grpo_config(get_profile(name), "unused")
-    assert config.use_cpu and not config.fp16
-
-
-@pytest.mark.parametrize("name", ["gradient_checkpointing", "gradient_checkpointing_kwargs"])
-def test_an_old_name_that_would_be_ignored_is_refused_with_the_new_one(name):
-    with pytest.raises(ValueError, match=f"{name}=True.*{name.replace('gradient', 'activation')}"):
-        training.grpo_config(TINY, "unused", **{name: True})
-    assert training.grpo_config(TINY, "unused", activation_checkpointing=True).activation_checkpointing
+def test_an_old_name_that_would_be_ignored_is_refused_with_the_new_one():
+    with pytest.raises(ValueError, match="gradient_checkpointing_kwargs=True.*activation_checkpointing_kwargs"):
+        training.grpo_config(TINY, "unused", gradient_checkpointing_kwargs=True)
 
 
 def test_the_article_profile_is_the_articles_configuration():
-    config = training.grpo_config(get_profile("article"), "unused")
+    config = training.grpo_config(ARTICLE, "unused")
     assert (config.learning_rate, config.adam_beta2, config.weight_decay) == (5e-6, 0.99, 0.1)
     assert (config.per_device_train_batch_size, config.gradient_accumulation_steps, config.num_generations) == (4, 2, 4)
     assert (config.max_grad_norm, config.lr_scheduler_type, config.max_completion_length) == (0.1, "cosine", 512)
-    assert models.lora_config(get_profile("article")).lora_dropout == 0.05
+    assert models.lora_config(ARTICLE).lora_dropout == 0.05

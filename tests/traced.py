@@ -26,20 +26,17 @@ class Living(TorchDispatchMode):
         super().__init__()
         self.sizes, self.now, self.peak = {}, 0, 0
 
-    def add(self, tensors):
-        for storage in [t.untyped_storage() for t in tensors]:
-            if id(storage) not in self.sizes:
-                self.sizes[id(storage)] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.remove, id(storage))
-        self.peak = max(self.peak, self.now)
-
     def remove(self, key):
         self.now -= self.sizes.pop(key)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        self.add(x for x in tree_leaves(result) if isinstance(x, torch.Tensor))
+        for storage in [x.untyped_storage() for x in tree_leaves(result) if isinstance(x, torch.Tensor)]:
+            if id(storage) not in self.sizes:
+                self.sizes[id(storage)] = storage.nbytes()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.remove, id(storage))
+        self.peak = max(self.peak, self.now)
         return result
 
 

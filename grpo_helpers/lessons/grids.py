@@ -95,7 +95,9 @@ def significant(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
     return table.map(lambda value: float(f"{value:.{digits}g}"))
 
 
-def run_cell(profile: Profile, setting: Setting, seed: int, points: int = POINTS, skip: int = 0) -> dict[str, Any]:
+def run_cell(
+    profile: Profile, setting: Setting, seed: int, points: int = POINTS, skip: int = 0, watch: type[Watch] = Watch
+) -> dict[str, Any]:
     """Train the policy under one setting: rows of the three tables of `run_grid`, which says what `skip` is."""
     options = dict(setting.changes)
     profile = profile.with_(**{field: options.pop(field) for field in profile.as_dict() if field in options})
@@ -109,8 +111,8 @@ def run_cell(profile: Profile, setting: Setting, seed: int, points: int = POINTS
         questions = questions.select(kinds.index[kinds > 1])
     if setting.order:
         questions, options["shuffle_dataset"] = setting.order(questions, seed), False
-    watch = Watch(profile, tokenizer, every, skip)
-    watch.note(model, completions=0)
+    looks = watch(profile, tokenizer, every, skip)
+    looks.note(model, completions=0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = setting.trainer(
             model=model,
@@ -119,12 +121,12 @@ def run_cell(profile: Profile, setting: Setting, seed: int, points: int = POINTS
             train_dataset=questions,
             processing_class=tokenizer,
             peft_config=models.lora_config(profile) if setting.adapter else None,
-            callbacks=[watch],
+            callbacks=[looks],
         )
         trainer.remove_callback(PrinterCallback)
         training.train_to_end(trainer)
     rows = significant(history(trainer).reindex(columns=[*KEPT, *setting.logged]), 4).to_dict("records")
-    return {"curves": watch.rows, "history": rows, "cells": [{"probe": probed, "questions": len(questions)}]}
+    return {"curves": looks.rows, "history": rows, "cells": [{"probe": probed, "questions": len(questions)}]}
 
 
 def run_grid(

@@ -45,8 +45,11 @@ def plot_intervals(results: Mapping[str, tuple[int, int]], title: str) -> Figure
 
 def plot_before_after(comparison: pd.DataFrame) -> Figure:
     """Each rate before (hollow) and after (filled) with its 95 % interval, from `evaluation.compare`."""
-    of = f"per cent of {int(comparison['n'].iloc[0])} questions"
-    return plot_rates(comparison, {"before": "before", "after": "after"}, "Before and after on held-out questions", of)
+    first = comparison.iloc[0]
+    title = f"Right, in the layout: from {first['before']:.0%} to {first['after']:.0%} of held-out questions"
+    return plot_rates(
+        comparison, {"before": "before", "after": "after"}, title, f"per cent of {int(first['n'])} questions"
+    )
 
 
 def plot_kinds(counts: pd.DataFrame, title: str) -> Figure:

@@ -15,6 +15,7 @@ grid                many short runs, one setting varied at a time (08)
 fair_*              each condition at its own best learning rate, a family a record (08)
 entropy_bonus       a collapsed patient of 07 under an entropy bonus (08)
 countdown           the worked task of notebook 10
+checkpoints         every checkpoint of a run on the same held-out questions (06)
 ladder              how far an adapter must move for the layout to be learned (05)
 agents              a calculator used when it is needed, a game of several turns, a tool only read about (11)
 beyond_exact        shape paid for in three ways, and programs asked with shown or hidden tests (12)
@@ -45,6 +46,7 @@ from . import (
     agents,
     alternatives,
     beyond_exact,
+    checkpoints,
     countdown,
     entropy_bonus,
     fair,
@@ -70,6 +72,7 @@ RECORDERS: dict[str, Recorder] = {
     "reward_hack": reward_experiments.reward_hack,
     "placebos": placebos.placebos,
     "reward_per_minute": recipes.reward_per_minute,
+    "checkpoints": checkpoints.checkpoints,
     "countdown": countdown.countdown,
     "entropy_bonus": entropy_bonus.entropy_bonus,
     "ladder": ladder.ladder,

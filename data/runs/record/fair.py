@@ -107,8 +107,8 @@ FAMILIES: dict[str, dict[str, Setting]] = {
         "mixed questions, by a probe": Setting({"max_samples": 64, "steps": LAB.STEPS - 8}, mixed_only=True),
         "mixed groups first": Setting({"batch": 96, "steps": LAB.STEPS * 64 // 96}, trainer=MixedFirst),
         "easy first": Setting(order=easy_first),
-        "layout only": Setting({"reward_weights": LAB.LAYOUT}),  # a placebo
     },
+    "fair_placebo": {"layout only": Setting({"reward_weights": LAB.LAYOUT})},
     "fair_stale": {"half batches": Setting(HALF)} | old(16),
     "fair_stale_4": old(4),
 }

@@ -17,9 +17,7 @@ from .profiles import GB
 from .prompts import prompt_ids
 
 
-def largest_activation(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]]
-) -> float:
+def largest_activation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[dict]) -> float:
     """The largest magnitude that any layer puts out for `prompt`; float16 ends at 65,504.
 
     Logits that are not finite in this precision are a ValueError.
@@ -48,9 +46,7 @@ class Ledger(TrainerCallback):
     the GPU at both ends.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]]
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[dict]) -> None:
         self.on_gpu = torch.cuda.is_available()
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()

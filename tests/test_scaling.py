@@ -1,4 +1,5 @@
-"""More than one process: step arithmetic, memory, configuration files, and two processes that do what one does."""
+"""More than one process: step arithmetic, memory, configuration files, and two processes that do what one does; and a
+sampler that differs from the trainer."""
 
 import os
 import re
@@ -20,17 +21,21 @@ from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from trl import GRPOTrainer
 from trl.scripts.grpo import make_parser
 
 from grpo_helpers import data, evaluation, models, rewards, training
 from grpo_helpers.lessons import scaling
+from grpo_helpers.lessons.grids import run_cell
 from grpo_helpers.profiles import DATA, ROOT, T4, TINY
+from record import mismatch
 
 from .cells import definitions
+from .test_objective import batch, trained, with_gradient
 
 CONFIGS = sorted((DATA / "configs").glob("*.yaml"))
 RUNS = [path for path in CONFIGS if path.stem != "two_machines"]
-taught = definitions("09_scaling_out", "Step", "SLICED", "per_process", "QWEN25_7B", "read_config")
+taught = definitions("09_scaling_out", "Step", "SLICED", "per_process", "QWEN25_7B", "read_config", "correction")
 memory = taught.per_process.__globals__["memory"]
 FULL = memory.plan(T4.with_(dtype="bfloat16"), memory.QWEN25_15B, trainable="full", on_gpu=True)
 
@@ -329,3 +334,53 @@ def test_two_processes_do_what_one_does(tmp_path):
     for other in logs[1:]:
         pd.testing.assert_frame_equal(logs[0][same], other[same], rtol=1e-6)
         assert (logs[0]["grad_norm"] - other["grad_norm"]).abs().max() < 1e-6
+
+
+# --- a sampler that differs from the trainer ---
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("low", "high"), [(None, 3.0), (0.7, 1.4), (0.7, None)])
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_the_correction_by_hand_is_trls_and_weights_the_loss(mode, low, high, monkeypatch):
+    """TRL computes it for completions that come with log-probabilities, as if vLLM had written them."""
+    names = ("mode", "clip_min", "clip_max")
+    options = {f"vllm_importance_sampling_{name}": x for name, x in zip(names, (mode, low, high), strict=True)}
+    trainer, b = trained(GRPOTrainer, tuple(options.items())), batch()
+    lengths = b["completion_mask"].sum(dim=1).clamp(min=1).tolist()
+    ids, logps = (b[name].tolist() for name in ("completion_ids", "old_per_token_logps"))
+    ids, logps = ([row[:n] for row, n in zip(rows, lengths, strict=True)] for rows in (ids, logps))
+    generated = b["prompt_ids"].tolist(), ids, None, [""] * len(ids), logps, {}, None, []
+    monkeypatch.setattr(trainer, "use_vllm", True)
+    monkeypatch.setattr(trainer, "_generate", lambda prompts: generated)
+    found = trainer._generate_and_score_completions([{"prompt": "one"}] * len(ids))
+    old, mask = found["old_per_token_logps"], found["completion_mask"]
+    weights = taught.correction(old, found["sampling_per_token_logps"], mask, mode, low or 0.0, high or float("inf"))
+    torch.testing.assert_close(found["importance_sampling_ratio"], weights)
+    assert (weights == 0).any() == ("mask" in mode) and weights.unique().numel() > 2
+
+    found["advantages"] = b["advantages"]
+    whole = (torch.cat([found[f"prompt_{part}"], found[f"completion_{part}"]], dim=1) for part in ("ids", "mask"))
+    now, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, *whole, mask.shape[1])
+    value = (now - old).exp() * b["advantages"][:, None] * weights * mask
+    by_hand = with_gradient(-value.sum() / mask.sum(), trainer.model)
+    torch.testing.assert_close(with_gradient(trainer._compute_loss(trainer.model, found), trainer.model), by_hand)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("label", ["float32", "3 bits", "3 bits, completions masked"])
+def test_a_rounded_copy_samples_and_trl_corrects_what_it_is_asked_to(label):
+    trls = ["sampling/sampling_logp_difference/mean", "sampling/importance_sampling_ratio/max"]
+    setting = mismatch.SETTINGS[label]._replace(logged=(*mismatch.DRIFT, *trls))
+    profile = TINY.with_(batch=16, max_completion_length=12, steps=2, eval_questions=4)
+    history = pd.DataFrame(run_cell(profile, setting, seed=3, points=1)["history"])
+    token, completion, beyond = history[[*mismatch.DRIFT]].to_numpy().T
+    if label == "float32":
+        assert (completion < 1e-4).all() and (beyond == 0).all()
+    else:
+        assert (token > 0.01).all() and (completion > 3 * token).all()
+    if "masked" in label:
+        assert history[trls[0]].tolist() == pytest.approx(token.tolist(), rel=0.01)
+        assert (history[trls[1]] <= mismatch.CAP).all()
+    else:
+        assert history[trls].isna().all(axis=None)

@@ -45,6 +45,7 @@ class Setting(NamedTuple):
     adapter: bool = True  # else all weights are trained
     trainer: type[SharedPromptTrainer] = SharedPromptTrainer
     order: Callable[[Dataset, int], Dataset] | None = None  # (questions, seed) → the questions as they are asked
+    logged: tuple[str, ...] = ()  # kept of the history beside KEPT
 
 
 USUAL = Setting()
@@ -124,7 +125,7 @@ def run_cell(
         )
         trainer.remove_callback(PrinterCallback)
         training.train_to_end(trainer)
-    rows = significant(history(trainer).reindex(columns=KEPT), 4).to_dict("records")
+    rows = significant(history(trainer).reindex(columns=[*KEPT, *setting.logged]), 4).to_dict("records")
     return {"curves": looks.rows, "history": rows, "cells": [{"probe": probed, "questions": len(questions)}]}
 
 

@@ -47,9 +47,8 @@ def plot_before_after(comparison: pd.DataFrame) -> Figure:
     """Each rate before (hollow) and after (filled) with its 95 % interval, from `evaluation.compare`."""
     first = comparison.iloc[0]
     title = f"Right, in the layout: from {first['before']:.0%} to {first['after']:.0%} of held-out questions"
-    return plot_rates(
-        comparison, {"before": "before", "after": "after"}, title, f"per cent of {int(first['n'])} questions"
-    )
+    of = f"per cent of {int(first['n'])} questions"
+    return plot_rates(comparison, {"before": "before", "after": "after"}, title, of)
 
 
 def plot_kinds(counts: pd.DataFrame, title: str) -> Figure:

@@ -23,6 +23,7 @@ learned_reward      a reward model over-optimised, what brakes it, and the best 
 judge               a judge made of rules trained against, as it is and repaired (12)
 reward_mixes        several rewards together in seven ways (12)
 small_functions     a real language model that writes functions of one line, paid by hidden tests (12)
+mismatch            completions sampled by a rounded copy of the policy, uncorrected and corrected (09)
 alternatives        seven ways to train, each at its best rate, and a vote; alternatives_rates_… searched these (13)
 """
 
@@ -53,6 +54,7 @@ from . import (
     judge,
     ladder,
     learned_reward,
+    mismatch,
     placebos,
     prompt_variants,
     recipes,
@@ -83,6 +85,7 @@ RECORDERS: dict[str, Recorder] = {
     "judge": judge.judge,
     "reward_mixes": reward_mixes.reward_mixes,
     "small_functions": small_functions.small_functions,
+    "mismatch": mismatch.mismatch,
     "alternatives": alternatives.alternatives,
     **{f"alternatives_rates_{s}": partial(alternatives.rates, w) for w, s in alternatives.taught.SEARCHES.items()},
     **{name: partial(sick_runs.sick_run, name) for name in sick_runs.CASES},

@@ -31,7 +31,7 @@ SOURCE = re.compile(
     r"arXiv|theLMbook|\w#\d+|https?:|\w\.(?:io|org|com)\b|[A-Z]\w+,? (?:et al\.?,? )?\(?(?:19|20)\d\d|§|section \d"
 )
 # What stands in no cell: (notebook, number) → why it may be said
-FORMULA, CURVE, KNOWN, BELOW = "the formula beside it", "the figure above", "a fact of the field", "asserted below"
+FORMULA, CURVE, BELOW = "the formula beside it", "the figure above", "asserted below"
 ALLOWED = {
     ("02", "0.02"): FORMULA, ("02", "64"): FORMULA, ("02", "0.27"): FORMULA, ("02", "0.85"): FORMULA,
     ("03", "1.68"): "1.05 + 0.63", ("03", "0.42"): "1.05 - 0.63",

@@ -15,7 +15,7 @@ def damage(checkpoint: str | Path) -> str | None:
     """
     checkpoint, name = Path(checkpoint), "trainer_state.json"
     try:
-        read_json(checkpoint / name, global_step=int, log_history=list)
+        sum(row["step"] for row in read_json(checkpoint / name, global_step=int, log_history=list)["log_history"])
         name = "adapter_model.safetensors"
         with safe_open(checkpoint / name, framework="pt") as weights:
             weights.keys()
@@ -26,7 +26,7 @@ def damage(checkpoint: str | Path) -> str | None:
                     return f"{name} is damaged at {bad}"
     except FileNotFoundError:
         return f"{name} is missing"
-    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
         return f"{name}: {type(error).__name__}: {error}"
     return None
 

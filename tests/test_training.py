@@ -162,8 +162,8 @@ def test_finished_run_that_is_resumed_takes_no_step_too_many(tmp_path, uninterru
     [
         ("trainer_state.json", b'{"global_step": 4, "log_his'), ("trainer_state.json", b"[]"),
         ("trainer_state.json", b'{"global_step": 6, "log_history": 3}'), ("adapter_model.safetensors", b"\x00\x01"),
-        ("optimizer.pt", b""), ("scheduler.pt", None),
-        ("scaler.pt", b"PK\x03\x04 cut off"),  # which only a run in float16 writes
+        ("trainer_state.json", b'{"global_step": 6, "log_history": [{}]}'), ("optimizer.pt", b""),
+        ("scheduler.pt", None), ("scaler.pt", b"PK\x03\x04 cut off"),  # the last only a run in float16 writes
     ],
 )  # fmt: skip
 def test_damaged_newest_checkpoint_is_passed_over(file, content, tmp_path, uninterrupted, capsys):

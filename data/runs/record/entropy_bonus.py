@@ -16,7 +16,9 @@ POINTS = 6
 
 
 def entropy_bonus(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """The patient's run from the seeds `seed`, `seed` + 1 …, under each bonus.
+    """The patient's run from the seeds `seed`, `seed` + 1 …, under each bonus; one after the other in this process.
+
+    `run_grid` would send the reward to others, and a notebook's function cannot be sent.
 
     Returns:
         curves: what `Watch` measures along each run; history: what is logged. Both with the columns bonus and seed.

@@ -42,9 +42,13 @@ def pad_left(rows: Sequence[TokenIds], pad_id: int, device: torch.device | str) 
     return ids, mask
 
 
-# For each layer its keys and values, each (key heads, tokens, size). As all that `attend` reads they are float32:
-# float16 would overflow, bfloat16 would round the scores.
+# For each layer its keys and values, each (key heads, tokens, size), in the precision of `attention_dtype`.
 Beginning = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def attention_dtype(given: torch.dtype) -> torch.dtype:
+    """The precision of attention's products: bfloat16 stays, as in transformers; float16, which overflows, does not."""
+    return given if given == torch.bfloat16 else torch.float32
 
 
 def attend(
@@ -67,15 +71,17 @@ def attend(
     groups, own = key.shape[1:3]
     first_keys, first_values = beginning[module.layer_idx]
     first, asked = first_keys.shape[1], heads // groups * n  # heads that share keys count as further queries
+    dtype = first_keys.dtype
     with torch.autocast(query.device.type, enabled=False):
-        key, value = key.float(), value.float()
-        query_ = (query.float() * scaling).reshape(rows, groups, asked, size)
+        key, value = key.to(dtype), value.to(dtype)
+        query_ = (query.to(dtype) * scaling).reshape(rows, groups, asked, size)
         near = (query_ @ key.mT).view(rows, heads, n, own)
         near = near.masked_fill(~attention_mask, torch.finfo(key.dtype).min).view(rows, groups, asked, own)
         # Where the beginning is concerned, the rows count as further queries, too.
         far = query_.transpose(0, 1).reshape(groups, rows * asked, size) @ first_keys.mT
         far = far.view(groups, rows, asked, first).transpose(0, 1)
-        far, near = torch.cat([far, near], dim=-1).softmax(dim=-1).split([first, own], dim=-1)
+        weights = torch.cat([far, near], dim=-1).softmax(dim=-1)
+        far, near = weights.split([first, own], dim=-1)
         far = far.transpose(0, 1).reshape(groups, rows * asked, first) @ first_values
         output = far.view(groups, rows, asked, size).transpose(0, 1) + near @ value
     return output.reshape(rows, heads, n, size).transpose(1, 2).to(query.dtype), None
@@ -118,13 +124,14 @@ def prefill(
     config, device = model.config, model.device
     shared = min(len(commonprefix(list(map(tuple, prompts)))), min(map(len, prompts)) - 1)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    nothing = torch.empty(config.num_key_value_heads, 0, size, device=device)
+    dtype = attention_dtype(model.dtype)
+    nothing = torch.empty(config.num_key_value_heads, 0, size, device=device, dtype=dtype)
     beginning = [(nothing, nothing)] * config.num_hidden_layers
     if shared:
         start = torch.tensor([list(prompts[0][:shared])], device=device)
         once = DynamicCache(config=config)
         model.model(input_ids=start, past_key_values=once, use_cache=True)
-        beginning = [(layer.keys[0].float(), layer.values[0].float()) for layer in once.layers]
+        beginning = [(layer.keys[0].to(dtype), layer.values[0].to(dtype)) for layer in once.layers]
     rest, mask = pad_left([p[shared:] for p in prompts], pad_id, device)
     cache = DynamicCache(config=config)
     positions = shared + (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -160,7 +167,7 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, room: int) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = torch.float32, layer.device, True
+        self.dtype, self.device, self.is_initialized = attention_dtype(layer.dtype), layer.device, True
         self._buffers, views = [], []
         for old in (layer.keys, layer.values):
             rows, heads, length, size = old.shape

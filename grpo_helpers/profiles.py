@@ -85,6 +85,7 @@ class Profile:
     lora_dropout: float = 0.0
     # machine
     shared_prompts: bool = True
+    skip_tied: bool = False  # groups of equal rewards are not scored: they push nowhere
     checkpointing: bool = False
     save_steps: int = 20
     # evaluation
@@ -152,12 +153,14 @@ SMALL = Profile(
     revision="0.1.2",
     dtype="bfloat16",
     problem_steps=(1,),
-    shots=("-", "*"),
-    batch=16,
-    steps=60,
-    temperature=0.9,
-    learning_rate=1.5e-4,
-    max_prompt_length=384,
+    shots=("+", "-", "*", "/"),
+    batch=24,
+    steps=70,
+    learning_rate=4e-4,
+    warmup_steps=0.05,
+    max_prompt_length=512,
+    lora_targets=ALL_LINEAR,
+    skip_tied=True,
     save_steps=10,
 )
 

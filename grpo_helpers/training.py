@@ -167,6 +167,8 @@ def make_trainer(
         peft_config=lora_config(profile),
         callbacks=[*callbacks, *([DoctorCallback()] if doctor else []), RewardProgress()],
     )
+    if share:
+        trainer.skip_tied = profile.skip_tied
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.remove_callback(transformers.ProgressCallback)
     return trainer

@@ -80,6 +80,14 @@ def test_scores_and_gradients_equal_those_of_a_plain_forward(model, batch, tempe
         torch.testing.assert_close(got[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
 
 
+def test_in_bfloat16_scores_are_as_exact_as_those_of_a_plain_forward():
+    rounded, batch = random_model().to(torch.bfloat16), BATCHES["groups of two, common beginning"]
+    with torch.no_grad():
+        plain, got = plain_logps(rounded, batch, 1.0)[0], completion_logps(rounded, *tensors(batch))[0]
+        exact = plain_logps(rounded.float(), batch, 1.0)[0]
+    assert 0 < (got - exact).square().mean() < 1.5 * (plain - exact).square().mean()
+
+
 @pytest.mark.parametrize("masked", [[1], [0, 1, 2, 3, 4, 5]], ids=["a row", "every row"])
 def test_masked_completions_score_zero(model, masked):
     batch = BATCHES["groups of two, common beginning"]
@@ -143,9 +151,10 @@ def test_prompts_that_are_no_groups_are_refused():
         generate([[5, 6], [7]], 2)
 
 
-def train_on(fixed, shared_prompts, folder, **overrides):
+def train_on(fixed, shared_prompts, folder, skip_tied=False, **overrides):
     """Three steps on completions that are given, so that only scoring and the update can differ."""
-    profile = TINY.with_(batch=8, num_generations=4, max_completion_length=40, steps=3, shared_prompts=shared_prompts)
+    how = {"steps": 3, "shared_prompts": shared_prompts, "skip_tied": skip_tied}
+    profile = TINY.with_(batch=8, num_generations=4, max_completion_length=40, **how)
     model, tokenizer = models.load_policy(profile)
     questions = data.load_task(profile, "train", 16)
     # Plain gradient descent: Adam would blow rounding up to whole steps where a gradient is almost zero.
@@ -195,6 +204,18 @@ def test_rewards_advantages_and_updates_are_trls(overrides, fixed_completions, t
     assert max(w.abs().max() for w in moved) > 1e-3  # they start at zero
     for name, expected in trl_weights.items():
         torch.testing.assert_close(weights[name], expected, atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(("overrides", "scored"), [({}, 4), ({"loss_type": "grpo"}, 8), ({"beta": 0.1}, 8)])
+def test_tied_groups_are_left_out_where_that_changes_no_gradient(overrides, scored, fixed_completions, tmp_path):
+    half_tied = [[*rows[:4], *4 * rows[4:5]] for rows in fixed_completions]
+    _, all_of_them, expected = train_on(half_tied, True, tmp_path / "a", **overrides)
+    _, advantages, weights = train_on(half_tied, True, tmp_path / "b", skip_tied=True, **overrides)
+    assert (all_of_them.shape, advantages.shape) == ((3, 8), (3, scored))
+    assert (all_of_them == 0).sum() == 12 and torch.equal(advantages, all_of_them[:, :scored])
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_several_processes_are_refused(monkeypatch):

@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer with each prompt run once instead of once per completion.
 
-Two of its methods are overridden, the one that samples and the one that scores; objective, optimiser, logging and
+Two of its methods are overridden, the one that samples and the one that scores (a third can leave out tied groups); objective, optimiser, logging and
 checkpoints are TRL's. It is used where `Profile.shared_prompts` says so: on a CPU the saved work is most of a step (see
 `make bench`). With activation checkpointing, as on a GPU, TRL scores, and with an entropy bonus, since the entropies
 here carry no gradient.
@@ -108,6 +108,18 @@ class SharedPromptTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         if (processes := self.accelerator.num_processes) > 1:
             raise ValueError(f"{processes} processes, and SharedPromptTrainer is made for one; take TRL's GRPOTrainer")
+
+    skip_tied = False
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """With `skip_tied`, without completions whose advantage is zero, where no other term is theirs to push."""
+        batch, args = super()._generate_and_score_completions(inputs), self.args
+        others = self.beta != 0 or args.entropy_coef != 0 or args.use_adaptive_entropy or args.steps_per_generation > 1
+        if not self.skip_tied or others or self.loss_type not in ("dapo", "cispo", "vespo"):  # averages over all tokens
+            return batch
+        keep = batch["advantages"] != 0
+        keep[0] = True  # a loss of zero wants a row, too
+        return {name: x[keep] if torch.is_tensor(x) and x.dim() else x for name, x in batch.items()}
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, *args: Any

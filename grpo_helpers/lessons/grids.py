@@ -62,8 +62,7 @@ class Watch(TrainerCallback):
 
     def __init__(self, profile: Profile, tokenizer: PreTrainedTokenizerBase, every: int, skip: int = 0) -> None:
         self.profile, self.tokenizer, self.every, self.rows = profile, tokenizer, every, []
-        held_out = data.load_task(profile, "test", skip + profile.eval_questions)
-        self.held_out = held_out.select(range(skip, len(held_out)))
+        self.held_out = data.load_task(profile, "test", skip + profile.eval_questions).skip(skip)
 
     def measure(self, model: Any) -> dict[str, float]:
         length, batch = self.profile.max_completion_length, self.profile.eval_batch
@@ -137,11 +136,12 @@ def run_grid(
     keep: Path | None = None,
     points: int = POINTS,
     skip: int = 0,
+    run: Callable[..., dict[str, Any]] = run_cell,
 ) -> dict[str, pd.DataFrame]:
     """Run every setting from every seed, `workers` cells at a time (0: one for each core), and say which are done.
 
     In the folder `keep` finished cells are kept, and those that are there already are not run again. The held-out
-    questions are asked `points` times, without the first `skip`.
+    questions are asked `points` times, without the first `skip`. `run` is what runs a cell.
 
     Returns tables, each with the columns setting and seed: curves (completions, seconds, `Watch.measured`), history
     (KEPT), cells (completions of its probe, training questions, threads, workers).
@@ -154,7 +154,7 @@ def run_grid(
     print(f"{len(cells)} cells, {len(cells) - len(results)} of them to run, {workers} at a time", flush=True)
     spawn, threads = multiprocessing.get_context("spawn"), max(1, cores // workers)
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (threads,)) as pool:
-        futures = {pool.submit(run_cell, *job): cell for cell, job in cells.items() if cell not in results}
+        futures = {pool.submit(run, *job): cell for cell, job in cells.items() if cell not in results}
         try:
             for future in as_completed(futures):
                 cell = futures[future]

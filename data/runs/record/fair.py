@@ -111,7 +111,7 @@ FAMILIES: dict[str, dict[str, Setting]] = {
 }
 
 
-def at(setting: Setting, rate: float) -> Setting:
+def at(setting: Any, rate: float) -> Any:
     return setting._replace(changes=dict(setting.changes) | {"learning_rate": rate})
 
 
@@ -125,11 +125,11 @@ def ends(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.groupby(["setting", "seed"], sort=False).tail(1)
 
 
-def tried(settings: Mapping[str, Setting], rates: Mapping[str, list[float]], seed: int, **how: Any) -> pd.DataFrame:
-    """Each condition at its rates, from one seed: a row for each run, with its condition and its rate."""
+def tried(settings: Mapping[str, Any], rates: dict[str, list[float]], seeds: list[int], **how: Any) -> pd.DataFrame:
+    """Each condition at its rates, from each seed: a row for each run, with its condition and its rate."""
     runs = {f"{label}, rate {rate:g}": (label, rate) for label in rates for rate in rates[label]}
     cells = {name: at(settings[label], rate) for name, (label, rate) in runs.items()}
-    table = ends(counted(run_grid(cells, seeds=[seed], points=1, skip=JUDGE, **how)))
+    table = ends(counted(run_grid(cells, seeds=seeds, points=1, skip=JUDGE, **how)))
     labels, found = zip(*(runs[name] for name in table["setting"]), strict=True)
     return table.assign(setting=labels, rate=found)
 
@@ -140,18 +140,25 @@ def beyond(found: pd.Series) -> list[float]:
     return [2 * best] if best == found.index.max() else [best / 2] if best == found.index.min() else []
 
 
-def search(settings: Mapping[str, Setting], seed: int, **how: Any) -> pd.DataFrame:
-    """Three rates or more of each condition from one seed, and the two best from a second: a row for each run."""
-    rates = {label: [r if s.adapter else r / 10 for r in RATES] for label, s in settings.items()}
+def widened(settings: Mapping[str, Any], rates: dict[str, list[float]], seeds: list[int], **how: Any) -> pd.DataFrame:
+    """`tried`, and past the lowest or the highest rate of a condition while that is its best in the mean of seeds."""
     for more in range(BEYOND + 1):
-        first = tried(settings, rates, seed, **how)
-        found = {label: own.set_index("rate")[ACCURACY].sort_index() for label, own in first.groupby("setting")}
-        further = {label: beyond(own) for label, own in found.items()}
+        found = tried(settings, rates, seeds, **how)
+        means = found.groupby(["setting", "rate"])[ACCURACY].mean().round(6)
+        further = {label: beyond(means[label]) for label in rates}
         if more == BEYOND or not any(further.values()):
             break
         rates = {label: sorted(rates[label] + further[label]) for label in rates}
-    two = {label: sorted(found[label].nlargest(2).index) for label in settings}
-    return pd.concat([first, tried(settings, two, seed + 1, **how)], ignore_index=True)
+    return found
+
+
+def search(settings: Mapping[str, Setting], seed: int, **how: Any) -> pd.DataFrame:
+    """Three rates or more of each condition from one seed, and the two best from a second: a row for each run."""
+    rates = {label: [r if s.adapter else r / 10 for r in RATES] for label, s in settings.items()}
+    first = widened(settings, rates, [seed], **how)
+    found = first.set_index("rate").groupby("setting")[ACCURACY]
+    two = {label: sorted(found.get_group(label).nlargest(2).index) for label in settings}
+    return pd.concat([first, tried(settings, two, [seed + 1], **how)], ignore_index=True)
 
 
 def best_rates(searched: pd.DataFrame) -> dict[str, float]:

@@ -3,16 +3,17 @@
 The others are TRL's defaults, and the source article's with repaired and with published rewards. They get what is not
 a matter of recipe from the profile: precision, and the longest completion. The article's ten steps are not their end:
 learning goes on over its 20 questions at its full rate until the time is up. Time is the processor's, on one thread.
+
+Rates are searched, and recipes judged, as in `fair`, but every rate is tried from both seeds of the search. One that
+was stopped goes on where it was, at the same commit.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -21,21 +22,22 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grpo_helpers import data, models, training
 from grpo_helpers.lessons.flawed import PUBLISHED_REWARD_FUNCS
-from grpo_helpers.lessons.grids import Watch
+from grpo_helpers.lessons.grids import POINTS, Watch, run_grid
 from grpo_helpers.profiles import ARTICLE, Profile
 from grpo_helpers.rewards import REWARD_FUNCS
 
-from .grid import LAB, SEEDS
+from .fair import FROM, JUDGE, SEARCH, SEEDS, at, best_rates, ends, tried, widened
+from .grid import LAB, kept
 
 OURS, TRL, REPAIRED, PUBLISHED = "this series", "TRL's defaults", "the article, repaired", "the article, as published"
-# tried for each; the first is the recipe's own
-RATES = {
-    OURS: (2e-3, 6e-4, 6e-3),
-    TRL: (1e-6, 2e-4, 1e-3),
-    REPAIRED: (5e-6, 5e-4, 2e-3),
-    PUBLISHED: (5e-6, 5e-4, 2e-3),
+RATES = {  # tried first
+    OURS: [1e-3, 2e-3, 4e-3],
+    TRL: [2.5e-5, 5e-5, 1e-4],  # of all weights
+    REPAIRED: [5e-4, 1e-3, 2e-3],
+    PUBLISHED: [5e-4, 1e-3, 2e-3],
 }
-TRIED = 0.5  # of the budget, for each rate, with one seed
+# tried too, but far from the others, so that none of them lies at an edge for it
+OWN = {TRL: [GRPOConfig.learning_rate], REPAIRED: [ARTICLE.learning_rate], PUBLISHED: [ARTICLE.learning_rate]}
 OF_THE_TASK = (
     *("model", "revision", "dtype", "task", "problem_steps", "system_prompt", "shots"),
     *("max_prompt_length", "max_completion_length", "checkpointing"),
@@ -46,18 +48,25 @@ OF_THE_MACHINE = (
 )
 
 
-class Clock(Watch):
-    """Asks at growing distances in time, and ends the run when `budget` seconds are spent."""
+class Recipe(NamedTuple):
+    name: str
+    budget: float = float("inf")  # seconds of training
+    changes: Mapping[str, float] = {}  # its learning rate
 
-    def __init__(self, profile: Profile, tokenizer: Any, budget: float) -> None:
-        super().__init__(profile, tokenizer, every=1)
-        self.budget, self.due = budget, 4.0
+
+class Clock(Watch):
+    """Asks at growing distances in time from `due` on, and ends the run when `budget` seconds are spent."""
+
+    def __init__(self, profile: Profile, tokenizer: Any, budget: float, due: float = 4.0, skip: int = 0) -> None:
+        super().__init__(profile, tokenizer, every=1, skip=skip)
+        self.budget, self.due = budget, due
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         seconds = self.seconds
         control.should_training_stop |= seconds >= self.budget
         if seconds >= self.due or control.should_training_stop or state.global_step == state.max_steps:
-            self.note(model, seconds, step=state.global_step)
+            batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+            self.note(model, seconds, step=state.global_step, completions=state.global_step * batch)
             self.due = 1.2 * seconds + 4
 
 
@@ -80,56 +89,35 @@ def recipe_trainer(
     return training.make_trainer(*arguments, doctor=False, save_strategy="no", **schedule)
 
 
-def learning_curve(
-    name: str, profile: Profile, seed: int, rate: float | None = None, budget: float = float("inf")
-) -> pd.DataFrame:
-    """Train by one recipe for at most `budget` seconds.
-
-    Args:
-        rate: learning rate; None takes the recipe's own.
-
-    Returns:
-        A row for each evaluation: step, seconds, what `Watch` measures, setting (the recipe), rate, seed.
-    """
-    rate = rate or RATES[name][0]
+def learning_curve(profile: Profile, recipe: Recipe, seed: int, points: int = POINTS, skip: int = 0) -> dict[str, Any]:
+    """Train by a recipe until its budget is spent: rows of the tables of `run_grid`. One point: asked at the end."""
+    torch.set_num_threads(1)
     model, tokenizer = models.load_policy(profile)
-    clock = Clock(profile, tokenizer, budget)
-    clock.note(model, step=0)
+    clock = Clock(profile, tokenizer, recipe.budget, 4.0 if points > 1 else float("inf"), skip)
+    clock.note(model, step=0, completions=0)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = recipe_trainer(name, profile, model, tokenizer, folder, seed, rate)
+        trainer = recipe_trainer(recipe.name, profile, model, tokenizer, folder, seed, recipe.changes["learning_rate"])
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock)
         training.train_to_end(trainer)
-    return pd.DataFrame(clock.rows).assign(setting=name, rate=rate, seed=seed)
-
-
-def best_rates(tried: pd.DataFrame) -> dict[str, float]:
-    """The learning rate of each recipe whose curve ends at the highest strict accuracy; of equals the recipe's own."""
-    ends = tried.groupby(["setting", "rate"], sort=False)["strict"].last().unstack("rate")
-    return {name: ends.loc[name, list(rates)].idxmax() for name, rates in RATES.items()}
+    return {"curves": clock.rows, "history": [], "cells": [{"probe": 0}]}
 
 
 def reward_per_minute(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
-    """Held-out accuracy (greedy) against seconds of training, from the seeds `seed`, `seed` + 1 …
-
-    Each recipe gets as long as this series' takes for the steps of a grid's cell, and the learning rate that was best
-    of three in half that time. The same held-out questions choose and show.
+    """Held-out accuracy (greedy) against seconds of training: each recipe has what ours takes for a grid's cell.
 
     Returns:
-        tried: `learning_curve` of each recipe at each rate, one seed; curves: those at the best rates, every seed.
+        tried: a row for each run of the search; curves: the evaluations of each recipe at its best rate.
     """
-    profile = profile.with_(steps=LAB.STEPS, eval_questions=LAB.QUESTIONS)
-    seeds = range(seed, seed + SEEDS)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), spawn, torch.set_num_threads, (1,)) as pool:
-
-        def curves(jobs: Sequence[tuple]) -> pd.DataFrame:
-            return pd.concat(pool.map(learning_curve, *zip(*jobs, strict=True)), ignore_index=True)
-
-        ours = curves([(OURS, profile, s) for s in seeds])
-        budget = float(ours.groupby("seed")["seconds"].last().median())
-        part = TRIED * budget
-        tried = curves([(name, profile, seed, rate, part) for name, rates in RATES.items() for rate in rates])
-        best = best_rates(tried)
-        shown = curves([(name, profile, s, rate, budget) for name, rate in best.items() for s in seeds])
-    return {"tried": tried, "curves": shown}
+    lab, two = profile.with_(steps=LAB.STEPS), [seed + FROM, seed + FROM + 1]
+    with kept("reward_per_minute", profile, seed) as keep:
+        how: dict[str, Any] = {"keep": keep, "run": learning_curve}
+        judge = partial(run_grid, profile=lab.with_(eval_questions=JUDGE), seeds=range(seed, seed + SEEDS), **how)
+        usual = judge({f"{OURS}, as usual": at(Recipe(OURS), profile.learning_rate)})["curves"]
+        recipes = {name: Recipe(name, float(ends(usual)["seconds"].median())) for name in RATES}
+        how["profile"] = lab.with_(eval_questions=SEARCH)
+        searched = pd.concat([widened(recipes, RATES, two, **how), tried(recipes, OWN, two, **how)])
+        rates = best_rates(searched)
+        curves = judge({name: at(recipe, rates[name]) for name, recipe in recipes.items()})["curves"]
+    columns = ["setting", "rate", "seed", "flexible", "strict", "worked", "seconds", "step"]
+    return {"tried": searched[columns], "curves": curves.assign(rate=curves["setting"].map(rates))}

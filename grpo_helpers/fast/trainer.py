@@ -112,7 +112,7 @@ class SharedPromptTrainer(GRPOTrainer):
     skip_tied = False
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """With `skip_tied`, without completions whose advantage is zero, where no other term is theirs to push."""
+        """With `skip_tied`, without completions that nothing pushes, advantage zero; the logged entropy lacks them, too."""
         batch, args = super()._generate_and_score_completions(inputs), self.args
         others = self.beta != 0 or args.entropy_coef != 0 or args.use_adaptive_entropy or args.steps_per_generation > 1
         if not self.skip_tied or others or self.loss_type not in ("dapo", "cispo", "vespo"):  # averages over all tokens

@@ -1,9 +1,9 @@
 """TRL's GRPOTrainer with each prompt run once instead of once per completion.
 
-Two of its methods are overridden, the one that samples and the one that scores (a third can leave out tied groups); objective, optimiser, logging and
-checkpoints are TRL's. It is used where `Profile.shared_prompts` says so: on a CPU the saved work is most of a step (see
-`make bench`). With activation checkpointing, as on a GPU, TRL scores, and with an entropy bonus, since the entropies
-here carry no gradient.
+Two of its methods are overridden, the one that samples and the one that scores; a third may leave out tied groups.
+Objective, optimiser, logging and checkpoints are TRL's. It is used where `Profile.shared_prompts` says so: on a CPU the
+saved work is most of a step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores, and with an
+entropy bonus, since the entropies here carry no gradient.
 """
 
 from typing import Any
@@ -112,7 +112,8 @@ class SharedPromptTrainer(GRPOTrainer):
     skip_tied = False
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """With `skip_tied`, without completions that nothing pushes, advantage zero; the logged entropy lacks them, too."""
+        """With `skip_tied`, without completions of advantage zero, unless another term pushes them; nor is their entropy
+        logged."""
         batch, args = super()._generate_and_score_completions(inputs), self.args
         others = self.beta != 0 or args.entropy_coef != 0 or args.use_adaptive_entropy or args.steps_per_generation > 1
         if not self.skip_tied or others or self.loss_type not in ("dapo", "cispo", "vespo"):  # averages over all tokens

@@ -112,8 +112,7 @@ class SharedPromptTrainer(GRPOTrainer):
     skip_tied = False
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """With `skip_tied`, without completions of advantage zero, unless another term pushes them; nor is their entropy
-        logged."""
+        """With `skip_tied` none of advantage zero, unless another term pushes it; nor is its entropy logged."""
         batch, args = super()._generate_and_score_completions(inputs), self.args
         others = self.beta != 0 or args.entropy_coef != 0 or args.use_adaptive_entropy or args.steps_per_generation > 1
         if not self.skip_tied or others or self.loss_type not in ("dapo", "cispo", "vespo"):  # averages over all tokens

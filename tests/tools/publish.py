@@ -27,8 +27,8 @@ URLS = re.compile(r'^\[project\.urls\]\nRepository = "([^"\n]*)"\n\n?', re.MULTI
 SETUP_TEXT = """\
 ## Set-up
 
-Run this cell first. It finds the module `grpo_helpers` in the folders above this notebook; in Colab and on Kaggle it
-fetches the repository and the pinned versions, in a minute or two (an estimate). Elsewhere it installs nothing."""
+Run this cell first. In Colab and on Kaggle it fetches the repository and the pinned versions, in a minute or two (an
+estimate); elsewhere it installs nothing."""
 FOLDED = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}  # on the site, in JupyterLab
 
 

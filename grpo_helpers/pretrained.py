@@ -35,6 +35,8 @@ class WeightsNotFound(RuntimeError):
 
 
 class Weights(NamedTuple):
+    """A folder with a model or an adapter, and in words where it comes from."""
+
     folder: Path
     source: str
 

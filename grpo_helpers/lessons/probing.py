@@ -94,22 +94,17 @@ def scored_replies(
 
 
 def sample_replies(
-    profile: Profile,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Dataset,
-    num_generations: int = 1,
-    seed: int = 0,
+    profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Dataset, **sampling: Any
 ) -> pd.DataFrame:
     """Completions sampled as in training (the profile's temperature and length) and scored: a row for each.
 
+    `sampling` are further keywords of `evaluation.generate_predictions`: num_generations (1), seed (0).
     Columns: those of `scored_replies` for REWARD_FUNCS and of `evaluation.score`; a column for each tag (does it occur
     exactly once?); `tokens` and `prompt_tokens`.
     """
     list(map(gold_text, questions["answer"]))  # one that is no number is named before anything is sampled
     limit = profile.max_completion_length
-    sampling = {"temperature": profile.temperature, "batch_size": profile.eval_batch}
-    sampling |= {"num_generations": num_generations, "seed": seed}
+    sampling = {"temperature": profile.temperature, "batch_size": profile.eval_batch} | sampling
     table = scored_replies(model, tokenizer, questions, REWARD_FUNCS, limit, **sampling)
     rows, lengths = [], prompt_lengths(tokenizer, questions["prompt"])
     for number, text, truncated in table[["number", "completion", "truncated"]].itertuples(index=False):

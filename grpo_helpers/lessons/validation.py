@@ -11,8 +11,7 @@ import time
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -162,8 +161,7 @@ def _adversarial(funcs: dict[str, RewardFunc], rows: list[Row], tried: list[tupl
         yield "adversarial replies", "all", i, text, what, remedy
 
 
-@dataclass(frozen=True)
-class Growth:
+class Growth(NamedTuple):
     """Seconds for the longest input tried, its size in characters, and the exponent p of time ~ size^p."""
 
     seconds: float
@@ -211,7 +209,7 @@ def _cost(name: str, function: RewardFunc, row: Row, ideal: str) -> Iterator[Fin
     elif steep:
         _, text, worst = max(steep)
         # rounded first, so that whoever reckons with what is shown gets what is shown
-        worst = replace(worst, seconds=float(f"{worst.seconds:.2g}"), exponent=round(worst.exponent, 1))
+        worst = worst._replace(seconds=float(f"{worst.seconds:.2g}"), exponent=round(worst.exponent, 1))
         what = f"time grows like length^{worst.exponent}: {worst.seconds:g} s for {worst.size:,} characters, "
         what += f"about {worst.predict(1_000_000):,.0f} s for a million"
         yield "cost", name, 0, text, what, "count or find the tags first, and match a pattern only then"

@@ -90,22 +90,16 @@ def save(model: PeftModel, folder: str | Path, profile: Profile) -> None:
     write_json(path, read_json(path) | named | {"revision": profile.revision})
 
 
-DATASETS = {"word_problems": "word problems made by the script in data/word_problems", "gsm8k": "openai/gsm8k"}
-
-
 def model_card(run: Path) -> str:
     """A model card from a run's run.json and comparison.csv (rates with their 95 % intervals), and nothing else."""
     facts, results, questions = read_json(run / "run.json"), None, None
-    p = facts["profile"]
     if (path := run / "comparison.csv").is_file():
         table = pd.read_csv(path)
         shown = {t: as_percentages(x.set_index("rate")).drop(columns="p") for t, x in table.groupby("temperature")}
         results, questions = pd.concat(shown, names=["temperature (0: greedy)"]).reset_index(), table["n"].iloc[0]
-    taken = facts.get("steps_taken", p["steps"])
-    more = {"taken": taken if taken == p["steps"] else f"{taken} of {p['steps']}", "data": DATASETS[p["task"]]}
-    more |= {"hub_name": HUB_NAME, "gguf": PurePosixPath(PACKAGE_GGUF), "results": results, "questions": questions}
+    more = {"hub_name": HUB_NAME, "gguf": PurePosixPath(PACKAGE_GGUF), "results": results, "questions": questions}
     options = {"undefined": StrictUndefined, "trim_blocks": True, "keep_trailing_newline": True}
-    return Template(CARD.read_text(encoding="utf-8"), **options).render(facts | p | more)
+    return Template(CARD.read_text(encoding="utf-8"), **options).render(facts | facts["profile"] | more)
 
 
 def write_card(run: Path) -> Path:

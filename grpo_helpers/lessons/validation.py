@@ -168,10 +168,6 @@ class Growth(NamedTuple):
     size: int
     exponent: float
 
-    @property
-    def superlinear(self) -> bool:
-        return self.exponent > STEEP
-
     def predict(self, size: int) -> float:
         """Seconds to expect for an input of `size` characters."""
         return self.seconds * (size / self.size) ** max(1.0, self.exponent)
@@ -201,13 +197,13 @@ def _cost(name: str, function: RewardFunc, row: Row, ideal: str) -> Iterator[Fin
     said, steep = [], []
     for text in (head + p * (SIZES[-1] // len(p) + 1) for p in pieces if p for head in ("", ideal + "\n")):
         measured = growth(lambda t: said.append((t, ask(function, [t], [row]))), text)
-        if measured.superlinear:
-            steep.append((measured.seconds, text, measured))
+        if measured.exponent > STEEP:
+            steep.append((measured, text))
     broken = [(text, *got) for text, got in said if isinstance(got, tuple)]
     if broken:
         yield "usable rewards", name, 0, *broken[0]
     elif steep:
-        _, text, worst = max(steep)
+        worst, text = max(steep)
         # rounded first, so that whoever reckons with what is shown gets what is shown
         worst = worst._replace(seconds=float(f"{worst.seconds:.2g}"), exponent=round(worst.exponent, 1))
         what = f"time grows like length^{worst.exponent}: {worst.seconds:g} s for {worst.size:,} characters, "

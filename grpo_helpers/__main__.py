@@ -26,15 +26,13 @@ from collections.abc import Callable, Sequence
 from .hosted import use_one_gpu
 from .profiles import PROFILES
 
+LIST = "\n".join(["profiles", *(f"  {name:8} {profile.about}" for name, profile in PROFILES.items())])
 EXIT_CODES = {"finished": 0, "stopped by the doctor": 3, "interrupted": 130}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
-    recipes = "\n".join(["profiles", *(f"  {name:8} {profile.about}" for name, profile in PROFILES.items())])
-    parser = argparse.ArgumentParser(
-        "python -m grpo_helpers", description=__doc__, epilog=recipes, formatter_class=layout
-    )
+    parser = argparse.ArgumentParser("python -m grpo_helpers", description=__doc__, epilog=LIST, formatter_class=layout)
     parser.add_argument("--profile", help="one of those below; default: what fits this machine")
     parser.add_argument("--model", help="a chat model's hub name or folder, in place of the profile's")
     parser.add_argument("--steps", type=int, help="optimizer steps; default: the profile's")

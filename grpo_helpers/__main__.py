@@ -9,13 +9,6 @@ what happens
   4. the trained policy answers the same held-out questions
   5. tables, figures, predictions and the adapter are in outputs/<profile>-<seed>/
 
-profiles
-  tiny     1.8M parameters, shipped with the repository; any CPU, about 2 minutes
-  small    SmolLM2-135M-Instruct; 2 CPU cores, about 10 minutes
-  t4       Qwen2.5-1.5B-Instruct on GSM8K; a Colab T4, a first look of 15 minutes (an estimate)
-  t4_full  the same, a real run of two hours (an estimate)
-  article  the source article's configuration on a T4, for comparison
-
 ends with
   0 finished · 2 an error, named · 3 the doctor stopped a run that could not learn · 130 Ctrl-C
 
@@ -33,13 +26,14 @@ from collections.abc import Callable, Sequence
 from .hosted import use_one_gpu
 from .profiles import PROFILES
 
+LIST = "\n".join(["profiles", *(f"  {name:8} {profile.about}" for name, profile in PROFILES.items())])
 EXIT_CODES = {"finished": 0, "stopped by the doctor": 3, "interrupted": 130}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m grpo_helpers", description=__doc__, formatter_class=layout)
-    parser.add_argument("--profile", help=f"{', '.join(PROFILES)}; default: what fits this machine")
+    parser = argparse.ArgumentParser("python -m grpo_helpers", description=__doc__, epilog=LIST, formatter_class=layout)
+    parser.add_argument("--profile", help="one of those below; default: what fits this machine")
     parser.add_argument("--model", help="a chat model's hub name or folder, in place of the profile's")
     parser.add_argument("--steps", type=int, help="optimizer steps; default: the profile's")
     parser.add_argument("--seed", type=int, default=42, help="of data order, adapter and sampling (default 42)")

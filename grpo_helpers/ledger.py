@@ -108,15 +108,10 @@ class Ledger(TrainerCallback):
         """
         self._note_peak()
         calls = pd.DataFrame(self.calls, columns=["phase", "step", "seconds", "peak_gb"])
-        phases = calls.groupby("phase", sort=False)
-        found: dict[str, Any] = {
-            "largest_activation": self.activation,
-            "peak_gb": round(self.peak_gb, 3),
-            "phases": phases.agg(seconds=("seconds", "median"), calls=("step", "size"), peak_gb=("peak_gb", "max"))
-            .round(3)
-            .to_dict("index"),
-            "steps": self.steps,
-        }
+        seen = {"seconds": ("seconds", "median"), "calls": ("step", "size"), "peak_gb": ("peak_gb", "max")}
+        phases = calls.groupby("phase", sort=False).agg(**seen).round(3)
+        found: dict[str, Any] = {"largest_activation": self.activation, "peak_gb": round(self.peak_gb, 3)}
+        found |= {"phases": phases.to_dict("index"), "steps": self.steps}
         if self.steps:
             training = calls[calls["phase"].isin(("generation", "scoring", "backward", "optimizer step"))]
             steady = training[training["step"] >= min(1, self.steps - 1)]

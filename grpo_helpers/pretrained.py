@@ -35,6 +35,8 @@ class WeightsNotFound(RuntimeError):
 
 
 class Weights(NamedTuple):
+    """A folder with a model or an adapter, and in words where it comes from."""
+
     folder: Path
     source: str
 
@@ -109,25 +111,18 @@ def missing_files(folder: Path) -> list[str]:
         weights = set(read_json(index, weight_map=dict)["weight_map"].values()) or weights
     tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json")
     tokenizer = next((name for name in tokenizers if (folder / name).is_file()), tokenizers[0])
-    names = ["config.json", tokenizer, *sorted(weights)]
     missing = []
-    for name in names:
-        if not (folder / name).is_file():
+    for name in ("config.json", tokenizer, *sorted(weights)):
+        try:
+            if name.endswith(".safetensors"):
+                safe_open(folder / name, framework="pt")
+            elif name.endswith(".json"):
+                read_json(folder / name)
+        except (FileNotFoundError, IsADirectoryError):
             missing.append(name)
-        elif _cut_off(folder / name):
+        except (SafetensorError, ValueError):
             missing.append(f"whole {name}")
     return missing
-
-
-def _cut_off(path: Path) -> bool:
-    try:
-        if path.suffix == ".json":
-            read_json(path)
-        elif path.suffix == ".safetensors":
-            safe_open(path, framework="pt")
-    except (SafetensorError, ValueError):
-        return True
-    return False
 
 
 def sha256(path: Path) -> str:

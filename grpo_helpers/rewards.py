@@ -24,7 +24,7 @@ REMEDY = "accept **kwargs, read completions with rewards.completion_text, return
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 
-# Used only after every tag has been counted once, so that nothing can repeat
+# Used only where `count_xml` is 0.5: every tag is there once, so that nothing can repeat
 # and the match takes time linear in the length of the text.
 _STRICT = re.compile(r"<reasoning>\n.+\n</reasoning>\n<answer>\n.+\n</answer>\n?", re.DOTALL)
 _SOFT = re.compile(r"\s*<reasoning>.*</reasoning>\s*<answer>.*</answer>\s*", re.DOTALL)
@@ -98,21 +98,17 @@ def short_name(name: str) -> str:
     return name.removesuffix("_reward_func").replace("_", " ")
 
 
-def _each_tag_once(text: str) -> bool:
-    return all(text.count(tag) == 1 for tag in TAGS)
-
-
 def has_strict_format(text: str) -> bool:
     """Whether `text` is the requested layout and nothing else, every tag on its own line.
 
     One newline after the last tag is allowed, none is needed: a model usually ends its turn right after `</answer>`.
     """
-    return _each_tag_once(text) and _STRICT.fullmatch(text) is not None
+    return count_xml(text) == 0.5 and _STRICT.fullmatch(text) is not None
 
 
 def has_soft_format(text: str) -> bool:
     """Whether `text` is one reasoning block, then one answer block, with any white space around them."""
-    return _each_tag_once(text) and _SOFT.fullmatch(text) is not None
+    return count_xml(text) == 0.5 and _SOFT.fullmatch(text) is not None
 
 
 def final_answer(text: str) -> str:

@@ -119,9 +119,6 @@ def record(output: Path) -> Path:
     return target
 
 
-Tables = dict[float, pd.DataFrame]  # temperature → a table
-
-
 @dataclass
 class Job:
     """A run that has passed every check: its recipe and folder, what run.json says, what it works with."""
@@ -149,8 +146,8 @@ def _kept(path: Path, questions: list[str]) -> pd.DataFrame | None:
     return table if [*table["question"]] == questions and {*evaluation.RATES, "tokens"} <= {*table} else None
 
 
-def _evaluations(job: Job, when: str) -> Tables:
-    """Greedy (temperature 0) and sampled replies as the profile asks; kept on disk, so that a resumed run has them."""
+def _evaluations(job: Job, when: str) -> dict[float, pd.DataFrame]:
+    """Replies as the profile asks, by temperature (0 is greedy); kept on disk, so that a resumed run has them."""
     tables, length = {}, job.profile.max_completion_length
     for temperature in job.profile.eval_temperatures:
         path = job.output / f"{when}{'' if temperature == 0 else '_sampled'}.jsonl"
@@ -248,7 +245,7 @@ def _prepare(profile: Profile, seed: int, output: Path, resume: bool, gsm8k: str
     return Job(profile, seed, output, facts, model, tokenizer, train_set, held_out, ledger)
 
 
-def _measure(job: Job, before: Tables, table: pd.DataFrame, start: float) -> None:
+def _measure(job: Job, before: dict[float, pd.DataFrame], table: pd.DataFrame, start: float) -> None:
     """Ask the trained policy, compare, and say in run.json that the run is finished."""
     profile, output = job.profile, job.output
     print("evaluating the trained policy on the same questions ...", flush=True)

@@ -223,13 +223,9 @@ def history_of(name):
     return pd.DataFrame({RIGHT: [0.1, ENDS[name]] * 5, "reward": [name == "all five"] * 10})
 
 
-def history_at(limit):
-    cut, right = LATE[limit]
+def history_at(max_completion_length):
+    cut, right = LATE[max_completion_length]
     return pd.DataFrame({CUT: [cut] * 9, RIGHT: [right] * 9})
-
-
-def history_with(changes):
-    return pd.DataFrame({"reward": [0.8] * 5 + [0.8 + (changes == MENDED)] * 5})
 
 
 def average_at(name, seed):  # as recorded
@@ -238,10 +234,12 @@ def average_at(name, seed):  # as recorded
 
 
 MADE_UP = {
-    "notebook_02.history_at": history_at,
+    "notebook_02.short_run": history_at,
     "notebook_03.history_of": history_of,
-    "notebook_04.reward_at": lambda rate: -abs(math.log(rate / 3e-3)),
-    "notebook_05.history_with": history_with,
+    "notebook_04.short_run": lambda learning_rate: pd.DataFrame({"reward": [-abs(math.log(learning_rate / 3e-3))]}),
+    "notebook_05.short_run": lambda learning_rate, **_: pd.DataFrame(
+        {"reward": [0.0] * 5 + [learning_rate // 1e-3] * 5}
+    ),
     "notebook_08.average_at": average_at,
 }
 

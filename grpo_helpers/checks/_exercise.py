@@ -1,8 +1,9 @@
 """What a check is: it prints what is still missing, and never raises."""
 
+import copy
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -32,11 +33,12 @@ def exercise(check: Callable[[Solution], None]) -> Callable[[Solution], None]:
 
 
 def same(got: Any, wanted: Any) -> bool:
-    """Equal, numbers up to the rounding of 32-bit floats: a solution may be written in torch."""
+    """Equal, numbers up to the rounding of 32-bit floats: a solution may be written in torch, numpy or pandas."""
+    got = got.tolist() if hasattr(got, "tolist") else got
     if isinstance(wanted, float):
         return isinstance(got, (int, float)) and math.isclose(got, wanted, rel_tol=1e-5, abs_tol=1e-6)
-    if isinstance(wanted, list):
-        return isinstance(got, list) and len(got) == len(wanted) and all(map(same, got, wanted))
+    if isinstance(wanted, list | tuple):
+        return isinstance(got, list | tuple) and len(got) == len(wanted) and all(map(same, got, wanted))
     return got == wanted
 
 
@@ -55,6 +57,14 @@ def expect(got: Any, wanted: Any, case: str) -> None:
         raise NotYet(f"for {case} your function returned {shown(got)}, expected {shown(wanted)}")
 
 
+def expect_each(function: Solution, cases: Mapping[str, tuple[tuple[Any, ...], Any]]) -> None:
+    """`expect` for cases by name, each (arguments, what is wanted for them); the arguments may not be changed."""
+    for case, (arguments, wanted) in cases.items():
+        given = copy.deepcopy(arguments)
+        expect(function(*given), wanted, f"{case}, {arguments},")
+        expect(given, arguments, f"the arguments themselves after {case}; work on copies")
+
+
 def short_run(*reward_funcs: Any, witnesses: Sequence[Any] = (), **changes: Any) -> pd.DataFrame:
     """The log of 20 steps of `tiny`, with some settings of its profile changed; `reward_funcs`: the usual ones."""
     from ..lessons import trials  # with it comes TRL, which most checks do not need
@@ -64,3 +74,17 @@ def short_run(*reward_funcs: Any, witnesses: Sequence[Any] = (), **changes: Any)
     short = TINY.with_(**{"steps": 20, "eval_questions": 4} | changes)
     paid = reward_funcs or REWARD_FUNCS
     return trials.trial(short, paid, witnesses=witnesses, evaluate_before=False).history
+
+
+def decided(function: Solution, run: Callable[..., pd.DataFrame]) -> tuple[Any, dict[Any, pd.DataFrame]]:
+    """What the learner's `function` decides, given `train`, which is `run`; and the histories of the runs it made.
+
+    A run is known by its one argument, or by the text of the dictionary of its keywords.
+    """
+    made: dict[Any, pd.DataFrame] = {}
+
+    def train(*asked: Any, **changes: Any) -> pd.DataFrame:
+        made[asked[0] if asked else repr(changes)] = history = run(*asked, **changes)
+        return history.copy()
+
+    return function(train), made

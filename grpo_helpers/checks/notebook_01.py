@@ -3,7 +3,7 @@
 from math import exp
 from statistics import fmean, stdev
 
-from ._exercise import NotYet, Solution, exercise, expect
+from ._exercise import NotYet, Solution, exercise, expect, expect_each
 
 REWARDS = (4.0, 0.0, 2.0, 2.0)  # of the four-reply policy
 
@@ -27,19 +27,17 @@ def keeps_options(beta: Solution) -> None:
 def learns_from(function: Solution) -> None:
     """Whether a token still moves the policy: False where the clip binds or the advantage is 0."""
     cases = {
-        "a token of a good completion, still inside": (1.1, 1.0, 0.2, 0.28, True),
-        "a good one, already raised enough": (1.4, 1.0, 0.2, 0.28, False),
-        "a good one between 1.2 and 1.28": (1.25, 1.0, 0.2, 0.28, True),
-        "the same under a symmetric clip": (1.25, 1.0, 0.2, 0.2, False),
-        "a good one that has become rarer": (0.5, 0.3, 0.2, 0.28, True),
-        "a bad one, already lowered enough": (0.7, -1.0, 0.2, 0.28, False),
-        "a bad one that has become likelier": (1.9, -2.0, 0.2, 0.28, True),
-        "a bad one, still inside": (0.9, -0.1, 0.2, 0.28, True),
-        "an advantage of 0": (1.0, 0.0, 0.2, 0.28, False),
+        "a token of a good completion, still inside": ((1.1, 1.0, 0.2, 0.28), True),
+        "a good one, already raised enough": ((1.4, 1.0, 0.2, 0.28), False),
+        "a good one between 1.2 and 1.28": ((1.25, 1.0, 0.2, 0.28), True),
+        "the same under a symmetric clip": ((1.25, 1.0, 0.2, 0.2), False),
+        "a good one that has become rarer": ((0.5, 0.3, 0.2, 0.28), True),
+        "a bad one, already lowered enough": ((0.7, -1.0, 0.2, 0.28), False),
+        "a bad one that has become likelier": ((1.9, -2.0, 0.2, 0.28), True),
+        "a bad one, still inside": ((0.9, -0.1, 0.2, 0.28), True),
+        "an advantage of 0": ((1.0, 0.0, 0.2, 0.28), False),
     }
-    for case, (ratio, advantage, low, high, wanted) in cases.items():
-        where = f"{case} (ratio={ratio}, advantage={advantage}, epsilon_low={low}, epsilon_high={high})"
-        expect(function(ratio, advantage, low, high), wanted, where)
+    expect_each(function, cases)
 
 
 @exercise

@@ -1,8 +1,6 @@
 """Checks for the exercises of notebook 02."""
 
-import pandas as pd
-
-from ._exercise import NotYet, Solution, exercise, expect, short_run
+from ._exercise import NotYet, Solution, decided, exercise, expect, short_run
 
 LIMITS = (24, 32, 48, 80)
 ENOUGH = 0.5  # of the right answers that come with the highest limit
@@ -34,22 +32,11 @@ def silent_chance(function: Solution) -> None:
         expect(function(p, size), p**size + (1 - p) ** size, f"p={p}, group_size={size}")
 
 
-def history_at(limit: int) -> pd.DataFrame:
-    """The log of 20 steps of `tiny` with a limit on the completions."""
-    return short_run(max_completion_length=limit)
-
-
 @exercise
 def choose_a_limit(function: Solution) -> None:
     """The lowest limit with which half as many right answers come as with the highest; the next lower one tried."""
-    right: dict[int, float] = {}
-
-    def train(limit: int) -> pd.DataFrame:
-        history = history_at(limit)
-        right[limit] = float(history[RIGHT].tail(5).mean())
-        return history
-
-    got = function(train)
+    got, made = decided(function, lambda limit, /: short_run(max_completion_length=limit))
+    right = {limit: history[RIGHT].tail(5).mean() for limit, history in made.items()}
     if got not in LIMITS:
         raise NotYet(f"for the limit your function returned {got!r}; return one of {LIMITS}")
     lower, highest = LIMITS[max(0, LIMITS.index(got) - 1)], LIMITS[-1]

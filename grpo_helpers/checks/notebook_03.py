@@ -9,7 +9,7 @@ from ..lessons.adversarial import GOOD, SUITE, left
 from ..lessons.flawed import published_correctness_reward_func
 from ..prompts import XML_COT_FORMAT
 from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
-from ._exercise import NotYet, Solution, exercise, expect, short_run
+from ._exercise import NotYet, Solution, decided, exercise, expect, short_run
 
 NAMED = 3  # cases listed in one message
 
@@ -42,7 +42,7 @@ CANDIDATES: dict[str, tuple[RewardFunc, ...]] = {
 }
 
 
-def history_of(name: str) -> pd.DataFrame:
+def history_of(name: str, /) -> pd.DataFrame:
     """The log of 20 steps of `tiny` with a candidate, its correctness paid or as a witness."""
     paid = CANDIDATES[name]
     witnesses = () if correctness_reward_func in paid else (correctness_reward_func,)
@@ -52,14 +52,8 @@ def history_of(name: str) -> pd.DataFrame:
 @exercise
 def start_with(function: Solution) -> None:
     """The candidate whose run ends with the most right answers, of runs that the learner has made with `train`."""
-    ends: dict[str, float] = {}
-
-    def train(name: str) -> pd.DataFrame:
-        history = history_of(name)
-        ends[name] = float(history["rewards/correctness_reward_func/mean"].tail(5).mean())
-        return history
-
-    got = function(train)
+    got, made = decided(function, history_of)
+    ends = {name: run["rewards/correctness_reward_func/mean"].tail(5).mean() for name, run in made.items()}
     if not isinstance(got, str) or got not in CANDIDATES:
         told = repr(got) if got is None or isinstance(got, str) else type(got).__name__
         raise NotYet(f"for the three rewards your function returned {told}; return one of {', '.join(CANDIDATES)}")

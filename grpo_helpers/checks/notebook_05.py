@@ -1,11 +1,7 @@
 """Checks for the exercises of notebook 05."""
 
-from typing import Any
-
-import pandas as pd
-
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, Solution, exercise, expect, short_run
+from ._exercise import NotYet, Solution, decided, exercise, expect, short_run
 
 
 @exercise
@@ -31,22 +27,11 @@ SLOW = {"learning_rate": 2e-5, "steps": 15}
 MENDED = 0.5  # points that the mean reward of a run has to rise by, from its first five steps to its last five
 
 
-def history_with(changes: dict[str, Any]) -> pd.DataFrame:
-    """The log of a short run of the recipe whose rate is too low, with some settings changed."""
-    return short_run(**SLOW | changes)
-
-
 @exercise
 def mend(function: Solution) -> None:
     """One changed setting, tried by the learner, with which the reward rises."""
-    rises: dict[str, float] = {}
-
-    def train(**changes: Any) -> pd.DataFrame:
-        history = history_with(changes)
-        rises[repr(changes)] = history["reward"].tail(5).mean() - history["reward"].head(5).mean()
-        return history
-
-    got = function(train)
+    got, made = decided(function, lambda **changes: short_run(**SLOW | changes))
+    rises = {change: run["reward"].tail(5).mean() - run["reward"].head(5).mean() for change, run in made.items()}
     if not isinstance(got, dict) or len(got) != 1:
         raise NotYet(f"for this run your function returned {got!r}; return a dictionary of the one setting to change")
     if repr(got) not in rises:

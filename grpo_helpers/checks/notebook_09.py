@@ -1,6 +1,6 @@
 """Checks for the exercises of notebook 09."""
 
-from ._exercise import Solution, exercise, expect
+from ._exercise import Solution, exercise, expect, expect_each
 
 
 @exercise
@@ -14,8 +14,7 @@ def same_step(function: Solution) -> None:
         "16 prompts in groups of 8 on three GPUs": ((16, 8, 3, 8), 0),
         "more GPUs than completions": ((1, 8, 16, 1), 0),
     }
-    for case, (arguments, wanted) in cases.items():
-        expect(function(*arguments), wanted, case)
+    expect_each(function, cases)
 
 
 @exercise
@@ -45,5 +44,4 @@ def fewest_gpus(function: Solution) -> None:
         "a policy that one GPU holds": ((0.5, 4, 16), 1),
         "a rest that is too large by itself": ((7, 24, 24), 0),
     }
-    for case, (arguments, wanted) in cases.items():
-        expect(function(*arguments), wanted, case)
+    expect_each(function, cases)

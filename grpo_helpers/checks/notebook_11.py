@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ._exercise import Solution, exercise, expect
+from ._exercise import Solution, exercise, expect, expect_each
 
 
 @exercise
@@ -16,23 +16,20 @@ def mask_of_turns(function: Solution) -> None:
         "no turn at all": ([], []),
     }
     for case, (turns, wanted) in cases.items():
-        got = function(list(turns))
-        expect([int(m) for m in got] if got is not None else None, wanted, f"{case}, turns={turns}")
+        expect(function(list(turns)), wanted, f"{case}, turns={turns}")
 
 
 @exercise
 def worth_calling(function: Solution) -> None:
     """Calling earns 1 - price, answering from the head its share of right answers."""
     cases = {
-        "a free call": ([0.0, 0.5, 0.99], 0.0, [True, True, True]),
-        "a price of 0.2": ([0.0, 0.7, 0.9, 1.0], 0.2, [True, True, False, False]),
-        "a price of 0.6": ([0.0, 0.3, 0.5], 0.6, [True, True, False]),
-        "a price above the reward": ([0.0, 0.5], 1.5, [False, False]),
-        "no size at all": ([], 0.2, []),
+        "a free call": (([0.0, 0.5, 0.99], 0.0), [True, True, True]),
+        "a price of 0.2": (([0.0, 0.7, 0.9, 1.0], 0.2), [True, True, False, False]),
+        "a price of 0.6": (([0.0, 0.3, 0.5], 0.6), [True, True, False]),
+        "a price above the reward": (([0.0, 0.5], 1.5), [False, False]),
+        "no size at all": (([], 0.2), []),
     }
-    for case, (head, price, wanted) in cases.items():
-        got = function(list(head), price)
-        expect([bool(g) for g in got] if got is not None else None, wanted, f"{case}, head={head}, price={price}")
+    expect_each(function, cases)
 
 
 @exercise
@@ -54,5 +51,4 @@ def selective(function: Solution) -> None:
         "nothing that the head fails": (table((50, 50, 0)), False),
     }
     for case, (sizes, wanted) in cases.items():
-        got = function(sizes.copy())
-        expect(bool(got) if got is not None else None, wanted, f"{case}\n{sizes.to_string(index=False)}\n")
+        expect(function(sizes.copy()), wanted, f"{case}\n{sizes.to_string(index=False)}\n")

@@ -39,11 +39,8 @@ def reads_a_booking(function: Solution) -> None:
         "deep nesting": "[" * 100_000,
         "ten thousand digits": f'{{"nights": {"9" * 10_000}, "breakfast": true}}',
     }
-    for case, (text, wanted) in good.items():
-        expect(function(text), wanted, f"{case}, {text!r},")
-    for case, text in bad.items():
-        if (got := function(text)) is not None:
-            raise NotYet(f"for {case}, {text[:60]!r}, your function returned {got!r}, expected None")
+    for case, (text, wanted) in (good | {case: (text, None) for case, text in bad.items()}).items():
+        expect(function(text), wanted, f"{case}, {text[:60]!r},")
 
 
 @exercise

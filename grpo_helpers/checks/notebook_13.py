@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
 from ..rewards import completion_text, has_strict_format, is_correct
-from ._exercise import NotYet, Solution, exercise, expect, short_run
+from ._exercise import NotYet, Solution, exercise, expect, expect_each, short_run
 
 
 @exercise
@@ -24,17 +24,15 @@ def choose_replies(function: Solution) -> None:
     """The right ones that state a calculation, each text once, at most so many, in order."""
     a, b, c = (XML_COT_FORMAT.format(reasoning=f"{n} * 2 = {2 * n}", answer=str(2 * n)) for n in (3, 4, 5))
     guess = XML_COT_FORMAT.format(reasoning="Easy.", answer="6")
-    cases: dict[str, tuple[Sequence[str], Sequence[bool], int, list[str]]] = {
-        "right and wrong replies": ([a, b, c], [True, False, True], 8, [a, c]),
-        "a lucky guess": ([guess, a], [True, True], 8, [a]),
-        "the same reply twice": ([a, a, c], [True, True, True], 8, [a, c]),
-        "more than enough": ([a, b, c], [True, True, True], 2, [a, b]),
-        "the same reply twice, at most two": ([b, b, a], [True, True, True], 2, [b, a]),
-        "nothing right": ([a, b], [False, False], 8, []),
+    cases = {
+        "right and wrong replies": (([a, b, c], [True, False, True], 8), [a, c]),
+        "a lucky guess": (([guess, a], [True, True], 8), [a]),
+        "the same reply twice": (([a, a, c], [True, True, True], 8), [a, c]),
+        "more than enough": (([a, b, c], [True, True, True], 2), [a, b]),
+        "the same reply twice, at most two": (([b, b, a], [True, True, True], 2), [b, a]),
+        "nothing right": (([a, b], [False, False], 8), []),
     }
-    for case, (texts, right, most, wanted) in cases.items():
-        got = function(list(texts), list(right), most)
-        expect(list(got) if got is not None else None, wanted, case)
+    expect_each(function, cases)
 
 
 ALIKE = 0.1  # points of the mean reward of the last steps, which is at most 1

@@ -1,13 +1,4 @@
-"""The source article's rewards as published, wrong on purpose, in our own words and lines. Never train with them.
-
-The faults, one by one:
-
-- its answer reader takes the text behind `</answer>` in place of the text before it;
-- its gold reader looks for `####` and splits at `###`, so that a `#` stays;
-- it removes every `.` from the gold answer and keeps its commas;
-- it asks `str.isdigit` what a number is;
-- its strict pattern wants a newline before the first tag and after the last, its soft pattern lets anything follow.
-"""
+"""The source article's rewards as published, wrong on purpose, in our own words and lines. Never train with them."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +8,7 @@ from ..rewards import Completion, RewardFunc, completion_text, xmlcount_reward_f
 
 
 def published_extract_xml_answer(text: str) -> str:
-    """What the published reader returns: the text behind the closing tag; "" when a tag is missing.
+    """What the published reader returns: the text behind the closing tag, not before it; "" when a tag is missing.
 
     >>> published_extract_xml_answer("<answer>72</answer>")
     ''
@@ -26,7 +17,8 @@ def published_extract_xml_answer(text: str) -> str:
 
 
 def published_extract_hash_answer(text: str) -> str:
-    """What the published gold reader returns: looks for four signs, splits at three, drops `$` and every point.
+    """What the published gold reader returns: looks for four signs, splits at three, so that one stays; drops `$` and
+    every point, and keeps commas.
 
     >>> published_extract_hash_answer("6 * 12 = 72\\n#### 72")
     '# 72'

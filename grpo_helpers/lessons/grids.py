@@ -105,7 +105,8 @@ def run_cell(
     model, tokenizer = models.load_policy(profile)
     questions, probed = data.load_task(profile, "train", profile.max_samples), 0
     if setting.mixed_only:
-        replies = sample_replies(profile, model, tokenizer, questions, profile.num_generations, seed)
+        sampling = {"num_generations": profile.num_generations, "seed": seed}
+        replies = sample_replies(profile, model, tokenizer, questions, **sampling)
         kinds, probed = replies.groupby("number")["correctness"].nunique(), len(replies)
         questions = questions.select(kinds.index[kinds > 1])
     if setting.order:

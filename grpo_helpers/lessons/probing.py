@@ -94,28 +94,22 @@ def scored_replies(
 
 
 def sample_replies(
-    profile: Profile,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Dataset,
-    num_generations: int = 1,
-    seed: int = 0,
+    profile: Profile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Dataset, **sampling: Any
 ) -> pd.DataFrame:
     """Completions sampled as in training (the profile's temperature and length) and scored: a row for each.
 
+    `sampling` are further keywords of `evaluation.generate_predictions`: num_generations (1), seed (0).
     Columns: those of `scored_replies` for REWARD_FUNCS and of `evaluation.score`; a column for each tag (does it occur
     exactly once?); `tokens` and `prompt_tokens`.
     """
     list(map(gold_text, questions["answer"]))  # one that is no number is named before anything is sampled
     limit = profile.max_completion_length
-    sampling = {"temperature": profile.temperature, "batch_size": profile.eval_batch}
-    sampling |= {"num_generations": num_generations, "seed": seed}
+    sampling = {"temperature": profile.temperature, "batch_size": profile.eval_batch} | sampling
     table = scored_replies(model, tokenizer, questions, REWARD_FUNCS, limit, **sampling)
-    rows, asked, lengths = [], questions.to_list(), prompt_lengths(tokenizer, questions["prompt"])
+    rows, lengths = [], prompt_lengths(tokenizer, questions["prompt"])
     for number, text, truncated in table[["number", "completion", "truncated"]].itertuples(index=False):
-        once = {tag: text.count(tag) == 1 for tag in TAGS}
-        facts = score(asked[number]["question"], asked[number]["answer"], text, truncated)
-        rows.append(facts | once | {"prompt_tokens": lengths[number]})
+        facts = score(questions[number]["question"], questions[number]["answer"], text, truncated)
+        rows.append(facts | {tag: text.count(tag) == 1 for tag in TAGS} | {"prompt_tokens": lengths[number]})
     table = pd.DataFrame(rows).join(table.drop(columns=["completion", "truncated"]))
     return table.assign(tokens=completion_tokens(tokenizer, table, limit))
 
@@ -154,16 +148,12 @@ def measure_prompts(replies: pd.DataFrame) -> pd.DataFrame:
     Columns: `n` replies; mean `prompt_tokens` and `completion_tokens`; the rate of each tag that occurs exactly once;
     and of each of OUTCOMES the rate and its 95 % Wilson interval (`strict_low` …).
     """
-    rows = {}
-    for name, table in replies.groupby("variant", sort=False):
-        row: dict[str, float] = {"n": len(table), "prompt_tokens": table["prompt_tokens"].mean()}
-        row["completion_tokens"] = table["tokens"].mean()
-        row |= {tag: table[tag].mean() for tag in TAGS}
-        for outcome in OUTCOMES:
-            low, high = wilson_interval(int(table[outcome].sum()), len(table))
-            row |= {outcome: table[outcome].mean(), f"{outcome}_low": low, f"{outcome}_high": high}
-        rows[name] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant").astype({"n": int})
+    asked = replies.rename(columns={"tokens": "completion_tokens"}).groupby("variant", sort=False)
+    table = asked.size().to_frame("n").join(asked[["prompt_tokens", "completion_tokens", *TAGS]].mean())
+    for outcome in OUTCOMES:
+        table[outcome], hits = asked[outcome].mean(), asked[outcome].sum()
+        table[[f"{outcome}_low", f"{outcome}_high"]] = [*map(wilson_interval, hits, table["n"])]
+    return table
 
 
 def silent_chance(rewards: Sequence[float], group_size: int) -> float:

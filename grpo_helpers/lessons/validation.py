@@ -11,8 +11,7 @@ import time
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -162,17 +161,12 @@ def _adversarial(funcs: dict[str, RewardFunc], rows: list[Row], tried: list[tupl
         yield "adversarial replies", "all", i, text, what, remedy
 
 
-@dataclass(frozen=True)
-class Growth:
+class Growth(NamedTuple):
     """Seconds for the longest input tried, its size in characters, and the exponent p of time ~ size^p."""
 
     seconds: float
     size: int
     exponent: float
-
-    @property
-    def superlinear(self) -> bool:
-        return self.exponent > STEEP
 
     def predict(self, size: int) -> float:
         """Seconds to expect for an input of `size` characters."""
@@ -203,15 +197,15 @@ def _cost(name: str, function: RewardFunc, row: Row, ideal: str) -> Iterator[Fin
     said, steep = [], []
     for text in (head + p * (SIZES[-1] // len(p) + 1) for p in pieces if p for head in ("", ideal + "\n")):
         measured = growth(lambda t: said.append((t, ask(function, [t], [row]))), text)
-        if measured.superlinear:
-            steep.append((measured.seconds, text, measured))
+        if measured.exponent > STEEP:
+            steep.append((measured, text))
     broken = [(text, *got) for text, got in said if isinstance(got, tuple)]
     if broken:
         yield "usable rewards", name, 0, *broken[0]
     elif steep:
-        _, text, worst = max(steep)
+        worst, text = max(steep)
         # rounded first, so that whoever reckons with what is shown gets what is shown
-        worst = replace(worst, seconds=float(f"{worst.seconds:.2g}"), exponent=round(worst.exponent, 1))
+        worst = worst._replace(seconds=float(f"{worst.seconds:.2g}"), exponent=round(worst.exponent, 1))
         what = f"time grows like length^{worst.exponent}: {worst.seconds:g} s for {worst.size:,} characters, "
         what += f"about {worst.predict(1_000_000):,.0f} s for a million"
         yield "cost", name, 0, text, what, "count or find the tags first, and match a pattern only then"

@@ -49,9 +49,8 @@ def describe(figure: Figure) -> str:
     parts = [" against ".join(filter(None, (_listed(up), below))) if same else f"over {below}"]
     if len(panels) > 1:
         units = [f" [{unit}]" if unit and not same else "" for unit in up]
-        parts.append(
-            f"{len(panels)} panels: {_listed(ax.get_title() + u for ax, u in zip(panels, units, strict=True))}"
-        )
+        titles = (ax.get_title() + unit for ax, unit in zip(panels, units, strict=True))
+        parts.append(f"{len(panels)} panels: {_listed(titles)}")
     if names := _listed(name for ax in panels for name in _names(ax)):
         parts.append(f"for {names}")
     if series := _listed(label for ax in panels for label in ax.get_legend_handles_labels()[1]):

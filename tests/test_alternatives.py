@@ -32,11 +32,6 @@ def block(answer, reasoning="6 * 7 = 42"):
     return XML_COT_FORMAT.format(reasoning=reasoning, answer=answer)
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return models.load_policy(taught.RECIPE)
-
-
 def test_rejection_keeps_the_right_ones_once():
     asked = Dataset.from_list([{"prompt": "a", "answer": "42"}, {"prompt": "b", "answer": "7"}])
     said = [block("42"), block("42"), block("41"), "42", block("42.0", "Easy.")]
@@ -58,8 +53,8 @@ def test_kl_is_torchs_and_zero_from_itself():
     assert taught.kl(p, q) != pytest.approx(taught.kl(q, p))
 
 
-def test_log_probs_of_a_batch_are_those_of_each_text_by_itself(tiny):
-    model, tokenizer = tiny
+def test_log_probs_of_a_batch_are_those_of_each_text_by_itself(policy):
+    model, tokenizer = policy
     texts = sum(taught.pretraining_texts(tokenizer, 3).values(), [])
     found, tokens = taught.log_probs(model, texts)
     assert tokens.tolist() == [token for _, said in texts for token in said]
@@ -71,8 +66,8 @@ def test_log_probs_of_a_batch_are_those_of_each_text_by_itself(tiny):
     assert torch.allclose(found[: len(said)], logits.log_softmax(-1), atol=1e-4)
 
 
-def test_pretraining_texts_are_new_and_of_two_kinds(tiny):
-    _, tokenizer = tiny
+def test_pretraining_texts_are_new_and_of_two_kinds(policy):
+    _, tokenizer = policy
     texts = taught.pretraining_texts(tokenizer, 4)
     assert {kind: len(pairs) for kind, pairs in texts.items()} == {"asked for": 4, "not asked for": 4}
     known = [row["question"] for split in ("train", "test") for row in data.word_problem_rows(split)]

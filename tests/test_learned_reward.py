@@ -34,11 +34,6 @@ taught = definitions(
 )
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return models.load_policy(TINY)
-
-
 def test_the_truth_reads_the_last_number_in_any_layout():
     said = ["<answer>\n72\n</answer>", "73, no, 72.0", "72, no, 73", ""]
     assert taught.right_reward_func(said, ["72"] * 4) == [1, 1, 0, 0]
@@ -46,8 +41,8 @@ def test_the_truth_reads_the_last_number_in_any_layout():
 
 @pytest.mark.trains
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_pairs_are_of_one_question_and_labelled_by_the_truth(tiny, noise):
-    pairs = taught.preference_pairs(*tiny, data.load_task(TINY, "train", 12), noise, seed=1)
+def test_pairs_are_of_one_question_and_labelled_by_the_truth(policy, noise):
+    pairs = taught.preference_pairs(*policy, data.load_task(TINY, "train", 12), noise, seed=1)
     assert len(pairs) >= 3
     for pair in pairs:
         assert pair["prompt"][-1]["content"] == pair["question"]
@@ -89,13 +84,18 @@ def test_best_of_n_is_the_mean_over_every_choice():
 
 
 @pytest.mark.trains
-def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(tiny):
-    questions, texts = data.load_task(TINY, "train", 24), {"rejected": "Easy.", "chosen": "6 * 2 = 12"}
+def test_a_reward_model_learns_an_order_and_is_taken_by_the_trainer(policy):
+    (_, tokenizer), questions = policy, data.load_task(TINY, "train", 24)
+    texts = {"rejected": "Easy.", "chosen": "6 * 2 = 12"}
     said = {key: [{"role": "assistant", "content": text}] for key, text in texts.items()}
-    taste = taught.reward_model(Dataset.from_list([row | said for row in questions]), tiny[1], seed=1)
-    gut, worked = (taught.scores(taste, tiny[1], questions["prompt"], [text] * 24) for text in texts.values())
+    taste = taught.reward_model(Dataset.from_list([row | said for row in questions]), tokenizer, seed=1)
+    gut, worked = (taught.scores(taste, tokenizer, questions["prompt"], [text] * 24) for text in texts.values())
     assert min(worked) > max(gut)
-    along = taught.Along(tiny[1], questions, lambda rows, said: taught.scores(taste, tiny[1], rows["prompt"], said), 1)
+
+    def by_taste(rows, said):
+        return taught.scores(taste, tokenizer, rows["prompt"], said)
+
+    along = taught.Along(tokenizer, questions, by_taste, 1)
     trainer = taught.train_against([taste, taught.right_reward_func], [1.0, 0.0], 2, 1, along)
     assert [row["step"] for row in along.rows] == [0, 1, 2]
     assert along.rows[0]["kl"] == 0 < along.rows[2]["kl"]

@@ -9,7 +9,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_helpers import data, models, rewards
+from grpo_helpers import data, rewards
 from grpo_helpers.lessons import probing
 from grpo_helpers.profiles import get_profile
 from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT
@@ -24,11 +24,6 @@ taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "sile
 @pytest.fixture(scope="module")
 def profile():
     return get_profile("tiny").with_(max_completion_length=32, eval_batch=64)
-
-
-@pytest.fixture(scope="module")
-def policy(profile):
-    return models.load_policy(profile)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ PERFECT = "<reasoning>\n6 * 12 = 72\n</reasoning>\n<answer>\n72\n</answer>"
 ONE_LINE = "<reasoning>6 * 12 = 72</reasoning> <answer>72</answer>"
 ALLOWED = [{0.0, 0.125, 0.25, 0.375, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 0.5}, {0.0, 2.0}]
 # of xmlcount, soft format, strict format, int, correctness
-ALL, SOFT = [0.5, 0.5, 0.5, 0.5, 2.0], [0.5, 0.5, 0.0, 0.5, 2.0]
+SOFT = [0.5, 0.5, 0.0, 0.5, 2.0]
 
 
 def call(func, completions, answers):
@@ -86,7 +86,6 @@ def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, te
 @pytest.mark.parametrize(
     ("text", "points"),
     [
-        pytest.param(PERFECT.replace("6 * 12", "step " * 100_000), ALL, id="long"),
         pytest.param("\n" + PERFECT, SOFT, id="newline before"),
         pytest.param(PERFECT + "\n\n", SOFT, id="two newlines after"),
         pytest.param(PERFECT.replace("<answer>\n", "<answer>"), SOFT, id="answer on the tag line"),
@@ -98,8 +97,6 @@ def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, te
         pytest.param("<answer>\n<reasoning>\nr\n</reasoning>\n72\n</answer>", [0.5, 0, 0, 0, 0], id="nested in answer"),
         pytest.param("<reasoning>\nr\n<answer>\n</reasoning>\n72\n</answer>", [0.5, 0, 0, 0, 0], id="overlapping"),
         pytest.param(PERFECT.replace("72\n</a", "71\n<answer>\n72\n</a"), [0.375, 0, 0, 0.5, 0], id="answer in answer"),
-        pytest.param(PERFECT + "\0", [0.5, 0, 0, 0.5, 0], id="one character after"),
-        pytest.param("\\boxed{72}", [0.0] * 5, id="boxed"),
         pytest.param("< answer>72</ answer>", [0.0] * 5, id="spaces in the tags"),
         *(pytest.param(PERFECT.replace(t, ""), [0.375, 0, 0, ...], id=f"no {t}") for t in TAGS),
         *(pytest.param(PERFECT.replace(t, t * 2), [0.375, 0, 0, ...], id=f"two {t}") for t in TAGS),

@@ -42,16 +42,21 @@ def test_every_case_but_the_healthy_one_is_a_patient_with_a_name_of_the_doctors(
 @pytest.mark.trains
 def test_a_short_run_keeps_history_completions_and_recipe(monkeypatch):
     case = CASES["sick_hacked"]
-    short = case._replace(changes=dict(case.changes) | {"steps": 4, "batch": 16, "max_completion_length": 12})
+    short = case._replace(changes=dict(case.changes) | {"steps": 4, "batch": 16, "max_completion_length": 48})
     monkeypatch.setattr(sick_runs, "CASES", {"sick_hacked": short})
+    runs, trial = [], sick_runs.trial
+    monkeypatch.setattr(sick_runs, "trial", lambda *args, **options: runs.append(trial(*args, **options)) or runs[0])
     result = sick_run("sick_hacked", TINY, 3)
+    assert runs[0].before is None and len(runs[0].after) == 1, "the untrained policy is not asked"
     assert len(result["history"]) == 4
-    assert {f"rewards/{f.__name__}/mean" for f in (*case.rewards, *case.witnesses)} <= set(result["history"])
+    paid, *witnesses = (result["history"][f"rewards/{f.__name__}/mean"] for f in (*case.rewards, *case.witnesses))
+    assert result["history"]["reward"].tolist() == pytest.approx(paid.tolist(), rel=1e-4)
+    assert all(witness.max() > 0 for witness in witnesses), "they see what they do not pay"
     assert result["completions"]["step"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
     paid = [case.rewards[0](completions=[r.completion], answer=[r.gold])[0] for r in result["completions"].itertuples()]
     assert result["completions"]["reward"].tolist() == paid
     changed = result["recipe"].set_index("setting").loc[:, "here"]
-    assert changed["max_completion_length"] == 12 and changed["rewards"] == "generous_reward_func"
+    assert changed["max_completion_length"] == 48 and changed["rewards"] == "generous_reward_func"
 
 
 def test_the_sick_rewards_pay_what_their_cases_say():

@@ -8,16 +8,11 @@ import sys
 import pytest
 from safetensors import safe_open
 
-from grpo_helpers import data, evaluation, models
+from grpo_helpers import data, evaluation
 from grpo_helpers.profiles import DATA, TINY
 from grpo_helpers.prompts import SYSTEM_PROMPT
 
 FOLDER = DATA / "tiny_policy"
-
-
-@pytest.fixture(scope="module")
-def policy():
-    return models.load_policy(TINY)
 
 
 def test_is_small_and_of_qwen2s_architecture(policy):

@@ -72,7 +72,7 @@ def rates(ax: plt.Axes) -> None:
     """Right and in the layout, of all held-out questions, with 95 % Wilson intervals."""
     tables = [pd.read_csv(run / "comparison.csv").iloc[0] for run in RUNS]
     for y, row in enumerate(tables):
-        for when, colour, marker in (("before", ORANGE, "o"), ("after", BLUE, "s")):
+        for when, colour, marker in (("before", BLUE, "o"), ("after", ORANGE, "s")):
             low, rate, high = (100 * row[f"{when}{end}"] for end in ("_low", "", "_high"))
             ax.plot([low, high], [y, y], "-", color=colour, linewidth=2)
             ax.plot(rate, y, marker, color=colour, markersize=8)

@@ -123,7 +123,7 @@ def test_a_grid_that_is_interrupted_goes_on_where_it_was(monkeypatch, tmp_path, 
     assert len(curves.loc["usual"]) == 2 and len(found["history"]) == 2
     assert set(found["cells"]["workers"]) == {1}
     gradients = found["history"].set_index("setting")["grad_norm"]
-    assert gradients["constant"] == 0 < gradients["usual"], "a setting's own reward is what pays"
+    assert gradients["constant"] == 0 < gradients["usual"], "a setting's changes reach its trainer"
 
 
 @pytest.mark.parametrize(("commit", "kept"), [("abc", ["cell.json"]), ("abc-dirty", [])])

@@ -94,25 +94,20 @@ def test_a_gold_answer_that_cannot_be_matched_is_named_with_its_row():
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("unusable", "said", "remedy"),
     [
-        (lambda completions: [math.nan] * len(completions), "returned nan"),
-        (lambda completions: [1.0], "returned 1 rewards for 5"),
-        (lambda completions: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError"),
-        (lambda completions: [1.0 for c in completions if re.search("<answer>", c)], "TypeError"),  # no conversations
+        (lambda completions, **kwargs: [math.nan] * len(completions), "returned nan", ""),
+        (lambda completions, **kwargs: [1.0], "returned 1 rewards for 5", ""),
+        (lambda completions, **kwargs: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError", ""),
+        # takes no conversations
+        (lambda completions, **kwargs: [1.0 for c in completions if re.search("<answer>", c)], "TypeError", ""),
+        (lambda completions, answer: [1.0] * len(answer), "TypeError", "**kwargs"),  # TRL passes more keywords
     ],
 )
-def test_what_no_trainer_can_use_is_named(body, said):
-    def mine(completions, **kwargs):
-        return body(completions)
-
-    (row,) = validate_rewards([mine, sound], ROWS).itertuples()
-    assert row.check == "usable rewards" and row.reward == "mine" and said in row.found and row.remedy
-
-
-def test_a_missing_kwargs_is_found_because_trl_passes_more_keywords():
-    findings = validate_rewards([lambda completions, answer: [1.0] * len(answer)], ROWS)
-    assert "TypeError" in findings["found"][0] and "**kwargs" in findings["remedy"][0]
+def test_what_no_trainer_can_use_is_named(unusable, said, remedy):
+    (row,) = validate_rewards([unusable, sound], ROWS).itertuples()
+    assert row.check == "usable rewards" and row.reward == "<lambda>" and said in row.found
+    assert row.remedy and remedy in row.remedy
 
 
 @pytest.mark.parametrize(

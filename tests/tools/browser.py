@@ -48,7 +48,8 @@ WATCH = """cell => {
 }"""
 STATE = """() => {
     const failed = [...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]')]
-    const code = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')]
+    const all = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')]
+    const code = all.filter(c => c.querySelector('.jp-InputPrompt') && c.querySelector('.cm-content'))  // not folded
     const prompts = code.map(c => c.querySelector('.jp-InputPrompt').textContent)
     return {
         waiting: prompts.filter(p => p.includes('*')).length,

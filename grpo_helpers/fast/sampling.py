@@ -80,8 +80,7 @@ def attend(
         # Where the beginning is concerned, the rows count as further queries, too.
         far = query_.transpose(0, 1).reshape(groups, rows * asked, size) @ first_keys.mT
         far = far.view(groups, rows, asked, first).transpose(0, 1)
-        weights = torch.cat([far, near], dim=-1).softmax(dim=-1)
-        far, near = weights.split([first, own], dim=-1)
+        far, near = torch.cat([far, near], dim=-1).softmax(dim=-1).split([first, own], dim=-1)
         far = far.transpose(0, 1).reshape(groups, rows * asked, first) @ first_values
         output = far.view(groups, rows, asked, size).transpose(0, 1) + near @ value
     return output.reshape(rows, heads, n, size).transpose(1, 2).to(query.dtype), None

@@ -106,9 +106,9 @@ def sample_replies(
     limit = profile.max_completion_length
     sampling = {"temperature": profile.temperature, "batch_size": profile.eval_batch} | sampling
     table = scored_replies(model, tokenizer, questions, REWARD_FUNCS, limit, **sampling)
-    rows, lengths = [], prompt_lengths(tokenizer, questions["prompt"])
+    rows, asked, lengths = [], questions.to_list(), prompt_lengths(tokenizer, questions["prompt"])
     for number, text, truncated in table[["number", "completion", "truncated"]].itertuples(index=False):
-        facts = score(questions[number]["question"], questions[number]["answer"], text, truncated)
+        facts = score(asked[number]["question"], asked[number]["answer"], text, truncated)
         rows.append(facts | {tag: text.count(tag) == 1 for tag in TAGS} | {"prompt_tokens": lengths[number]})
     table = pd.DataFrame(rows).join(table.drop(columns=["completion", "truncated"]))
     return table.assign(tokens=completion_tokens(tokenizer, table, limit))

@@ -57,7 +57,8 @@ class RoundedSampler(SharedPromptTrainer):
                 completion_logps(model, *prompts, ids, mask, self.temperature)[0]
                 for model in (copy, causal_lm(self.model))
             )
-        of_token, of_completion = (ours - theirs)[mask.bool()], (ours - theirs).sum(dim=1)
+        apart = ours - theirs
+        of_token, of_completion = apart[mask.bool()], apart.sum(dim=1)
         sizes = of_token.abs().mean(), of_completion.abs().mean(), (of_completion.exp() > CAP).float().mean()
         for name, size in zip(DRIFT, sizes, strict=True):
             self._metrics["train"][name].append(size.item())

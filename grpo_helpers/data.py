@@ -105,21 +105,22 @@ def worked_reply(answer: str) -> str:
 
 
 def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
-    """A worked example for each of `operations` ("+", "-", "*", "/"): the shortest one-step training problem.
+    """A worked example of each kind, "+", "-", "*", "/" or "below 0" (a difference): the shortest one-step problem.
 
     Short, because the prompt is paid for in every forward pass. Different operations, because a policy that is shown
     two products learns to multiply whatever it is asked. Two different numbers, because 37 - 37 does not show which of
     them is taken from which.
     """
-    rows = sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"]))
-    shots = []
+    shots: dict[str, tuple[str, str]] = {}
+    for row in sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"])):
+        a, sign, b = row["answer"].split()[:3]
+        kind = "below 0" if extract_hash_answer(row["answer"]).startswith("-") else sign
+        if a != b:
+            shots.setdefault(kind, (row["question"], worked_reply(row["answer"])))
     for operation in operations:
-        calculations = ((row, row["answer"].split()[:3]) for row in rows)
-        found = next((row for row, (a, sign, b) in calculations if sign == operation and a != b), None)
-        if found is None:
-            raise ValueError(f"no one-step problem with the operation {operation!r}; choose from + - * /")
-        shots.append((found["question"], worked_reply(found["answer"])))
-    return shots
+        if operation not in shots:
+            raise ValueError(f"no one-step problem with the operation {operation!r}; choose from {', '.join(shots)}")
+    return [shots[operation] for operation in operations]
 
 
 def load_task(

@@ -186,12 +186,14 @@ def test_every_profile_loads_its_task(monkeypatch, tmp_path, name):
     assert (dataset["answer"] == ["1", "2"]) == (profile.task == "gsm8k")
 
 
-@pytest.mark.parametrize("operations", [(), ("-", "*"), ("+", "-", "*", "/")])
+@pytest.mark.parametrize("operations", [(), ("-", "*"), ("+", "-", "*", "/", "below 0")])
 def test_example_shots_are_right_in_format_and_of_the_operations_asked_for(operations):
     shots = example_shots(operations)
     found = {row["question"]: row for row in word_problem_rows("train", steps=[1])}
     calculations = [found[question]["answer"].split()[:3] for question, _ in shots]
-    assert [sign for _, sign, _ in calculations] == list(operations)
+    below = [extract_hash_answer(found[question]["answer"]).startswith("-") for question, _ in shots]
+    assert below == [operation == "below 0" for operation in operations]
+    assert [sign for _, sign, _ in calculations] == [o.replace("below 0", "-") for o in operations]
     assert all(a != b for a, _, b in calculations), "two equal numbers do not show which one goes where"
     for question, reply in shots:
         assert rewards.has_strict_format(reply)

@@ -157,7 +157,6 @@ SMALL = Profile(
     num_generations=7,
     batch=28,
     steps=60,
-    temperature=1.3,
     learning_rate=4e-4,
     warmup_steps=0.05,
     max_prompt_length=512,

@@ -23,10 +23,11 @@ def defined_by(node: ast.stmt) -> dict[str, ast.stmt]:
     return {}
 
 
-def definitions(notebook: str, *names: str) -> SimpleNamespace:
+def definitions(notebook: str, *names: str, run: tuple[str, ...] = ()) -> SimpleNamespace:
     """`names` as the cells of `notebook`, a file's name without its ending, define them; LookupError if one is missing.
 
-    Executed are these definitions and those that they use, in the notebook's order, and nothing else of it.
+    Executed are these definitions and those that they use, in the notebook's order, and nothing else of it but the
+    cells whose ids `run` has; what these leave comes, too.
     """
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
     defined: dict[str, ast.stmt] = {}
@@ -37,7 +38,8 @@ def definitions(notebook: str, *names: str) -> SimpleNamespace:
                 defined = {name: old for name, old in defined.items() if name not in new} | new
     if missing := [name for name in names if name not in defined]:
         raise LookupError(f"{notebook} does not define {', '.join(missing)}; it defines {', '.join(sorted(defined))}")
-    wanted, ahead = set(), list(names)
+    cell = "\n".join(cell.source for cell in cells if cell.id in run)
+    wanted, ahead = set(), [*names, *(part.id for part in ast.walk(ast.parse(cell)) if isinstance(part, ast.Name))]
     while ahead:
         node = defined.get(ahead.pop())
         if node and node not in wanted:
@@ -48,4 +50,5 @@ def definitions(notebook: str, *names: str) -> SimpleNamespace:
     linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # for inspect.getsource
     space = {"__name__": notebook}
     exec(compile(code, file, "exec"), space)
-    return SimpleNamespace(**{name: space[name] for name in names})
+    exec(cell, space)
+    return SimpleNamespace(**(space if run else {name: space[name] for name in names}))

@@ -38,7 +38,7 @@ naive_reward_func = definitions("03_reward_design", "naive_reward_func").naive_r
 
 
 def said(check, solution, capsys) -> str:
-    assert check(solution) is None
+    assert check(solution, *RUNS.get(check, ())) is None
     output = capsys.readouterr()
     assert not output.err
     return output.out
@@ -188,7 +188,6 @@ NEAR_MISSES = {
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),
         (removed_as_used, "work on copies"),
     ],
-    checks.share_with_signal: [(lambda rates, g: sum(1 - (1 - p) ** g for p in rates) / len(rates), "never solved")],
 }
 
 
@@ -256,19 +255,33 @@ def by_the_rule(train, best):
     return {name: "better" if yes else "no difference we can see" for name, yes in above.items()}
 
 
+def hidden_tests(hidden):
+    general = (0.0, 0.4, 0.5, 0.5)[hidden]
+    return pd.Series({"paid": 0.9 - general, "general": general, "only the shown test": 0.9 - 2 * general})
+
+
+RUNS = {checks.fewest_tests: [hidden_tests]}  # the others train in the check
 DECISIONS = {
+    checks.fewest_tests: [
+        (lambda train: min((3, 2, 1), key=lambda n: (train(n)["general"] < 0.45, n)), "Solved."),
+        (lambda train: max((0, 1, 2, 3), key=lambda n: train(n)["paid"]), "for 0 0.90 is paid, and 90% of the replies"),
+        (lambda train: [train(n) for n in range(4)] and 1, "for 1 the share of general replies ends at 0.40"),
+        (lambda train: [train(n) for n in range(4)] and 3, "a lower one that will do: 2"),
+        (lambda train: len(train(2)) and 2, "not yet tried: [1, 3]"),
+        (lambda train: 2, "not yet tried: [2]"),
+    ],
     checks.choose_a_limit: [
         (lambda train: [n for n in LATE if train(n)[RIGHT].iloc[-1] > 0.3][0], "Solved."),
         (lambda train: [n for n in LATE if train(n)[CUT].iloc[-1] < 0.1][0], "at 0.04, with 80 at 0.40"),
         (lambda train: [train(n) for n in LATE] and 80, "a lower one that will do: 48"),
         (lambda train: len(train(48)) and 48, "not yet tried: [32, 80]"),
-        (lambda train: 40, "return one of (24, 32"),
+        (lambda train: 40, "your function returned 40; return one of 24, 32"),
     ],
     checks.start_with: [
         (lambda train: max(ENDS, key=lambda name: train(name)[RIGHT].iloc[-1]), "Solved."),
         (lambda train: max(ENDS, key=lambda name: train(name)["reward"].iloc[-1]), "for 'all five' another ends"),
-        (lambda train: train("all five") is not None and "all five", "right in the layout not yet"),
-        (lambda train: [train(name) for name in ENDS][0], "return one of as it is"),
+        (lambda train: train("all five") is not None and "all five", "tried: ['as it is', 'right in the layout']"),
+        (lambda train: [train(name) for name in ENDS][0], "returned DataFrame; return one of as it is"),
     ],
     checks.find_the_rate: [
         (four_runs, "Solved."),

@@ -1,10 +1,11 @@
 """Checks for the exercises of notebook 12."""
 
-import json
-from typing import Any
+from collections.abc import Callable
+
+import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, Solution, exercise, expect
+from ._exercise import NotYet, Solution, decided, exercise, expect, least, one_of
 
 
 @exercise
@@ -43,26 +44,19 @@ def reads_a_booking(function: Solution) -> None:
         expect(function(text), wanted, f"{case}, {text[:60]!r},")
 
 
+HIDDEN = (0, 1, 2, 3)  # tests
+
+
 @exercise
-def special_case(function: Solution) -> None:
-    """The source of a program whose f is right for the tests given, and wrong elsewhere."""
-    shown = {
-        "one test": [([5, 11], 55)],
-        "three tests": [([5, 11], 55), ([2, 3], 6), ([7, 9], 63)],
-        "one argument": [([4], 16), ([9], 81)],
-    }
-    for case, tests in shown.items():
-        text = function(json.loads(json.dumps(tests)))
-        if not isinstance(text, str):
-            raise NotYet(f"for {case} your function returned {text!r}; return the text of a program that defines f")
-        space: dict[str, Any] = {}
-        exec(text, space)
-        for arguments, wanted in tests:
-            expect(space["f"](*arguments), wanted, f"{case}: your f of {arguments}")
-        other = [n + 20 for n in tests[0][0]]
-        right = other[0] ** 2 if len(other) == 1 else other[0] * other[1]
-        if space["f"](*other) == right:
-            raise NotYet(f"for {case} your program also solves f({', '.join(map(str, other))}): that is no cheat")
+def fewest_tests(function: Solution, run: Callable[[int], pd.Series]) -> None:
+    """The fewest hidden tests that bring nine tenths of the general replies of three, however well a run is paid."""
+    got, made = decided(function, run)
+    one_of(got, HIDDEN, (got,), made)
+    if (copied := made[got]["only the shown test"]) > made[got]["general"]:
+        paid = f"{made[got]['paid']:.2f} is paid, and {copied:.0%} of the replies pass only the shown test"
+        raise NotYet(f"for {got} {paid}: the reward is hacked")
+    general = {hidden: found["general"] for hidden, found in made.items()}
+    least(got, HIDDEN, general, 0.9, "the share of general replies")
 
 
 @exercise

@@ -39,7 +39,8 @@ def definitions(notebook: str, *names: str, run: tuple[str, ...] = ()) -> Simple
     if missing := [name for name in names if name not in defined]:
         raise LookupError(f"{notebook} does not define {', '.join(missing)}; it defines {', '.join(sorted(defined))}")
     cell = "\n".join(cell.source for cell in cells if cell.id in run)
-    wanted, ahead = set(), [*names, *(part.id for part in ast.walk(ast.parse(cell)) if isinstance(part, ast.Name))]
+    used = (part for part in ast.walk(ast.parse(cell)) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load))
+    wanted, ahead = set(), [*names, *(part.id for part in used)]
     while ahead:
         node = defined.get(ahead.pop())
         if node and node not in wanted:

@@ -260,8 +260,35 @@ def hidden_tests(hidden):
     return pd.Series({"paid": 0.9 - general, "general": general, "only the shown test": 0.9 - 2 * general})
 
 
-RUNS = {checks.fewest_tests: [hidden_tests]}  # the others train in the check
+def gains(count):
+    new = {8: [100, 92, 400, 1.9], 300: [105, 45, 400, 1.4]}[count]
+    return pd.DataFrame([new], index=["new"], columns=["gained", "lost", "n", "paid"])
+
+
+def calls(price=0.2, easy=2, **settings):
+    right = 0 if price > 0 and easy > 1 else 50
+    return pd.DataFrame({"n": 60, "right": [60, right], "called": right, "reward": 0.7}, ["1 × 1", "3 × 2"])
+
+
+# those that train in the notebook
+RUNS = {checks.fewest_tests: [hidden_tests], checks.judge_gains: [gains], checks.mend_the_mix: [calls]}
 DECISIONS = {
+    checks.judge_gains: [
+        (lambda train: {n: "real" if train(n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, "Solved."),
+        (lambda train: {n: "real" if len(train(n)) else "" for n in (8, 300)}, "for 8 questions 1.90 of 2 is paid"),
+        (lambda train: {n: "overfit" if len(train(n)) else "" for n in (8, 300)}, "105 gained and 45 lost, +9"),
+        (lambda train: {8: "hacked" if len(train(8)) else ""}, "something else than right answers"),
+        (lambda train: {8: "overfit"}, "not yet tried: [8]"),
+        (lambda train: {8: "overfit" if len(train(8)) else ""}, "returned None; return one of real, overfit, hacked"),
+    ],
+    checks.mend_the_mix: [
+        (lambda train: [train(), train(beta=0.4), train(easy=0)] and {"easy": 0}, "Solved."),
+        (lambda train: len(train(price=0)) and {"price": 0}, "Solved."),
+        (lambda train: len(train(beta=0.4)) and {"beta": 0.4}, "0 of 60 hard questions are right and 0 called"),
+        (lambda train: [train(easy=n) for n in (4, 3, 1, 0)] and {"easy": 0}, "for 4 runs there is no time"),
+        (lambda train: {"easy": 0}, "no run was made; you have tried nothing"),
+        (lambda train: {"easy": 0, "price": 0}, "the one setting to change"),
+    ],
     checks.fewest_tests: [
         (lambda train: min((3, 2, 1), key=lambda n: (train(n)["general"] < 0.45, n)), "Solved."),
         (lambda train: max((0, 1, 2, 3), key=lambda n: train(n)["paid"]), "for 0 0.90 is paid, and 90% of the replies"),

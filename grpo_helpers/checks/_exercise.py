@@ -84,7 +84,8 @@ def decided(function: Solution, run: Callable[..., pd.DataFrame]) -> tuple[Any, 
     made: dict[Any, pd.DataFrame] = {}
 
     def train(*asked: Any, **changes: Any) -> pd.DataFrame:
-        made[repr(changes) if not asked else asked[0] if len(asked) == 1 else asked] = found = run(*asked, **changes)
+        several = (*asked, *changes.values())
+        made[repr(changes) if not asked else several if len(several) > 1 else asked[0]] = found = run(*asked, **changes)
         return found.copy()
 
     return function(train), made
@@ -100,6 +101,14 @@ def one_of(got: Any, options: Sequence[Any], needed: Sequence[Any] = (), made: C
         raise NotYet(f"for {got!r} other runs are needed to compare with; not yet tried: {missing}")
 
 
+def one_change(got: Any, made: Mapping[str, Any]) -> None:
+    """Raise NotYet unless the decision is a dictionary of one setting, with which a run was made."""
+    if not isinstance(got, dict) or len(got) != 1:
+        raise NotYet(f"for this run your function returned {got!r}; return a dictionary of the one setting to change")
+    if repr(got) not in made:
+        raise NotYet(f"for the change {got} no run was made; you have tried {', '.join(made) or 'nothing'}")
+
+
 def least(got: Any, options: Sequence[Any], values: Mapping[Any, float], enough: float, what: str) -> None:
     """Raise NotYet unless `got` is the lowest option that brings `enough` of the value of the highest."""
     one_of(got, options)
@@ -109,11 +118,3 @@ def least(got: Any, options: Sequence[Any], values: Mapping[Any, float], enough:
         raise NotYet(f"for {got} {what} ends at {values[got]:.2f}, with {highest} at {values[highest]:.2f}")
     if lower != got and values[lower] >= enough * values[highest]:
         raise NotYet(f"for {got} there is a lower one that will do: {lower}")
-
-
-def best(got: Any, values: Mapping[Any, float], options: Sequence[Any], what: str) -> None:
-    """Raise NotYet unless all options were tried, and none has a higher value than `got`."""
-    one_of(got, options, options, values)
-    if values[got] < max(values.values()):
-        told = ", ".join(f"{option} {value:.2f}" for option, value in values.items())
-        raise NotYet(f"for {got!r} another has more {what}: {told}")

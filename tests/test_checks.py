@@ -127,7 +127,6 @@ NEAR_MISSES = {
         ("A", "give a dictionary"),
         (claims(True, True), "claim B: 4 gained, 2 lost, p = 0.69"),
         (claims(False), "claim A: 59 gained, 2 lost"),
-        (claims(True, False, True, True), "claim D: 9 gained, 0 lost, p = 0.0039 (strict"),
         (claims(True, False, True, False), "claim E: None is neither"),
     ],
     checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],
@@ -162,7 +161,6 @@ NEAR_MISSES = {
     ],
     checks.next_scale: [
         (lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1), "the 2000th good step"),
-        (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
     ],
     checks.questions_needed: [
         (lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))), "returned 16, expected 12"),
@@ -176,13 +174,11 @@ NEAR_MISSES = {
     ],
     checks.same_step: [
         (lambda prompts, group, processes, batch: prompts * group // (processes * batch), "on three GPUs"),
-        (lambda *case: max(1, accumulation(*case)), "on three GPUs"),
     ],
     checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
     checks.fewest_gpus: [
         (lambda billions, rest, budget: math.ceil(16 * billions / budget), "10 GB of the rest"),
         (lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1, "returned 3, expected 2"),
-        (lambda billions, rest, budget: math.ceil(16 * billions / (budget - rest)), "raised ZeroDivisionError"),
     ],
     checks.uses_at_most: [
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),
@@ -287,15 +283,12 @@ DECISIONS = {
         (lambda train: len(train(beta=0.4)) and {"beta": 0.4}, "0 of 60 hard questions are right and 0 called"),
         (lambda train: [train(easy=n) for n in (4, 3, 1, 0)] and {"easy": 0}, "for 4 runs there is no time"),
         (lambda train: {"easy": 0}, "no run was made; you have tried nothing"),
-        (lambda train: {"easy": 0, "price": 0}, "the one setting to change"),
     ],
     checks.fewest_tests: [
         (lambda train: min((3, 2, 1), key=lambda n: (train(n)["general"] < 0.45, n)), "Solved."),
         (lambda train: max((0, 1, 2, 3), key=lambda n: train(n)["paid"]), "for 0 0.90 is paid, and 90% of the replies"),
         (lambda train: [train(n) for n in range(4)] and 1, "for 1 the share of general replies ends at 0.40"),
         (lambda train: [train(n) for n in range(4)] and 3, "a lower one that will do: 2"),
-        (lambda train: len(train(2)) and 2, "not yet tried: [1, 3]"),
-        (lambda train: 2, "not yet tried: [2]"),
     ],
     checks.choose_a_limit: [
         (lambda train: [n for n in LATE if train(n)[RIGHT].iloc[-1] > 0.3][0], "Solved."),

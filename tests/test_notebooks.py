@@ -164,7 +164,6 @@ def test_outputs_are_clean_and_made_by_this_code_in_one_run(path):
     assert read(path).metadata.get("made_by") == fingerprint(read(path)), "`make notebooks` executes and stamps them"
 
 
-# cells with which an exercise trains
 TRAIN = {"10": ("ex3-data", "ex3-train"), "11": ("part-2", "code-18", "ex2-train"), "12": ("s2-warmed", "ex2-train")}
 
 

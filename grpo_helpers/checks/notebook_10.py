@@ -19,7 +19,6 @@ def uses_at_most(function: Solution) -> None:
         "a number given twice and used twice": (([4, 4], [4, 7, 4]), True),
         "a number given twice and used three times": (([4, 4, 4], [4, 7, 4]), False),
         "a number that was not given": (([4, 3], [4, 7]), False),
-        "the target instead of the numbers": (([28], [4, 7]), False),
         "no number at all": (([], [4, 7]), True),
     }
     expect_each(function, cases)
@@ -33,9 +32,7 @@ def three_numbers(reward_func: Solution) -> None:
         "another right answer": ("9,2,1", 1.0),
         "a wrong sum": ("3, 4, 6", 0.0),
         "the target itself": ("12", 0.0),
-        "the same number three times": ("4, 4, 4", 0.0),
         "two numbers alike": ("5, 5, 2", 0.0),
-        "two numbers": ("5, 7", 0.0),
         "four numbers": ("1, 2, 4, 5", 0.0),
         "a zero": ("0, 5, 7", 0.0),
         "a number below 0": ("-3, 5, 10", 0.0),

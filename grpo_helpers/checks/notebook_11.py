@@ -13,7 +13,6 @@ def mask_of_turns(function: Solution) -> None:
     cases = {
         "a reply without a tool": ([("policy", 3)], [1, 1, 1]),
         "a call, a result and an answer": ([("policy", 2), ("tool", 3), ("policy", 1)], [1, 1, 0, 0, 0, 1]),
-        "a rollout that ends with a result": ([("policy", 1), ("tool", 2)], [1, 0, 0]),
         "a turn of no tokens": ([("policy", 1), ("tool", 1), ("policy", 0)], [1, 0]),
         "no turn at all": ([], []),
     }

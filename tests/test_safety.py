@@ -26,7 +26,6 @@ ALLOWED = {  # where, what, and why
     "12_rewards_beyond_exact_match.ipynb, s2-limit, 0": (["calls exec"], "the sandbox, isolated and limited before"),
     "12_rewards_beyond_exact_match.ipynb, s2-task, 0": (["calls exec"], "formulas made of our own solutions"),
     "data/runs/record/small_functions.py": (["calls eval"], "formulas of its own tables"),
-    "grpo_helpers/checks/notebook_12.py": (["calls exec"], "a program that the reader has just written"),
 }
 SECRETS_WANTED = {"getpass", "userdata", "notebook_login", "interpreter_login", "UserSecretsClient"}
 

@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,13 +15,13 @@ class NotYet(Exception):
     """What an exercise still lacks, in words for the learner."""
 
 
-def exercise(check: Callable[[Solution], None]) -> Callable[[Solution], None]:
+def exercise(check: Callable[..., None]) -> Callable[..., None]:
     """Turn a check that raises into one that prints its verdict: "Solved." or "Not yet: …"."""
 
     @functools.wraps(check)
-    def verdict(solution: Solution) -> None:
+    def verdict(solution: Solution, *run: Callable[..., Any]) -> None:
         try:
-            check(solution)
+            check(solution, *run)
         except NotYet as missing:
             print(f"Not yet: {missing}")
         except Exception as error:
@@ -77,14 +77,44 @@ def short_run(*reward_funcs: Any, witnesses: Sequence[Any] = (), **changes: Any)
 
 
 def decided(function: Solution, run: Callable[..., pd.DataFrame]) -> tuple[Any, dict[Any, pd.DataFrame]]:
-    """What the learner's `function` decides, given `train`, which is `run`; and the histories of the runs it made.
+    """What the learner's `function` decides, given `train`, which is `run`; and what the runs it made have returned.
 
-    A run is known by its one argument, or by the text of the dictionary of its keywords.
+    A run is known by its one argument, by all of several, or by the text of the dictionary of its keywords.
     """
     made: dict[Any, pd.DataFrame] = {}
 
     def train(*asked: Any, **changes: Any) -> pd.DataFrame:
-        made[asked[0] if asked else repr(changes)] = history = run(*asked, **changes)
-        return history.copy()
+        several = (*asked, *changes.values())
+        made[repr(changes) if not asked else several if len(several) > 1 else asked[0]] = found = run(*asked, **changes)
+        return found.copy()
 
     return function(train), made
+
+
+def one_of(got: Any, options: Sequence[Any], needed: Sequence[Any] = (), made: Container[Any] = ()) -> None:
+    """Raise NotYet unless the decision is one of the options, and the runs that it needs were made."""
+    plain = pd.api.types.is_scalar(got)
+    if not plain or got not in options:
+        told = repr(got) if plain else type(got).__name__
+        raise NotYet(f"for this decision your function returned {told}; return one of {', '.join(map(str, options))}")
+    if missing := [option for option in dict.fromkeys(needed) if option not in made]:
+        raise NotYet(f"for {got!r} other runs are needed to compare with; not yet tried: {missing}")
+
+
+def one_change(got: Any, made: Mapping[str, Any]) -> None:
+    """Raise NotYet unless the decision is a dictionary of one setting, with which a run was made."""
+    if not isinstance(got, dict) or len(got) != 1:
+        raise NotYet(f"for this run your function returned {got!r}; return a dictionary of the one setting to change")
+    if repr(got) not in made:
+        raise NotYet(f"for the change {got} no run was made; you have tried {', '.join(made) or 'nothing'}")
+
+
+def least(got: Any, options: Sequence[Any], values: Mapping[Any, float], enough: float, what: str) -> None:
+    """Raise NotYet unless `got` is the lowest option that brings `enough` of the value of the highest."""
+    one_of(got, options)
+    lower, highest = options[max(0, options.index(got) - 1)], options[-1]
+    one_of(got, options, (lower, got, highest), values)
+    if values[got] < enough * values[highest]:
+        raise NotYet(f"for {got} {what} ends at {values[got]:.2f}, with {highest} at {values[highest]:.2f}")
+    if lower != got and values[lower] >= enough * values[highest]:
+        raise NotYet(f"for {got} there is a lower one that will do: {lower}")

@@ -9,7 +9,7 @@ from ..lessons.adversarial import GOOD, SUITE, left
 from ..lessons.flawed import published_correctness_reward_func
 from ..prompts import XML_COT_FORMAT
 from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
-from ._exercise import NotYet, Solution, decided, exercise, expect, short_run
+from ._exercise import NotYet, Solution, decided, exercise, expect, one_of, short_run
 
 NAMED = 3  # cases listed in one message
 
@@ -54,11 +54,7 @@ def start_with(function: Solution) -> None:
     """The candidate whose run ends with the most right answers, of runs that the learner has made with `train`."""
     got, made = decided(function, history_of)
     ends = {name: run["rewards/correctness_reward_func/mean"].tail(5).mean() for name, run in made.items()}
-    if not isinstance(got, str) or got not in CANDIDATES:
-        told = repr(got) if got is None or isinstance(got, str) else type(got).__name__
-        raise NotYet(f"for the three rewards your function returned {told}; return one of {', '.join(CANDIDATES)}")
-    if untried := [name for name in CANDIDATES if name not in ends]:
-        raise NotYet(f"for a choice all three must have been tried; {' and '.join(untried)} not yet")
+    one_of(got, list(CANDIDATES), CANDIDATES, ends)
     if ends[got] < max(ends.values()):
         told = ", ".join(f"{name} {end:.2f}" for name, end in ends.items())
         raise NotYet(f"for {got!r} another ends with more right answers (correctness over the last 5 steps: {told})")

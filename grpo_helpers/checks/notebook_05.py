@@ -1,7 +1,7 @@
 """Checks for the exercises of notebook 05."""
 
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, Solution, decided, exercise, expect, short_run
+from ._exercise import NotYet, Solution, decided, exercise, expect, one_change, short_run
 
 
 @exercise
@@ -32,10 +32,7 @@ def mend(function: Solution) -> None:
     """One changed setting, tried by the learner, with which the reward rises."""
     got, made = decided(function, lambda **changes: short_run(**SLOW | changes))
     rises = {change: run["reward"].tail(5).mean() - run["reward"].head(5).mean() for change, run in made.items()}
-    if not isinstance(got, dict) or len(got) != 1:
-        raise NotYet(f"for this run your function returned {got!r}; return a dictionary of the one setting to change")
-    if repr(got) not in rises:
-        raise NotYet(f"for the change {got} no run was made; you have tried {', '.join(rises) or 'nothing'}")
+    one_change(got, rises)
     if rises[repr(got)] < MENDED:
         raise NotYet(f"for the change {got} the reward rises by {rises[repr(got)]:.2f} points only")
 

@@ -12,7 +12,6 @@ def same_step(function: Solution) -> None:
         "64 prompts in groups of 4 on 16 GPUs with a batch of 16": ((64, 4, 16, 16), 1),
         "a batch that holds half a group": ((3, 8, 2, 4), 3),
         "16 prompts in groups of 8 on three GPUs": ((16, 8, 3, 8), 0),
-        "more GPUs than completions": ((1, 8, 16, 1), 0),
     }
     expect_each(function, cases)
 
@@ -22,7 +21,6 @@ def local_loss(function: Solution) -> None:
     """What a process returns, so that the mean over processes is the mean over all their tokens."""
     cases = {
         "two processes, 3 and 1 tokens": [[1.0, 2.0, 3.0], [6.0]],
-        "two processes with as many tokens": [[1.0, 3.0], [-1.0, 5.0]],
         "one process": [[1.0, 2.0]],
         "four processes": [[4.0], [0.0, 0.0], [1.0, 1.0, 1.0], [2.0] * 10],
     }
@@ -40,7 +38,6 @@ def fewest_gpus(function: Solution) -> None:
         "1.5 billion parameters, 4 GB of the rest, GPUs of 16 GB": ((1.5, 4, 16), 2),
         "7 billion parameters, 10 GB of the rest, GPUs of 80 GB": ((7, 10, 80), 2),
         "7 billion parameters, 10 GB of the rest, GPUs of 24 GB": ((7, 10, 24), 8),
-        "32 billion parameters, 16 GB of the rest, GPUs of 80 GB": ((32, 16, 80), 8),
         "a policy that one GPU holds": ((0.5, 4, 16), 1),
         "a rest that is too large by itself": ((7, 24, 24), 0),
     }

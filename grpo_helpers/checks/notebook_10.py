@@ -1,7 +1,12 @@
 """Checks for the exercises of notebook 10."""
 
+from collections.abc import Callable
+
+import pandas as pd
+
 from ..prompts import XML_COT_FORMAT
-from ._exercise import Solution, exercise, expect, expect_each
+from ..statistics import gain_interval
+from ._exercise import NotYet, Solution, decided, exercise, expect, expect_each, one_of
 
 
 @exercise
@@ -14,7 +19,6 @@ def uses_at_most(function: Solution) -> None:
         "a number given twice and used twice": (([4, 4], [4, 7, 4]), True),
         "a number given twice and used three times": (([4, 4, 4], [4, 7, 4]), False),
         "a number that was not given": (([4, 3], [4, 7]), False),
-        "the target instead of the numbers": (([28], [4, 7]), False),
         "no number at all": (([], [4, 7]), True),
     }
     expect_each(function, cases)
@@ -28,9 +32,7 @@ def three_numbers(reward_func: Solution) -> None:
         "another right answer": ("9,2,1", 1.0),
         "a wrong sum": ("3, 4, 6", 0.0),
         "the target itself": ("12", 0.0),
-        "the same number three times": ("4, 4, 4", 0.0),
         "two numbers alike": ("5, 5, 2", 0.0),
-        "two numbers": ("5, 7", 0.0),
         "four numbers": ("1, 2, 4, 5", 0.0),
         "a zero": ("0, 5, 7", 0.0),
         "a number below 0": ("-3, 5, 10", 0.0),
@@ -54,15 +56,16 @@ def three_numbers(reward_func: Solution) -> None:
 
 
 @exercise
-def share_with_signal(function: Solution) -> None:
-    """The mean over the rates p of 1 - p^G - (1 - p)^G."""
-    cases = {
-        "games that are always or never solved": ([0.0, 1.0], 8),
-        "a game solved every other time, groups of 2": ([0.5], 2),
-        "a game solved every other time, groups of 8": ([0.5], 8),
-        "rates that differ": ([0.0, 0.1, 0.5, 0.9], 4),
-        "a rare success": ([0.01], 8),
-    }
-    for case, (rates, group) in cases.items():
-        wanted = sum(1 - p**group - (1 - p) ** group for p in rates) / len(rates)
-        expect(function(list(rates), group), float(wanted), f"{case}, rates={rates}, group_size={group}")
+def judge_gains(function: Solution, run: Callable[[int], pd.DataFrame]) -> None:
+    """A verdict on two runs: real if the paired interval on new questions lies above 0, else overfit."""
+    got, made = decided(function, run)
+    for count in (8, 300):
+        verdict = got.get(count) if isinstance(got, dict) else got
+        one_of(verdict, ("real", "overfit", "hacked"), (count,), made)
+        if verdict == "hacked":
+            raise NotYet(f"for {verdict!r} something else than right answers would have to be paid; none is")
+        gained, lost, n, paid = made[count].loc["new", ["gained", "lost", "n", "paid"]]
+        low, high = gain_interval(gained, lost, n)
+        if (verdict == "real") != (low > 0):
+            change = f"{gained:.0f} gained and {lost:.0f} lost, {100 * low:+.0f} to {100 * high:+.0f} points"
+            raise NotYet(f"for {count} questions {paid:.2f} of 2 is paid at the end, but of the new ones {change}")

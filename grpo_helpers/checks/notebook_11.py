@@ -1,8 +1,10 @@
 """Checks for the exercises of notebook 11."""
 
+from collections.abc import Callable
+
 import pandas as pd
 
-from ._exercise import Solution, exercise, expect, expect_each
+from ._exercise import NotYet, Solution, decided, exercise, expect, one_change
 
 
 @exercise
@@ -11,7 +13,6 @@ def mask_of_turns(function: Solution) -> None:
     cases = {
         "a reply without a tool": ([("policy", 3)], [1, 1, 1]),
         "a call, a result and an answer": ([("policy", 2), ("tool", 3), ("policy", 1)], [1, 1, 0, 0, 0, 1]),
-        "a rollout that ends with a result": ([("policy", 1), ("tool", 2)], [1, 0, 0]),
         "a turn of no tokens": ([("policy", 1), ("tool", 1), ("policy", 0)], [1, 0]),
         "no turn at all": ([], []),
     }
@@ -19,17 +20,20 @@ def mask_of_turns(function: Solution) -> None:
         expect(function(list(turns)), wanted, f"{case}, turns={turns}")
 
 
+RUNS, HARD = 3, "3 × 2"
+
+
 @exercise
-def worth_calling(function: Solution) -> None:
-    """Calling earns 1 - price, answering from the head its share of right answers."""
-    cases = {
-        "a free call": (([0.0, 0.5, 0.99], 0.0), [True, True, True]),
-        "a price of 0.2": (([0.0, 0.7, 0.9, 1.0], 0.2), [True, True, False, False]),
-        "a price of 0.6": (([0.0, 0.3, 0.5], 0.6), [True, True, False]),
-        "a price above the reward": (([0.0, 0.5], 1.5), [False, False]),
-        "no size at all": (([], 0.2), []),
-    }
-    expect_each(function, cases)
+def mend_the_mix(function: Solution, run: Callable[..., pd.DataFrame]) -> None:
+    """One changed setting, found in at most three runs, after which half of the hard questions are right."""
+    got, made = decided(function, run)
+    one_change(got, made)
+    n, right, called, reward = made[repr(got)].loc[HARD, ["n", "right", "called", "reward"]]
+    if right < n / 2:
+        told = f"{right:.0f} of {n:.0f} hard questions are right and {called:.0f} called, whatever the reward"
+        raise NotYet(f"for the change {got} {told} ({reward:.2f})")
+    if len(made) > RUNS:
+        raise NotYet(f"for {len(made)} runs there is no time; find it in {RUNS}, from what the first one shows")
 
 
 @exercise

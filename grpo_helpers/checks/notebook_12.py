@@ -1,10 +1,11 @@
 """Checks for the exercises of notebook 12."""
 
-import json
-from typing import Any
+from collections.abc import Callable
+
+import pandas as pd
 
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, Solution, exercise, expect
+from ._exercise import NotYet, Solution, decided, exercise, expect, least, one_of
 
 
 @exercise
@@ -20,7 +21,6 @@ def reads_a_booking(function: Solution) -> None:
         "nothing": "",
         "no nights": '{"nights": 0, "breakfast": true}',
         "too many nights": '{"nights": 31, "breakfast": true}',
-        "nights below 0": '{"nights": -3, "breakfast": true}',
         "half a night": '{"nights": 2.5, "breakfast": true}',
         "true nights": '{"nights": true, "breakfast": true}',
         "nights in quotes": '{"nights": "3", "breakfast": true}',
@@ -30,10 +30,7 @@ def reads_a_booking(function: Solution) -> None:
         "a dog as well": '{"nights": 3, "breakfast": true, "dog": true}',
         "nights twice": '{"nights": 30, "nights": 3, "breakfast": true}',
         "nights that are no number": '{"nights": NaN, "breakfast": true}',
-        "endless nights": '{"nights": Infinity, "breakfast": true}',
-        "nights in nights": '{"nights": {"nights": 3}, "breakfast": true}',
         "a list": '[{"nights": 3, "breakfast": true}]',
-        "a number": "3",
         "two bookings": '{"nights": 3, "breakfast": true} {"nights": 4, "breakfast": true}',
         "a code fence": '```json\n{"nights": 3, "breakfast": true}\n```',
         "deep nesting": "[" * 100_000,
@@ -43,26 +40,19 @@ def reads_a_booking(function: Solution) -> None:
         expect(function(text), wanted, f"{case}, {text[:60]!r},")
 
 
+HIDDEN = (0, 1, 2, 3)  # tests
+
+
 @exercise
-def special_case(function: Solution) -> None:
-    """The source of a program whose f is right for the tests given, and wrong elsewhere."""
-    shown = {
-        "one test": [([5, 11], 55)],
-        "three tests": [([5, 11], 55), ([2, 3], 6), ([7, 9], 63)],
-        "one argument": [([4], 16), ([9], 81)],
-    }
-    for case, tests in shown.items():
-        text = function(json.loads(json.dumps(tests)))
-        if not isinstance(text, str):
-            raise NotYet(f"for {case} your function returned {text!r}; return the text of a program that defines f")
-        space: dict[str, Any] = {}
-        exec(text, space)
-        for arguments, wanted in tests:
-            expect(space["f"](*arguments), wanted, f"{case}: your f of {arguments}")
-        other = [n + 20 for n in tests[0][0]]
-        right = other[0] ** 2 if len(other) == 1 else other[0] * other[1]
-        if space["f"](*other) == right:
-            raise NotYet(f"for {case} your program also solves f({', '.join(map(str, other))}): that is no cheat")
+def fewest_tests(function: Solution, run: Callable[[int], pd.Series]) -> None:
+    """The fewest hidden tests that bring nine tenths of the general replies of three, however well a run is paid."""
+    got, made = decided(function, run)
+    one_of(got, HIDDEN, (got,), made)
+    if (copied := made[got]["only the shown test"]) > made[got]["general"]:
+        paid = f"{made[got]['paid']:.2f} is paid, and {copied:.0%} of the replies pass only the shown test"
+        raise NotYet(f"for {got} {paid}: the reward is hacked")
+    general = {hidden: found["general"] for hidden, found in made.items()}
+    least(got, HIDDEN, general, 0.9, "the share of general replies")
 
 
 @exercise
@@ -77,9 +67,7 @@ def gate(reward_func: Solution) -> None:
         "right, with three steps": (reply("1 + 1 = 2", "then", "2 * 3 = 6", "6 = 6", said="6.0"), 1.2),
         "right, without a step": (reply("easy"), 1.0),
         "right, with four steps": (reply(*["6 = 6"] * 4), 1.0),
-        "right, with a thousand steps": (reply(*["1 = 1"] * 1000), 1.0),
         "wrong, with a step": (reply("2 * 3 = 7", said="7"), 0.0),
-        "wrong, with a thousand steps": (reply(*["1 = 1"] * 1000, said="7"), 0.0),
         "right in the working only": (reply("2 * 3 = 6", said="no idea"), 0.0),
         "twice": (reply("2 * 3 = 6") + reply("2 * 3 = 6"), 0.0),
         "right, without the layout": ("2 * 3 = 6\nThe answer is 6", 0.0),

@@ -19,9 +19,9 @@ SIGNALS: Mapping[str, tuple[str, str]] = {
     "reward": ("total reward", POINTS),
     CORRECT: ("correctness", POINTS),
     "completions/mean_length": ("mean completion length", "tokens"),
-    "completions/worked": ("completions with a calculation", "share"),
-    "completions/clipped_ratio": ("completions cut off", "share"),
-    "frac_reward_zero_std": ("tied groups", "share"),
+    "completions/worked": ("completions with a calculation", "%"),
+    "completions/clipped_ratio": ("completions cut off", "%"),
+    "frac_reward_zero_std": ("tied groups", "%"),
     "entropy": ("entropy of the policy", "nats a token"),
     "kl": ("KL to the reference", "nats a token"),
     "grad_norm": ("gradient norm", "no unit"),
@@ -65,10 +65,11 @@ def plot_signals(
     """
     figure = panels(len(columns), title, per_row)
     for ax, column in zip(figure.axes, columns, strict=True):
+        name, unit = _signal(column)
         for (label, history), look in zip(runs.items(), LOOKS, strict=False):
             if column not in history or history[column].isna().all():
                 continue
-            values = history[column].replace([np.inf, -np.inf], np.nan)
+            values = history[column].replace([np.inf, -np.inf], np.nan) * (100 if unit == "%" else 1)
             if len(runs) == 1:
                 ax.plot(history["step"], values, color=GREY, linestyle="-", linewidth=0.8, alpha=0.8)
                 if (most := _most(history, column)) is not None:
@@ -76,9 +77,8 @@ def plot_signals(
             ax.plot(history["step"], smooth(values), linewidth=1.8, label=label, **look)
         if not ax.lines:
             ax.text(0.5, 0.5, "not logged", ha="center", va="center", transform=ax.transAxes)
-        name, unit = _signal(column)
         ax.set(title=name, xlabel="optimizer step", ylabel=unit)
-        ax.set_ylim((-0.03, 1.03) if unit == "share" else (min(0.0, ax.get_ylim()[0]), None))
+        ax.set_ylim((-3, 103) if unit == "%" else (min(0.0, ax.get_ylim()[0]), None))
     if len(runs) > 1:
         lines = {line.get_label(): line for ax in figure.axes for line in ax.lines}
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(runs))

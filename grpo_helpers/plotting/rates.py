@@ -14,12 +14,12 @@ MARKS = (("o", BLUE, "white"), ("s", ORANGE, ORANGE), ("D", GREEN, GREEN))  # ma
 
 
 def plot_rates(
-    rates: pd.DataFrame, columns: Mapping[str, str], title: str = "", of: str = "per cent", ax: Axes | None = None
+    rates: pd.DataFrame, columns: Mapping[str, str], title: str = "", of: str = "rate (%)", ax: Axes | None = None
 ) -> Figure:
     """Rates with their 95 % Wilson intervals, a row of marks for each row of `rates`.
 
     For each column shown, "x", the columns x, x_low and x_high, 0 to 1. `columns` are column → what the legend calls
-    it, `of` what the per cent are of, `ax` is where to draw; None makes a figure.
+    it, `of` what they are, `ax` is where to draw; None makes a figure.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.5, (0.3 + 0.15 * len(columns)) * len(rates) + 1.3))
@@ -40,14 +40,14 @@ def plot_intervals(results: Mapping[str, tuple[int, int]], title: str) -> Figure
     """Rates with their 95 % Wilson intervals: label → (right answers, questions)."""
     rows = {f"{label}\n{k} of {n}": (k / n, *wilson_interval(k, n)) for label, (k, n) in results.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["right", "right_low", "right_high"])
-    return plot_rates(table, {"right": "right"}, title, "per cent right")
+    return plot_rates(table, {"right": "right"}, title, "right (%)")
 
 
 def plot_before_after(comparison: pd.DataFrame) -> Figure:
     """Each rate before (hollow) and after (filled) with its 95 % interval, from `evaluation.compare`."""
     first = comparison.iloc[0]
     title = f"Right, in the layout: from {first['before']:.0%} to {first['after']:.0%} of held-out questions"
-    of = f"per cent of {int(first['n'])} questions"
+    of = f"% of {int(first['n'])} questions"
     return plot_rates(comparison, {"before": "before", "after": "after"}, title, of)
 
 

@@ -107,19 +107,17 @@ def worked_reply(answer: str) -> str:
 def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
     """A worked example of each kind, "+", "-", "*", "/" or "below 0" (a difference): the shortest one-step problem.
 
-    Short, because the prompt is paid for in every forward pass. Different operations, because a policy that is shown
-    two products learns to multiply whatever it is asked. Two different numbers, because 37 - 37 does not show which of
+    Short, because every forward pass pays for the prompt. Two different numbers, because 37 - 37 does not show which of
     them is taken from which.
     """
     shots: dict[str, tuple[str, str]] = {}
     for row in sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"])):
         a, sign, b = row["answer"].split()[:3]
-        kind = "below 0" if extract_hash_answer(row["answer"]).startswith("-") else sign
         if a != b:
+            kind = "below 0" if "#### -" in row["answer"] else sign
             shots.setdefault(kind, (row["question"], worked_reply(row["answer"])))
-    for operation in operations:
-        if operation not in shots:
-            raise ValueError(f"no one-step problem with the operation {operation!r}; choose from {', '.join(shots)}")
+    if unknown := set(operations) - set(shots):
+        raise ValueError(f"no one-step problem with the operation {unknown.pop()!r}; choose from {', '.join(shots)}")
     return [shots[operation] for operation in operations]
 
 

@@ -146,8 +146,7 @@ def _for_gpu() -> tuple[Profile, str]:
 def _for_cpu() -> tuple[Profile, str]:
     minutes = estimated_minutes(SMALL)
     if minutes > LONGEST_MINUTES:
-        why = f"'small' would take about {minutes:.0f} minutes on this CPU (GRPO_PROFILE=small if you do not mind)"
-        return TINY, f"no GPU, and {why}"
+        return TINY, f"no GPU, and 'small' would take about {minutes:.0f} minutes here (GRPO_PROFILE=small takes it)"
     if error := _weights_missing(SMALL):
         return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
     return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"

@@ -125,8 +125,8 @@ NEAR_MISSES = {
     checks.keeps_options: [(..., "a number above 0"), (0, "a number above 0"), (1, "left with"), (2, "only 2.38")],
     checks.is_shown: [
         ("A", "give a dictionary"),
-        (claims(True, True), "claim B: 4 gained, 2 lost, p = 0.69"),
-        (claims(False), "claim A: 59 gained, 2 lost"),
+        (claims(True, True), "claim B: 7 gained, 1 lost, p = 0.07"),
+        (claims(False), "claim A: 78 gained, 5 lost"),
         (claims(True, False, True, False), "claim E: None is neither"),
     ],
     checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],

@@ -192,8 +192,7 @@ def test_example_shots_are_right_in_format_and_of_the_operations_asked_for(opera
     found = {row["question"]: row for row in word_problem_rows("train", steps=[1])}
     calculations = [found[question]["answer"].split()[:3] for question, _ in shots]
     below = [extract_hash_answer(found[question]["answer"]).startswith("-") for question, _ in shots]
-    assert below == [operation == "below 0" for operation in operations]
-    assert [sign for _, sign, _ in calculations] == [o.replace("below 0", "-") for o in operations]
+    assert ["below 0" if low else c[1] for low, c in zip(below, calculations, strict=True)] == list(operations)
     assert all(a != b for a, _, b in calculations), "two equal numbers do not show which one goes where"
     for question, reply in shots:
         assert rewards.has_strict_format(reply)

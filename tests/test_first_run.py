@@ -86,9 +86,8 @@ def test_as_a_file_it_trains_without_this_repository(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_name_changes_the_whole_recipe_and_the_chat_is_the_one_of_the_series(name):
-    fields, profile = {}, profiles.get_profile(name)
-    if name == "small":  # its shorter prompt of before, and what suits that
-        profile = profile.with_(shots=("-", "*"), num_generations=8, batch=16, learning_rate=1.5e-4)
+    shorter = {"shots": ("-", "*"), "num_generations": 8, "batch": 16, "learning_rate": 1.5e-4}
+    fields, profile = {}, profiles.get_profile(name).with_(**(shorter if name == "small" else {}))
     recipe = run_cells(*chosen(name)[:2])
     run_cells(chosen(name)[CONFIG], **vars(recipe) | {"GRPOConfig": lambda **given: fields.update(given)})
     completions = fields["per_device_train_batch_size"] * fields["gradient_accumulation_steps"]

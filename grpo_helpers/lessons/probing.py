@@ -124,9 +124,8 @@ def ask_variants(
 ) -> pd.DataFrame:
     """One reply to the same `n` training questions under each variant: `sample_replies`' columns and `variant`.
 
-    Questions of the training set, because a prompt is chosen by this, and whatever is chosen on the test questions
-    looks better on them than it is. Questions that serve as an example in any variant are left out. If there are not
-    `n` it is a ValueError.
+    Of the training set, because what is chosen on test questions looks better on them than it is; none that serves as
+    an example in any variant. If there are not `n` it is a ValueError.
     """
     shown = {question for v in variants.values() for question, _ in v.shots}
     if n < 1:

@@ -35,8 +35,8 @@ FORMULA, CURVE, BELOW = "the formula beside it", "the figure above", "asserted b
 ALLOWED = {
     ("02", "0.02"): FORMULA, ("02", "64"): FORMULA, ("02", "0.27"): FORMULA, ("02", "0.85"): FORMULA,
     ("03", "1.68"): "1.05 + 0.63", ("03", "0.42"): "1.05 - 0.63",
-    ("04", "1.008"): "1 + 2^-7, bfloat16's next number", ("05", "0.065"): BELOW, ("06", "2.1"): BELOW,
-    ("06", "81"): BELOW, ("08", "252"): FORMULA, ("10", "28"): "4 * 7",
+    ("04", "1.008"): "1 + 2^-7, bfloat16's next number", ("05", "0.065"): BELOW, ("06", "3.1"): BELOW,
+    ("06", "3.5"): BELOW, ("08", "252"): FORMULA, ("10", "28"): "4 * 7",
     ("10", "0.2"): CURVE, ("10", "0.4"): CURVE, ("10", "140"): CURVE,
     ("11", "36"): "8 * 9 / 2", ("11", "120"): "60 + 60", ("11", "470"): "seen when it was installed",
     ("13", "136"): FORMULA,
@@ -131,9 +131,9 @@ def test_a_comma_belongs_to_a_number_only_before_three_digits():
 def test_numbers_that_are_allowed_because_they_were_counted_elsewhere():
     assert round(binomtest(9, 11).pvalue, 3) == 0.065
     assert gain_interval(9, 2, 100)[0] > 0
-    replies = [ROOT / f"data/runs/small-{seed}/{when}.jsonl" for when in ("before", "after") for seed in (1, 2, 3)]
+    replies = [*ROOT.glob("data/runs/small-1/before.jsonl"), *ROOT.glob("data/runs/small-[1-3]/after.jsonl")]
     tables = [pd.read_json(path, lines=True) for path in replies]
-    assert round(100 * pd.Series([table["flexible"].mean() for table in tables[3:]]).std(), 1) == 2.1
-    wrong = [table.loc[~table["flexible"] & ~table["truncated"], "completion"] for table in tables]
-    false = [sum(map(bool, map(false_sums, completions))) for completions in wrong]
-    assert (false[0], min(false[3:]), max(false[3:])) == (81, 87, 101)
+    rates = pd.Series([table["flexible"].mean() for table in tables[1:]])
+    assert (round(100 * rates.std(), 1), round((50 * rates.mean() * (1 - rates.mean())) ** 0.5, 1)) == (3.1, 3.5)
+    wrong = [t["completion"][~t["flexible"] & ~t["truncated"]].map(false_sums).map(bool).sum() for t in tables]
+    assert (wrong[0], min(wrong[1:]), max(wrong[1:])) == (96, 68, 72)

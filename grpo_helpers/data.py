@@ -110,15 +110,15 @@ def example_shots(operations: Sequence[str]) -> list[tuple[str, str]]:
     Short, because every forward pass pays for the prompt. Two different numbers, because 37 - 37 does not show which of
     them is taken from which.
     """
-    shots: dict[str, tuple[str, str]] = {}
+    shortest: dict[str, Row] = {}
     for row in sorted(word_problem_rows("train", steps=[1]), key=lambda r: len(r["question"]) + len(r["answer"])):
         a, sign, b = row["answer"].split()[:3]
         if a != b:
             kind = "below 0" if "#### -" in row["answer"] else sign
-            shots.setdefault(kind, (row["question"], worked_reply(row["answer"])))
-    if unknown := set(operations) - set(shots):
-        raise ValueError(f"no one-step problem with the operation {unknown.pop()!r}; choose from {', '.join(shots)}")
-    return [shots[operation] for operation in operations]
+            shortest.setdefault(kind, row)
+    if unknown := [operation for operation in operations if operation not in shortest]:
+        raise ValueError(f"no one-step problem with the operation {unknown[0]!r}; choose from {', '.join(shortest)}")
+    return [(row["question"], worked_reply(row["answer"])) for row in map(shortest.__getitem__, operations)]
 
 
 def load_task(

@@ -127,6 +127,7 @@ NEAR_MISSES = {
         ("A", "give a dictionary"),
         (claims(True, True), "claim B: 7 gained, 1 lost, p = 0.07"),
         (claims(False), "claim A: 78 gained, 5 lost"),
+        (claims(True, False, True, True), "claim D: 8 gained, 0 lost, p = 0.0078 (strict"),
         (claims(True, False, True, False), "claim E: None is neither"),
     ],
     checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],
@@ -161,6 +162,7 @@ NEAR_MISSES = {
     ],
     checks.next_scale: [
         (lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1), "the 2000th good step"),
+        (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
     ],
     checks.questions_needed: [
         (lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))), "returned 16, expected 12"),
@@ -174,11 +176,13 @@ NEAR_MISSES = {
     ],
     checks.same_step: [
         (lambda prompts, group, processes, batch: prompts * group // (processes * batch), "on three GPUs"),
+        (lambda *case: max(1, accumulation(*case)), "on three GPUs"),
     ],
     checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
     checks.fewest_gpus: [
         (lambda billions, rest, budget: math.ceil(16 * billions / budget), "10 GB of the rest"),
         (lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1, "returned 3, expected 2"),
+        (lambda billions, rest, budget: math.ceil(16 * billions / (budget - rest)), "raised ZeroDivisionError"),
     ],
     checks.uses_at_most: [
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),

@@ -23,13 +23,10 @@ def reply(expression):
 @pytest.mark.parametrize(
     ("expression", "value", "used"),
     [
-        ("(2 + 4) / 3", 2, [2, 4, 3]),
-        ("2 + 4 / 3", Fraction(10, 3), [2, 4, 3]),
-        ("10 - 2 - 3", 5, [10, 2, 3]),
-        ("10-(2-3)", 11, [10, 2, 3]),
-        (" 5 ", 5, [5]),
+        ("(2 + 4) / 3", 2, [2, 4, 3]), ("2 + 4 / 3", Fraction(10, 3), [2, 4, 3]),
+        ("10 - 2 - 3", 5, [10, 2, 3]), ("10-(2-3)", 11, [10, 2, 3]), (" 5 ", 5, [5]),
     ],
-)
+)  # fmt: skip
 def test_expressions_are_calculated_exactly(expression, value, used):
     assert taught.calculate(expression) == (value, used)
 
@@ -55,18 +52,17 @@ def test_no_text_breaks_the_calculator(text):
 
 
 @pytest.mark.parametrize(
-    ("expression", "wanted"),
+    ("wanted", "expressions"),
     [
-        ("7", "other numbers"),
-        ("47 - 19", "other numbers"),  # the two numbers as one
-        ("4 + 7\n4 * 7", "no expression"),  # a bet on two
-        ("4 ** 7", "no expression"),
-        ("4 + 7", "another value"),
-        ("7 * 4", "solved"),
+        ("other numbers", ("28", "28 * 1", "4 * 7 + 7 - 7", "7", "47 - 19")),
+        ("no expression", ("4 * 7 = 28", "4 + 7\n4 * 7", "4 ** 7", "print(28)")),
+        ("another value", ("4 + 7",)),
+        ("solved", ("7 * 4",)),
     ],
 )
-def test_cheats_are_called_what_they_are(expression, wanted):
-    assert taught.verdict(reply(expression), [4, 7], "28") == wanted
+def test_cheats_are_called_what_they_are(wanted, expressions):
+    for expression in expressions:
+        assert taught.verdict(reply(expression), [4, 7], "28") == wanted, expression
 
 
 def test_without_the_layout_nothing_is_paid():

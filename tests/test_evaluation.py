@@ -314,9 +314,6 @@ def test_percentages_are_for_reading():
     assert shown.loc[RATES["strict"]].to_dict() == {
         "before (95 % interval)": "23.3 % (11.8-40.9)",
         "after (95 % interval)": "90.0 % (74.4-96.5)",
-        "gain (points)": points(20 / 30, *gain_interval(20, 0, 30)),
-        "gained": 20,
-        "lost": 0,
-        "p": "1.9e-06",
-    }
+        "gain (points)": points(20 / 30, *gain_interval(20, 0, 30)), "gained": 20, "lost": 0, "p": "1.9e-06",
+    }  # fmt: skip
     assert points(0.065, -0.001, 0.13) == "+6.5 (-0.1 to +13.0)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import re
@@ -241,11 +242,13 @@ def chosen(monkeypatch):
     return choose
 
 
-def test_the_cells_take_an_address_and_pay_for_a_question_once(chosen, served):
-    server = served(lambda n: (200, "Score: 7", 0))
+def test_the_cells_take_an_address_with_its_faults_and_pay_for_a_question_once(chosen, served):
+    faults = {1: (500, "Score: 1", 0), 2: (200, None, 0)}  # broken, then no JSON
+    server = served(lambda n: faults.get(n, (200, "Score: 7", 0)))
     judge = chosen(URL=server.url, MODEL="some-model", KEY="secret")
+    judge.ask = functools.partial(judge.ask, waits=(0.01, 0.01), timeout=5)
     for asked in ([QUESTION], [QUESTION] * 2):
-        assert taught.wait_for(judge(asked)) == ["Score: 7"] * len(asked) and len(server.seen) == 1
+        assert taught.wait_for(judge(asked)) == ["Score: 7"] * len(asked) and len(server.seen) == 3
     assert server.seen[-1][:2] == ("/v1/chat/completions", "Bearer secret")
 
 

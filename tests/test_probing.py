@@ -143,6 +143,9 @@ def test_rates_are_counts_over_n_in_the_order_given():
     assert list(rates.index) == ["z", "a"] and rates["n"].tolist() == [4, 4]
     wanted = {"prompt_tokens": [25, 7], "strict": [0.25, 0], "flexible": [0.5, 1], "<answer>": [0.75] * 2}
     assert {name: rates[name].tolist() for name in wanted} == wanted
+    for outcome in probing.OUTCOMES:
+        assert (rates[f"{outcome}_low"] <= rates[outcome] + 1e-12).all()
+        assert (rates[outcome] <= rates[f"{outcome}_high"] + 1e-12).all()
     assert taught.as_text(rates).loc["a", "right, flexible"] == "100 (51-100)"
 
 

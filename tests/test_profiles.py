@@ -74,7 +74,7 @@ A_T4 = {"card": "Tesla T4", "gb": 15.6}
         pytest.param({"minutes": 16}, "tiny", 100, id="slow CPU"),
         pytest.param({"minutes": 10, "weights": []}, "tiny", 100, id="offline"),
         pytest.param(A_T4 | {"weights": []}, "tiny", 100, id="T4, offline"),
-        pytest.param(A_T4 | {"weights": [SMALL.model]}, "small", 50, id="T4, offline, with small's weights"),
+        pytest.param(A_T4 | {"weights": [SMALL.model]}, "small", 100, id="T4, offline, with small's weights"),
         pytest.param(A_T4 | {"weights": [T4.model]}, "t4", 50, id="T4, offline, with t4's weights"),
     ],
 )

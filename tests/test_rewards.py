@@ -87,7 +87,10 @@ def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, te
     ("text", "points"),
     [
         pytest.param("\n" + PERFECT, SOFT, id="newline before"),
+        pytest.param(PERFECT + "\n\n", SOFT, id="two newlines after"),
         pytest.param(PERFECT.replace("<answer>\n", "<answer>"), SOFT, id="answer on the tag line"),
+        pytest.param(PERFECT.replace("\n</reasoning>", "</reasoning>"), SOFT, id="closing tag not on its own line"),
+        pytest.param(ONE_LINE.replace(" <", "\n\n\t<"), SOFT, id="much space between"),
         pytest.param(ONE_LINE.replace("> <", "><"), SOFT, id="no space between"),
         pytest.param(PERFECT.replace("<answer>", "so\n<answer>"), [0.5, 0, 0, 0.5, 2], id="text between the blocks"),
         pytest.param(PERFECT.replace("72\n</", "</"), [0.5, 0.5, 0, 0, 0], id="empty answer"),
@@ -154,6 +157,7 @@ MEGA = 1_000_000  # characters, for which a careless pattern takes hours
         pytest.param(PERFECT.replace("\n<answer>", " " * MEGA + "x<answer>"), id="spaces between the blocks"),
         pytest.param(PERFECT.replace("6 * 12", "\n</reasoning" * (MEGA // 12)), id="almost closed over and over"),
         pytest.param(PERFECT.replace("\n72\n", "1" + ",000" * (MEGA // 4) + "x"), id="groups of three, then a letter"),
+        pytest.param(PERFECT.replace("\n72\n", "-" + "9" * (MEGA + 1)), id="minus a million digits"),
     ],
 )
 def test_megabytes_finish(text):

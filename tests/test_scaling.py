@@ -218,14 +218,11 @@ def test_prepared_questions_are_what_trl_loads(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "new", "--batch", "3"], "batch=3"),
-        (["train", "new", "--batch", "0"], "batch=0"),
-        (["train", "new", "--steps", "0"], "steps=0"),
-        (["train", "new", "--loss_type", "odd"], "odd"),
-        (["train", "a file"], "a file"),
-        (["prepare", "a file"], "a file"),
+        (["train", "new", "--batch", "3"], "batch=3"), (["train", "new", "--batch", "0"], "batch=0"),
+        (["train", "new", "--steps", "0"], "steps=0"), (["train", "new", "--loss_type", "odd"], "odd"),
+        (["train", "a file"], "a file"), (["prepare", "a file"], "a file"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_on_the_command_line_are_named(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a file").write_text("mine")

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 Solution = Callable[..., Any]  # what the learner wrote; for some checks a value
+Run = Callable[..., Any]  # a training of the notebook's own: settings → a table
 
 
 class NotYet(Exception):
@@ -19,7 +20,7 @@ def exercise(check: Callable[..., None]) -> Callable[..., None]:
     """Turn a check that raises into one that prints its verdict: "Solved." or "Not yet: …"."""
 
     @functools.wraps(check)
-    def verdict(solution: Solution, *run: Callable[..., Any]) -> None:
+    def verdict(solution: Solution, *run: Run) -> None:
         try:
             check(solution, *run)
         except NotYet as missing:
@@ -76,17 +77,18 @@ def short_run(*reward_funcs: Any, witnesses: Sequence[Any] = (), **changes: Any)
     return trials.trial(short, paid, witnesses=witnesses, evaluate_before=False).history
 
 
-def decided(function: Solution, run: Callable[..., pd.DataFrame]) -> tuple[Any, dict[Any, pd.DataFrame]]:
+def decided(function: Solution, run: Run) -> tuple[Any, dict[Any, Any]]:
     """What the learner's `function` decides, given `train`, which is `run`; and what the runs it made have returned.
 
     A run is known by its one argument, by all of several, or by the text of the dictionary of its keywords.
     """
-    made: dict[Any, pd.DataFrame] = {}
+    made: dict[Any, Any] = {}
 
-    def train(*asked: Any, **changes: Any) -> pd.DataFrame:
+    def train(*asked: Any, **changes: Any) -> Any:
         several = (*asked, *changes.values())
-        made[repr(changes) if not asked else several if len(several) > 1 else asked[0]] = found = run(*asked, **changes)
-        return found.copy()
+        known_by = repr(changes) if not asked else asked[0] if len(several) == 1 else several
+        made[known_by] = run(*asked, **changes)
+        return made[known_by].copy()
 
     return function(train), made
 

@@ -51,7 +51,7 @@ def decide(function: Solution) -> None:
     """A verdict on two settings: better where the runs of three seeds all lie above every usual one."""
     best = averages(records.load("grid_usual", "tiny")["curves"]).max()
     runs = {name: {42: averages(records.load(grid, "tiny")["curves"])[name, 42]} for name, (grid, _) in LAB.items()}
-    got = function(lambda name, seed: runs[name].setdefault(seed, average_at(name, seed)), best)
+    got = function(lambda name, seed: runs[name].get(seed) or runs[name].setdefault(seed, average_at(name, seed)), best)
     for name, found in runs.items():
         verdict = got.get(name) if isinstance(got, dict) else got
         if verdict not in VERDICTS:

@@ -1,12 +1,8 @@
 """Checks for the exercises of notebook 10."""
 
-from collections.abc import Callable
-
-import pandas as pd
-
 from ..prompts import XML_COT_FORMAT
 from ..statistics import gain_interval
-from ._exercise import NotYet, Solution, decided, exercise, expect, expect_each, one_of
+from ._exercise import NotYet, Run, Solution, decided, exercise, expect, expect_each, one_of
 
 
 @exercise
@@ -33,6 +29,7 @@ def three_numbers(reward_func: Solution) -> None:
         "a wrong sum": ("3, 4, 6", 0.0),
         "the target itself": ("12", 0.0),
         "two numbers alike": ("5, 5, 2", 0.0),
+        "two numbers": ("5, 7", 0.0),
         "four numbers": ("1, 2, 4, 5", 0.0),
         "a zero": ("0, 5, 7", 0.0),
         "a number below 0": ("-3, 5, 10", 0.0),
@@ -56,7 +53,7 @@ def three_numbers(reward_func: Solution) -> None:
 
 
 @exercise
-def judge_gains(function: Solution, run: Callable[[int], pd.DataFrame]) -> None:
+def judge_gains(function: Solution, run: Run) -> None:
     """A verdict on two runs: real if the paired interval on new questions lies above 0, else overfit."""
     got, made = decided(function, run)
     for count in (8, 300):

@@ -1,10 +1,8 @@
 """Checks for the exercises of notebook 11."""
 
-from collections.abc import Callable
-
 import pandas as pd
 
-from ._exercise import NotYet, Solution, decided, exercise, expect, one_change
+from ._exercise import NotYet, Run, Solution, decided, exercise, expect, one_change
 
 
 @exercise
@@ -13,6 +11,7 @@ def mask_of_turns(function: Solution) -> None:
     cases = {
         "a reply without a tool": ([("policy", 3)], [1, 1, 1]),
         "a call, a result and an answer": ([("policy", 2), ("tool", 3), ("policy", 1)], [1, 1, 0, 0, 0, 1]),
+        "a rollout that ends with a result": ([("policy", 1), ("tool", 2)], [1, 0, 0]),
         "a turn of no tokens": ([("policy", 1), ("tool", 1), ("policy", 0)], [1, 0]),
         "no turn at all": ([], []),
     }
@@ -24,7 +23,7 @@ RUNS, HARD = 3, "3 × 2"
 
 
 @exercise
-def mend_the_mix(function: Solution, run: Callable[..., pd.DataFrame]) -> None:
+def mend_the_mix(function: Solution, run: Run) -> None:
     """One changed setting, found in at most three runs, after which half of the hard questions are right."""
     got, made = decided(function, run)
     one_change(got, made)

@@ -1,11 +1,7 @@
 """Checks for the exercises of notebook 12."""
 
-from collections.abc import Callable
-
-import pandas as pd
-
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, Solution, decided, exercise, expect, least, one_of
+from ._exercise import NotYet, Run, Solution, decided, exercise, expect, least, one_of
 
 
 @exercise
@@ -21,6 +17,7 @@ def reads_a_booking(function: Solution) -> None:
         "nothing": "",
         "no nights": '{"nights": 0, "breakfast": true}',
         "too many nights": '{"nights": 31, "breakfast": true}',
+        "nights below 0": '{"nights": -3, "breakfast": true}',
         "half a night": '{"nights": 2.5, "breakfast": true}',
         "true nights": '{"nights": true, "breakfast": true}',
         "nights in quotes": '{"nights": "3", "breakfast": true}',
@@ -30,6 +27,7 @@ def reads_a_booking(function: Solution) -> None:
         "a dog as well": '{"nights": 3, "breakfast": true, "dog": true}',
         "nights twice": '{"nights": 30, "nights": 3, "breakfast": true}',
         "nights that are no number": '{"nights": NaN, "breakfast": true}',
+        "endless nights": '{"nights": Infinity, "breakfast": true}',
         "a list": '[{"nights": 3, "breakfast": true}]',
         "two bookings": '{"nights": 3, "breakfast": true} {"nights": 4, "breakfast": true}',
         "a code fence": '```json\n{"nights": 3, "breakfast": true}\n```',
@@ -44,7 +42,7 @@ HIDDEN = (0, 1, 2, 3)  # tests
 
 
 @exercise
-def fewest_tests(function: Solution, run: Callable[[int], pd.Series]) -> None:
+def fewest_tests(function: Solution, run: Run) -> None:
     """The fewest hidden tests that bring nine tenths of the general replies of three, however well a run is paid."""
     got, made = decided(function, run)
     one_of(got, HIDDEN, (got,), made)

@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 .PHONY: run test quick lab notebooks bench site site-check browser colab gpu-check publish pictures clean help
 
 help:
-	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|t4|t4_full|article, SEED=, ARGS=)"
+	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|small_long|t4|t4_full|article, SEED=, ARGS=)"
 	@echo "make test       lint, unit tests, conventions, and every notebook executed on the tiny profile"
 	@echo "make quick      lint, and the tests that train nothing: two to four minutes"
 	@echo "make lab        JupyterLab on the notebooks"

@@ -166,6 +166,11 @@ SMALL = Profile(
     save_steps=10,
 )
 
+SMALL_LONG = SMALL.with_(
+    name="small_long", about="as small, an hour; 2 CPU cores", minutes=60,
+    steps=320, temperature=1.2, save_steps=20,
+)  # fmt: skip
+
 T4 = Profile(
     name="t4",
     about="Qwen2.5-1.5B-Instruct on GSM8K; a Colab T4, a first look of about 15 minutes (an estimate)",
@@ -194,13 +199,9 @@ T4 = Profile(
 )
 
 T4_FULL = T4.with_(
-    name="t4_full",
-    about="as t4, a real run; a Colab T4, about two hours (an estimate)",
-    minutes=120,
-    steps=160,
-    save_steps=10,
-    eval_questions=200,
-)
+    name="t4_full", about="as t4, a real run; a Colab T4, about two hours (an estimate)", minutes=120,
+    steps=160, save_steps=10, eval_questions=200,
+)  # fmt: skip
 
 ARTICLE = T4.with_(
     name="article",
@@ -226,7 +227,7 @@ ARTICLE = T4.with_(
     save_steps=50,
 )
 
-PROFILES = {p.name: p for p in (TINY, SMALL, T4, T4_FULL, ARTICLE)}
+PROFILES = {p.name: p for p in (TINY, SMALL, SMALL_LONG, T4, T4_FULL, ARTICLE)}
 
 
 def get_profile(name: str) -> Profile:

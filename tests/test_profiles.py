@@ -20,7 +20,7 @@ def test_unknown_profile_is_named_and_the_known_ones_listed(monkeypatch, name):
     monkeypatch.setenv("GRPO_PROFILE", name)
     for choose in (lambda: get_profile(name), detect):
         with pytest.raises(
-            ValueError, match=rf"{re.escape(repr(name))}.*tiny, small, t4, t4_full, article.*GRPO_PROFILE"
+            ValueError, match=rf"{re.escape(repr(name))}.*tiny, small, small_long, t4, t4_full, article.*GRPO_PROFILE"
         ):
             choose()
 

@@ -131,7 +131,7 @@ def refused(arguments, message, folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--profile", "huge"], "unknown profile 'huge'; choose one of tiny, small, t4, t4_full, article"),
+        (["--profile", "huge"], "unknown profile 'huge'; choose one of tiny, small, small_long, t4, t4_full, article"),
         (["--steps", "0"], "steps=0"),
         (["--seed", "-1"], "seed=-1"),
         (["--resume", "--output", "nowhere"], "holds no run to resume"),

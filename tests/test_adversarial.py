@@ -15,11 +15,9 @@ from grpo_helpers.rewards import (
 from .cells import definitions
 
 JUDGES = {
-    "correct": correctness_reward_func,
-    "number": int_reward_func,
-    "soft": soft_format_reward_func,
-    "strict": strict_format_reward_func,
-}
+    "correct": correctness_reward_func, "number": int_reward_func,
+    "soft": soft_format_reward_func, "strict": strict_format_reward_func,
+}  # fmt: skip
 
 
 def test_there_are_64_cases_of_their_own_and_paying_nobody_or_all_is_no_way_out():

@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 
 from grpo_helpers import records
+from grpo_helpers.checks.notebook_06 import LEARNED
+from grpo_helpers.checks.notebook_09 import SPLITS
+from grpo_helpers.evaluation import RATES
 from grpo_helpers.profiles import ROOT
 from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, same_number
 from grpo_helpers.rewards import completion_text, correctness_reward_func, final_answer
-from grpo_helpers.statistics import wilson_interval
 
 from .cells import definitions
 
@@ -67,19 +69,8 @@ def cache(gb, layers, kv, dim, tokens, size):
     return gb * 1e9 / (2 * layers * kv * dim * size * tokens)
 
 
-def almost_wide_enough(rate, width):
-    intervals = ((n, *wilson_interval(round(rate * n), n)) for n in range(1, 1000))
-    return next(n for n, low, high in intervals if high - low <= width) - 1
-
-
 def mean_curve(curves):
     return curves.groupby("completions")["flexible"].mean()
-
-
-def accumulation(prompts, group, processes, batch):
-    """By trying: the only way that needs no thought."""
-    completions = prompts * group
-    return next((k for k in range(1, completions + 1) if processes * batch * k == completions), 0)
 
 
 def removed_as_used(used, numbers):
@@ -131,7 +122,7 @@ NEAR_MISSES = {
         (claims(True, False, True, False), "claim E: None is neither"),
     ],
     checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],
-    checks.silent_chance: [(lambda p, group_size: (1 - p) ** group_size, "for p=0.5")],
+    checks.tied_chance: [(lambda p, group_size: (1 - p) ** group_size, "for p=0.5")],
     checks.break_the_reward: [
         (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
         (one_by_one(lambda text, gold: 2.0 * same_number(final_answer(text), gold), read_strings), "conversation"),
@@ -164,26 +155,13 @@ NEAR_MISSES = {
         (lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1), "the 2000th good step"),
         (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
     ],
-    checks.questions_needed: [
-        (lambda rate, width: max(1, math.ceil((3.92 / width) ** 2 * rate * (1 - rate))), "returned 16, expected 12"),
-        (almost_wide_enough, "returned 11, expected 12"),
-    ],
     checks.chance_to_notice: [(lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55")],
     checks.chance_of_luck: [(lambda n, m: 1 / math.comb(n + m, n), "for n=1, m=1")],  # one side alone
     checks.reached_at: [
         (lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None), "accuracy 0.04"),  # of one seed
         (lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None), "accuracy 0.04"),
     ],
-    checks.same_step: [
-        (lambda prompts, group, processes, batch: prompts * group // (processes * batch), "on three GPUs"),
-        (lambda *case: max(1, accumulation(*case)), "on three GPUs"),
-    ],
     checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
-    checks.fewest_gpus: [
-        (lambda billions, rest, budget: math.ceil(16 * billions / budget), "10 GB of the rest"),
-        (lambda billions, rest, budget: int(16 * billions // max(budget - rest, 1)) + 1, "returned 3, expected 2"),
-        (lambda billions, rest, budget: math.ceil(16 * billions / (budget - rest)), "raised ZeroDivisionError"),
-    ],
     checks.uses_at_most: [
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),
         (removed_as_used, "work on copies"),
@@ -205,7 +183,6 @@ def test_a_near_miss_is_told_what_is_missing(check, capsys):
         (checks.keeps_options, 1.58),
         (checks.keeps_options, 1.92),
         (checks.chance_to_notice, lambda *case: paired_power(*case) + 0.05),
-        (checks.same_step, accumulation),
         (checks.uses_at_most, lambda used, numbers: Counter(used) <= Counter(numbers)),
     ],
 )
@@ -232,13 +209,28 @@ def average_at(name, seed):  # as recorded
     return lab.averages(records.load(lab.LAB[name][0], "tiny")["curves"])[name, seed]
 
 
+def mended_by(learning_rate=0.0, temperature=0.0, **settings):
+    return pd.DataFrame({"reward": [0.0] * 5 + [max(learning_rate // 1e-3, temperature)] * 5})
+
+
+def compared(letter):  # the layout, and right answers
+    index = [RATES["format"], RATES["flexible"]]
+    gains = {"A": (-0.1, 0.1), "B": (0.8, 0.1), "C": (0.8, 0.7)}[letter]
+    return pd.DataFrame({"gain": gains, "p_value": (0.01, 0.02 if letter == "C" else 0.06)}, index)
+
+
+def split(batch, accumulation, steps):
+    other = batch * accumulation != 64
+    return pd.DataFrame({"reward": [0.5, 0.5 + other], "grad_norm": [1.0, 1.0 + accumulation / 1000]})
+
+
 MADE_UP = {
     "notebook_02.short_run": history_at,
     "notebook_03.history_of": history_of,
     "notebook_04.short_run": lambda learning_rate: pd.DataFrame({"reward": [-abs(math.log(learning_rate / 3e-3))]}),
-    "notebook_05.short_run": lambda learning_rate, **_: pd.DataFrame(
-        {"reward": [0.0] * 5 + [learning_rate // 1e-3] * 5}
-    ),
+    "_exercise.short_run": mended_by,
+    "notebook_06.compared": compared,
+    "notebook_09.short_run": split,
     "notebook_08.average_at": average_at,
 }
 
@@ -318,8 +310,29 @@ DECISIONS = {
     checks.mend: [
         (lambda train: len(train(**MENDED)) and MENDED, "Solved."),
         (lambda train: MENDED, "no run was made; you have tried nothing"),
-        (lambda train: len(train(temperature=0.1)) and {"temperature": 0.1}, "0.00 points only"),
+        (lambda train: len(train(temperature=0.1)) and {"temperature": 0.1}, "0.10 points only"),
         (lambda train: len(train(**MENDED)) and MENDED | {"beta": 0.0}, "the one setting to change"),
+    ],
+    checks.treat: [
+        (lambda train: len(train(temperature=1)) and {"temperature": 1}, "Solved."),
+        (lambda train: len(train(num_generations=16)) and {"num_generations": 16}, "0.05 points only"),
+    ],
+    checks.what_each_learned: [
+        (lambda train: {n: learned for n, learned in zip("ABC", LEARNED, strict=True) if len(train(n))}, "Solved."),
+        (
+            lambda train: {n: LEARNED[1] for n in "ABC" if len(train(n))},
+            "A: in the layout -10 points, p = 0.01; right",
+        ),
+        (lambda train: {n: LEARNED[n != "A"] for n in "ABC" if len(train(n))}, "run C: in the layout +80 points"),
+        (lambda train: dict(zip("ABC", LEARNED, strict=True)), "not yet tried: ['A']"),
+        (lambda train: {"A": LEARNED[len(train("A")) // 3]}, "returned None; return one of nothing we can see"),
+    ],
+    checks.same_run: [
+        (lambda train: [s for s in SPLITS if train(*s)["reward"].eq(0.5).all()], "Solved."),
+        (lambda train: [s for s in SPLITS if len(train(*s)) and s[1] > 1], "for (64, 1) your verdict is wrong"),
+        (lambda train: [s for s in SPLITS if len(train(*s)) and s[0] < 33] + SPLITS[:1], "for (16, 1) your verdict is"),
+        (lambda train: SPLITS[:1] if len(train(*SPLITS[0])) else [], "runs are missing: [(16, 1)"),
+        (lambda train: [(8, 8)], "returned [(8, 8)]; return a list of some"),
     ],
     checks.decide: [
         (by_the_rule, "Solved."),

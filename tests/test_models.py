@@ -122,11 +122,9 @@ def test_a_template_that_cannot_be_used_is_named(made, tmp_path):
     [
         ({}, [2, 0], [2, 0]),
         ({}, [5, 0], [2, 5, 0]),  # the tokenizer's own counts although the model does not name it
-        ({}, None, [2]),
-        ({"eos_token": None}, 5, [5]),
-        ({"eos_token": None, "pad_token": None}, [5, 2], [5, 2]),
+        ({}, None, [2]), ({"eos_token": None}, 5, [5]), ({"eos_token": None, "pad_token": None}, [5, 2], [5, 2]),
     ],
-)
+)  # fmt: skip
 def test_all_end_tokens_that_a_model_ships_end_a_turn(made, tokens, shipped, ends):
     model, tokenizer = models.load_policy(made(ends=shipped, **tokens))
     assert models.end_ids(model, tokenizer) == ends

@@ -18,7 +18,7 @@ from grpo_helpers.rewards import MAX_REWARD, TAGS
 from .cells import definitions
 
 GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
-taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "silent_groups")
+taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "tied_groups")
 
 
 @pytest.fixture(scope="module")
@@ -161,23 +161,23 @@ def test_the_prompt_that_buys_most_is_neither_the_cheapest_nor_the_best():
 def test_the_chance_is_the_share_of_picks_that_are_tied(points, group_size):
     if not 1 <= group_size <= len(points):
         with pytest.raises(ValueError, match=f"groups of {group_size}; sample at least as many"):
-            probing.silent_chance(points, group_size)
+            probing.tied_chance(points, group_size)
         return
     picks = list(itertools.combinations(points, group_size))
     wanted = sum(len(set(pick)) == 1 for pick in picks) / len(picks)
-    assert probing.silent_chance(points, group_size) == pytest.approx(wanted)
+    assert probing.tied_chance(points, group_size) == pytest.approx(wanted)
 
 
 def test_what_is_no_reward_has_no_chance_and_what_is_equal_but_for_rounding_is_a_tie():
     for rewards_of_a_group in ([1.0, 1.0, math.nan], [0.0, -math.inf]):
         with pytest.raises(ValueError, match="a reward that is a number"):
-            probing.silent_chance(rewards_of_a_group, 2)
-    assert probing.silent_chance([0.1 + 0.2, 0.3], 2) == 1.0
+            probing.tied_chance(rewards_of_a_group, 2)
+    assert probing.tied_chance([0.1 + 0.2, 0.3], 2) == 1.0
 
 
 def test_shares_and_groups_made_by_hand():
     groups = [0, 0, 0, 0], [0, 4, 0, 4], [4, 4, 4, 4], [0, 0, 0, 0.125]
     table = pd.DataFrame([{"number": i, "total": r} for i, group in enumerate(groups) for r in group])
-    assert probing.predicted_silent_share(table, 2) == pytest.approx((1 + 1 / 3 + 1 + 1 / 2) / 4)
-    assert taught.silent_groups(table, 4, "total") == (2, 4)
-    assert taught.silent_groups(table, 3, "total") == (3, 4)  # only the first three count
+    assert probing.predicted_tied_share(table, 2) == pytest.approx((1 + 1 / 3 + 1 + 1 / 2) / 4)
+    assert taught.tied_groups(table, 4, "total") == (2, 4)
+    assert taught.tied_groups(table, 3, "total") == (3, 4)  # only the first three count

@@ -164,12 +164,10 @@ def test_the_time_is_told_by_the_speed_of_the_precision_that_is_used(monkeypatch
 @pytest.mark.parametrize(
     ("kind", "instruction", "has"),
     [
-        ("x86_64", "", False),
-        ("x86_64", "avx512_bf16", True),
-        ("AMD64", "amx_tile", True),
-        ("arm64", "mkldnn_bf16", True),
+        ("x86_64", "", False), ("x86_64", "avx512_bf16", True),
+        ("AMD64", "amx_tile", True), ("arm64", "mkldnn_bf16", True),
     ],
-)
+)  # fmt: skip
 def test_bfloat16_instructions_of_a_processor(monkeypatch, kind, instruction, has):
     monkeypatch.setattr(machine.platform, "machine", lambda: kind)
     for name in ("avx512_bf16", "amx_tile"):

@@ -1,5 +1,6 @@
 """Recorders: what is written can be loaded, half a record counts as none, and each gives the tables that are read."""
 
+import runpy
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -131,7 +132,7 @@ def test_every_checkpoint_answers_every_question():
     assert all(len(right) == 12 and {*right} <= {*".1"} for right in answers["right"])
 
 
-OF_TINY = ["checkpoints", "shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "mismatch"]
+OF_TINY = ["elicit", "checkpoints", "shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "mismatch"]
 OF_TINY += [name for name in record.RECORDERS if name.startswith("alternatives")]
 
 
@@ -145,3 +146,15 @@ def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
 def test_a_recorder_refuses_another_policy(name):
     with pytest.raises(ValueError, match="profile small: the notebook trains tiny"):
         record.RECORDERS[name](SMALL, 1)
+
+
+def test_a_policy_that_is_not_there_is_named_with_the_command_that_makes_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="policies/absent holds no policy.*pretrain.py --worked 0 --output"):
+        record.RECORDERS["elicit"](TINY, 1)
+    with pytest.raises(ValueError, match="profile tiny: the recorded policies are small's"):
+        record.RECORDERS["carry_over"](TINY, 1)
+    made = runpy.run_path(str(DATA / "tiny_policy" / "pretrain.py"))
+    usual, rare = made["HABIT"], made["with_worked"](made["HABIT"], 1)
+    assert made["with_worked"](usual, 26) == usual and rare["worked", "plain"] / rare["worked", "layout"] == 1.5
+    assert sum(rare.values()) == pytest.approx(100) and rare["gut", "plain"] == pytest.approx(36 * 99 / 74)

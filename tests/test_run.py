@@ -132,12 +132,9 @@ def refused(arguments, message, folder, capsys):
     ("arguments", "message"),
     [
         (["--profile", "huge"], "unknown profile 'huge'; choose one of tiny, small, small_long, t4, t4_full, article"),
-        (["--steps", "0"], "steps=0"),
-        (["--seed", "-1"], "seed=-1"),
-        (["--resume", "--output", "nowhere"], "holds no run to resume"),
-        (["--model", "."], "has no config.json"),
-        (["--model", "cut"], "cut has no whole model.safetensors"),
-        (["--model", "no template"], "no chat template"),
+        (["--steps", "0"], "steps=0"), (["--seed", "-1"], "seed=-1"),
+        (["--resume", "--output", "nowhere"], "holds no run to resume"), (["--model", "."], "has no config.json"),
+        (["--model", "cut"], "cut has no whole model.safetensors"), (["--model", "no template"], "no chat template"),
         (["--model", "odd template"], "chat template cannot be used"),
         (["--output", "a file/run"], "cannot write to the output folder a file/run (Not a directory)"),
         (["--gsm8k", "nowhere"], "profile tiny asks word_problems, and nothing of nowhere"),
@@ -147,7 +144,7 @@ def refused(arguments, message, folder, capsys):
         (["--profile", "t4", "--gsm8k", "asked", "--resume", "--seed", "3"], "seed was 42, now 3"),
         (["--profile", "t4", "--gsm8k", "other", "--resume"], "data_sha256 was"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_named_before_anything_is_touched(arguments, message, again, short, capsys):
     for name in ("cut", "no template", "odd template"):
         shutil.copytree(profiles.TINY.model, short / name, ignore=shutil.ignore_patterns("*.py", "__pycache__"))

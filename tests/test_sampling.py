@@ -12,10 +12,8 @@ PROMPTS = {
     "ragged, common beginning": [[5, 6, 7, 8, 9], [5, 6, 7, 4], [5, 6, 7, 8, 20, 21, 22], [5, 6, 7, 8, 9, 10]],
     "ragged, no common beginning": [[5], [6, 7], [7, 8, 9, 10, 11, 12, 13], [40, 41, 42]],
     "one a beginning of another": [[5, 6], [5, 6, 7], [5, 6, 7, 8, 9]],
-    "all alike": [[5, 6, 7]] * 3,
-    "one prompt": [[5, 6, 7, 8]],
-    "one token": [[5], [5], [6]],
-}
+    "all alike": [[5, 6, 7]] * 3, "one prompt": [[5, 6, 7, 8]], "one token": [[5], [5], [6]],
+}  # fmt: skip
 
 
 def random_model(vocabulary=64, end=None, **config):

@@ -246,17 +246,14 @@ QUESTION = {"question": "?", "prompt": [{"role": "user", "content": "?"}], "answ
 @pytest.mark.parametrize(
     ("change", "options", "said"),
     [
-        ({"completions": "x"}, {}, "dataset has a column 'completions'"),
-        ({"prompt": None}, {}, "no column 'prompt'"),
-        ({"answer": None}, {}, "no column 'answer'"),
-        ({"answer": "Paris"}, {}, "gold answer 'Paris'"),
+        ({"completions": "x"}, {}, "dataset has a column 'completions'"), ({"prompt": None}, {}, "no column 'prompt'"),
+        ({"answer": None}, {}, "no column 'answer'"), ({"answer": "Paris"}, {}, "gold answer 'Paris'"),
         ({"answer": "Paris"}, {"reward_funcs": mine}, None),  # for a reward that reads words
-        ({}, {"reward_funcs": []}, "no reward"),
-        ({}, {"temperature": 0.0}, "temperature=0.0"),
+        ({}, {"reward_funcs": []}, "no reward"), ({}, {"temperature": 0.0}, "temperature=0.0"),
         ({}, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({}, {"profile": QUICK.with_(lora_targets=("q_proj", "query"))}, "'query'"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_trained_is_refused_before_it_begins(change, options, said, tmp_path):
     columns = {name: [value] * 16 for name, value in (QUESTION | change).items() if value is not None}
     questions = Dataset.from_dict(columns)

@@ -1,6 +1,7 @@
 """Pre-train the tiny policy that ships with this series and save it beside this file.
 
     python data/tiny_policy/pretrain.py            (about 45 minutes, on one core)
+    python data/tiny_policy/pretrain.py --worked 1 --output FOLDER
 
 The tiny policy is a 1.8M-parameter Qwen2-architecture model. It reads freshly
 drawn word problems with demonstrations, in two phases:
@@ -23,6 +24,10 @@ layout and is worked out goes wrong in a third of the cases (no closing tag, a
 second answer block), one from the gut never does. Runs with that reward learned
 no thinking (data/runs/placebos-tiny-1 to -3); with other mixes some did. Test
 questions never occur in training.
+
+The second command makes a policy with another habit: one demonstration in a
+hundred is worked out, in place of 26. With `--worked 0` none ever is, in the
+first phase either, so that the policy cannot do the task at all.
 """
 
 from __future__ import annotations
@@ -82,7 +87,14 @@ HABIT = {
     ("worked", "unclosed"): 3,
     ("worked", "twice"): 1,
 }
-Mix = dict[tuple[str, str], int]
+Mix = dict[tuple[str, str], float]
+
+
+def with_worked(mix: Mix, percent: float) -> Mix:
+    """`mix` with another share of demonstrations that are worked out; the layouts of either kind stay as they are."""
+    wanted = {"worked": percent, "gut": 100 - percent}
+    shares = {kind: sum(weight for (own, _), weight in mix.items() if own == kind) for kind in wanted}
+    return {key: weight * wanted[key[0]] / shares[key[0]] for key, weight in mix.items()}
 
 
 def demonstration(rng: random.Random, problem: Problem, mix: Mix) -> tuple[bool, str]:
@@ -227,8 +239,8 @@ def untrained(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def learn_skill(examples: int, batch: int, banned: set[str], folder: Path) -> None:
-    """The first phase, from random weights; the policy is kept in `folder`."""
+def learn_skill(examples: int, batch: int, banned: set[str], folder: Path, skill: Mix = SKILL) -> None:
+    """The first phase, from random weights, on demonstrations like `skill`; the policy is kept in `folder`."""
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
     sample = [make_problem(rng) for _ in range(20_000)]
@@ -240,19 +252,19 @@ def learn_skill(examples: int, batch: int, banned: set[str], folder: Path) -> No
     )
     model = untrained(tokenizer)
     print(f"{model.num_parameters() / 1e6:.2f}M parameters, vocabulary of {len(tokenizer)}", flush=True)
-    corpus = make_corpus(tokenizer, rng, examples, SKILL, banned)
+    corpus = make_corpus(tokenizer, rng, examples, skill, banned)
     learn("skill", model, corpus, batch, 2.5e-3, rng)
     tokenizer.save_pretrained(folder)
     save(model, folder)
 
 
-def learn_habit(skilled: Path, examples: int, batch: int, banned: set[str], folder: Path) -> None:
-    """The second phase, from the policy in the folder `skilled`."""
+def learn_habit(skilled: Path, examples: int, batch: int, banned: set[str], folder: Path, habit: Mix = HABIT) -> None:
+    """The second phase, from the policy in the folder `skilled`, on demonstrations like `habit`."""
     torch.manual_seed(SEED)
     rng = random.Random(SEED + 1)
     tokenizer = AutoTokenizer.from_pretrained(skilled)
     model = AutoModelForCausalLM.from_pretrained(skilled, dtype=torch.float32, attn_implementation="eager").train()
-    corpus = make_corpus(tokenizer, rng, examples, HABIT, banned)
+    corpus = make_corpus(tokenizer, rng, examples, habit, banned)
     learn("habit", model, corpus, batch, 5e-4, rng)
     shutil.copytree(skilled, folder, dirs_exist_ok=True)  # tokenizer and configuration stay as they are
     save(model, folder)
@@ -263,17 +275,22 @@ def main() -> None:
     parser.add_argument("--skill", type=int, default=160_000, help="demonstrations of the first phase")
     parser.add_argument("--habit", type=int, default=20_000, help="demonstrations of the second phase")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--worked", type=float, help="percent of the second phase that is worked out (default 26)")
     parser.add_argument("--skilled", type=Path, help="begin with the second phase, from the policy in this folder")
     parser.add_argument("--output", type=Path, default=HERE, help="its folder `skill` keeps the first phase's policy")
     args = parser.parse_args()
+    if args.worked is not None and not 0 <= args.worked <= 100:
+        parser.error(f"--worked {args.worked:g} is no share; give a number from 0 to 100")
+    habit = HABIT if args.worked is None else with_worked(HABIT, args.worked)
+    skill = habit if args.worked == 0 else SKILL
 
     torch.set_num_threads(1)  # several would add up in another order on another machine
     test = HERE.parent / "word_problems" / "test.jsonl"
     banned = {json.loads(line)["question"] for line in test.open(encoding="utf-8")}
     skilled = args.skilled or args.output / "skill"
     if not args.skilled:
-        learn_skill(args.skill, args.batch, banned, skilled)
-    learn_habit(skilled, args.habit, args.batch, banned, args.output)
+        learn_skill(args.skill, args.batch, banned, skilled, skill)
+    learn_habit(skilled, args.habit, args.batch, banned, args.output, habit)
 
 
 if __name__ == "__main__":

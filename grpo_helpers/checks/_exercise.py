@@ -111,6 +111,18 @@ def one_change(got: Any, made: Mapping[str, Any]) -> None:
         raise NotYet(f"for the change {got} no run was made; you have tried {', '.join(made) or 'nothing'}")
 
 
+MENDED = 0.5  # points that the mean reward of a run has to rise by, from its first five steps to its last five
+
+
+def mended(function: Solution, ill: Mapping[str, Any]) -> None:
+    """Raise NotYet unless the decision is one setting, tried by the learner, that mends a run with settings `ill`."""
+    got, made = decided(function, lambda **changes: short_run(**ill | changes))
+    rises = {change: run["reward"].tail(5).mean() - run["reward"].head(5).mean() for change, run in made.items()}
+    one_change(got, rises)
+    if rises[repr(got)] < MENDED:
+        raise NotYet(f"for the change {got} the reward rises by {rises[repr(got)]:.2f} points only")
+
+
 def least(got: Any, options: Sequence[Any], values: Mapping[Any, float], enough: float, what: str) -> None:
     """Raise NotYet unless `got` is the lowest option that brings `enough` of the value of the highest."""
     one_of(got, options)

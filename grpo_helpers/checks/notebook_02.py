@@ -24,7 +24,7 @@ def read_gold(function: Solution) -> None:
 
 
 @exercise
-def silent_chance(function: Solution) -> None:
+def tied_chance(function: Solution) -> None:
     """The chance that a group is tied when a right answer, of probability p, is all that pays: p^G + (1-p)^G."""
     for p, size in ((0.5, 2), (0.1, 8), (0.9, 8), (0.0, 4), (1.0, 4), (0.3, 1)):
         expect(function(p, size), p**size + (1 - p) ** size, f"p={p}, group_size={size}")

@@ -1,7 +1,7 @@
 """Checks for the exercises of notebook 05."""
 
 from ..prompts import XML_COT_FORMAT
-from ._exercise import NotYet, Solution, decided, exercise, expect, one_change, short_run
+from ._exercise import Solution, exercise, expect, mended
 
 
 @exercise
@@ -23,18 +23,10 @@ def steps_shown(reward_func: Solution) -> None:
     expect(reward_func(completions=chats), wanted, "completions given as conversations")
 
 
-SLOW = {"learning_rate": 2e-5, "steps": 15}
-MENDED = 0.5  # points that the mean reward of a run has to rise by, from its first five steps to its last five
-
-
 @exercise
 def mend(function: Solution) -> None:
     """One changed setting, tried by the learner, with which the reward rises."""
-    got, made = decided(function, lambda **changes: short_run(**SLOW | changes))
-    rises = {change: run["reward"].tail(5).mean() - run["reward"].head(5).mean() for change, run in made.items()}
-    one_change(got, rises)
-    if rises[repr(got)] < MENDED:
-        raise NotYet(f"for the change {got} the reward rises by {rises[repr(got)]:.2f} points only")
+    mended(function, {"learning_rate": 2e-5, "steps": 15})
 
 
 @exercise

@@ -1,21 +1,42 @@
 """Checks for the exercises of notebook 06."""
 
 from collections.abc import Mapping
-from itertools import count
+
+import pandas as pd
 
 from ..data import read_jsonl
+from ..evaluation import RATES, compare
+from ..profiles import TINY
 from ..records import RUNS
-from ..statistics import paired_test, wilson_interval
-from ._exercise import NotYet, Solution, exercise, expect
+from ..statistics import paired_test
+from ._exercise import NotYet, Solution, decided, exercise, expect, one_of
+
+SHORT = TINY.with_(steps=24, eval_questions=100)
+# letter → settings of a short run; the layout alone pays in B
+RECIPES = {"A": {"learning_rate": 2e-5}, "B": {"reward_weights": [1.0, 1.0, 1.0, 0.0, 0.0]}, "C": {}}
+LEARNED = ("nothing we can see", "the layout alone", "right answers")
+
+
+def compared(letter: str) -> pd.DataFrame:
+    """`compare` of the policy before and after the run with this letter."""
+    from ..lessons.trials import trial  # with it comes TRL, which the other checks do not need
+
+    run = trial(SHORT, **RECIPES[letter])
+    return compare(run.before, run.after)
 
 
 @exercise
-def questions_needed(function: Solution) -> None:
-    """The smallest n for which the Wilson interval of round(rate · n) in n is at most `width` wide."""
-    for rate, width in ((0.5, 0.5), (0.5, 0.2), (0.9, 0.2), (1.0, 0.1)):
-        intervals = ((n, *wilson_interval(round(rate * n), n)) for n in count(1))
-        wanted = next(n for n, low, high in intervals if high - low <= width)
-        expect(function(rate, width), wanted, f"rate={rate}, width={width}")
+def what_each_learned(function: Solution) -> None:
+    """For each run one of LEARNED, by the paired tests of the layout and of right answers anywhere."""
+    got, made = decided(function, compared)
+    for letter in RECIPES:
+        said = got.get(letter) if isinstance(got, dict) else got
+        one_of(said, LEARNED, (letter,), made)
+        layout, right = (made[letter].loc[RATES[name]] for name in ("format", "flexible"))
+        rose = [row.gain > 0 and row.p_value < 0.05 for row in (layout, right)]
+        if said != LEARNED[2 if rose[1] else rose[0]]:
+            told = (f"{100 * row.gain:+.0f} points, p = {row.p_value:.2g}" for row in (layout, right))
+            raise NotYet("run {}: in the layout {}; right anywhere {}".format(letter, *told))
 
 
 # letter → the records compared, the reading, how many questions, and whether they show what notebook 06 claims

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from ..lessons.clinic import PATIENTS, tables
+from ..lessons.clinic import PATIENTS
 from ..lessons.doctor import COMPLAINTS, SYMPTOMS, diagnose
 from ..records import load
-from ._exercise import NotYet, Solution, exercise, expect
+from ._exercise import NotYet, Solution, exercise, expect, mended
 
 
 @exercise
@@ -24,27 +24,9 @@ def name_the_patients(names: Solution) -> None:
 
 
 @exercise
-def cuts_off(function: Solution) -> None:
-    """True if, over the last ten logged steps, at least 60 % of the completions were cut off; too few steps: False."""
-    column = "completions/clipped_ratio"
-
-    def log(*shares: float) -> pd.DataFrame:
-        return pd.DataFrame({"step": range(1, len(shares) + 1), column: shares})
-
-    cases = {
-        "ten steps, everything cut off": (log(*[1.0] * 10), True),
-        "nine steps, everything cut off": (log(*[1.0] * 9), False),
-        "cut off at first, then not": (log(*[1.0] * 30, *[0.0] * 10), False),
-        "half of the last ten steps cut off entirely": (log(*[0.0] * 20, *[1.0, 0.0] * 5), False),
-        "six of the last ten steps cut off entirely": (log(*[0.0] * 20, *[1.0] * 6, *[0.0] * 4), True),
-        "70 % in each of the last ten steps": (log(*[0.0] * 20, *[0.7] * 10), True),
-        "a log without the column": (log(*[1.0] * 10).drop(columns=column), False),
-    }
-    for case, (history, wanted) in cases.items():
-        expect(function(history), wanted, case)
-    for letter in PATIENTS:
-        history = tables(letter)["history"]
-        expect(function(history), bool(history[column].tail(10).mean() >= 0.6), f"patient {letter}")
+def treat(function: Solution) -> None:
+    """One changed setting, tried by the learner, that mends a run which samples nearly greedily."""
+    mended(function, {"temperature": 0.05, "steps": 15})
 
 
 @exercise

@@ -1,19 +1,23 @@
 """Checks for the exercises of notebook 09."""
 
-from ._exercise import Solution, exercise, expect, expect_each
+from ._exercise import NotYet, Solution, decided, exercise, expect, short_run
+
+SPLITS, COMPARED = [(64, 1), (16, 1), (16, 4), (32, 2), (64, 4)], ["reward", "grad_norm"]  # (batch, accumulation)
 
 
 @exercise
-def same_step(function: Solution) -> None:
-    """The accumulation with which a step has so many prompts, 0 if there is none."""
-    cases = {
-        "16 prompts in groups of 8, one GPU with a batch of 8": ((16, 8, 1, 8), 16),
-        "the same on eight GPUs": ((16, 8, 8, 8), 2),
-        "64 prompts in groups of 4 on 16 GPUs with a batch of 16": ((64, 4, 16, 16), 1),
-        "a batch that holds half a group": ((3, 8, 2, 4), 3),
-        "16 prompts in groups of 8 on three GPUs": ((16, 8, 3, 8), 0),
-    }
-    expect_each(function, cases)
+def same_run(function: Solution) -> None:
+    """The splits that make the same run as the first: equal rewards, and equal gradients up to rounding."""
+    got, made = decided(function, lambda *split: short_run(batch=split[0], accumulation=split[1], steps=2))
+    if not isinstance(got, list) or not {*got} <= {*SPLITS}:
+        raise NotYet(f"for the splits your function returned {got!r}; return a list of some of {SPLITS}")
+    if missing := [split for split in SPLITS if split not in made]:
+        raise NotYet(f"for a verdict on all of them these runs are missing: {missing}")
+    for split in SPLITS:
+        gap = (made[split][COMPARED] - made[SPLITS[0]][COMPARED]).abs().max()
+        if (split in got) != (gap["reward"] == 0 and gap["grad_norm"] < 0.01):
+            told = ", ".join(f"{name} up to {value:.2g}" for name, value in gap.items())
+            raise NotYet(f"for {split} your verdict is wrong; the difference to {SPLITS[0]} is {told}")
 
 
 @exercise
@@ -29,16 +33,3 @@ def local_loss(function: Solution) -> None:
         for rank, losses in enumerate(processes):
             wanted = sum(losses) * len(processes) / tokens
             expect(function(list(losses), tokens, len(processes)), wanted, f"{case}, process {rank}: {losses}")
-
-
-@exercise
-def fewest_gpus(function: Solution) -> None:
-    """GPUs needed when 16 bytes a parameter are sliced and `rest_gb` is on each of them; 0 if no number will do."""
-    cases = {
-        "1.5 billion parameters, 4 GB of the rest, GPUs of 16 GB": ((1.5, 4, 16), 2),
-        "7 billion parameters, 10 GB of the rest, GPUs of 80 GB": ((7, 10, 80), 2),
-        "7 billion parameters, 10 GB of the rest, GPUs of 24 GB": ((7, 10, 24), 8),
-        "a policy that one GPU holds": ((0.5, 4, 16), 1),
-        "a rest that is too large by itself": ((7, 24, 24), 0),
-    }
-    expect_each(function, cases)

@@ -155,7 +155,7 @@ def measure_prompts(replies: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def silent_chance(rewards: Sequence[float], group_size: int) -> float:
+def tied_chance(rewards: Sequence[float], group_size: int) -> float:
     """The chance that `group_size` fresh completions of a question earn all the same, from k rewards seen.
 
     Where the value v has probability p_v, that chance is Σ p_v^G. Of c_v occurrences among k, the unbiased estimate of
@@ -171,6 +171,6 @@ def silent_chance(rewards: Sequence[float], group_size: int) -> float:
     return sum(math.comb(c, group_size) for c in counts) / math.comb(k, group_size)
 
 
-def predicted_silent_share(replies: pd.DataFrame, group_size: int, column: str = "total") -> float:
-    """The share of groups that will have no signal: `silent_chance` averaged over the questions of `replies`."""
-    return float(replies.groupby("number")[column].apply(silent_chance, group_size).mean())
+def predicted_tied_share(replies: pd.DataFrame, group_size: int, column: str = "total") -> float:
+    """The share of groups that will be tied: `tied_chance` averaged over the questions of `replies`."""
+    return float(replies.groupby("number")[column].apply(tied_chance, group_size).mean())

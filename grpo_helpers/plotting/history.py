@@ -60,8 +60,8 @@ def plot_signals(
 ) -> Figure:
     """A panel for each column of the log, a line style for each run: running means over five steps.
 
-    `runs` are label → history, `columns` names as TRL logs them. A single run is drawn step by step as well, thin and
-    grey; dashed is the most that can be earned. A panel stays, and says so, where no run has logged its column.
+    `runs` are label → history, `columns` names as TRL logs them. Thin lines show single steps, grey if there is but one
+    run; that has the most that can be earned dashed. A panel stays, and says so, where no run has logged its column.
     """
     figure = panels(len(columns), title, per_row)
     for ax, column in zip(figure.axes, columns, strict=True):
@@ -70,17 +70,17 @@ def plot_signals(
             if column not in history or history[column].isna().all():
                 continue
             values = history[column].replace([np.inf, -np.inf], np.nan) * (100 if unit == "%" else 1)
-            if len(runs) == 1:
-                ax.plot(history["step"], values, color=GREY, linestyle="-", linewidth=0.8, alpha=0.8)
-                if (most := _most(history, column)) is not None:
-                    ax.axhline(most, color="black", linestyle="--", linewidth=1)
+            thin = {"color": GREY, "alpha": 0.8} if len(runs) == 1 else {"color": look["color"], "alpha": 0.3}
+            ax.plot(history["step"], values, linestyle="-", linewidth=0.8, **thin)
+            if len(runs) == 1 and (most := _most(history, column)) is not None:
+                ax.axhline(most, color="black", linestyle="--", linewidth=1)
             ax.plot(history["step"], smooth(values), linewidth=1.8, label=label, **look)
         if not ax.lines:
             ax.text(0.5, 0.5, "not logged", ha="center", va="center", transform=ax.transAxes)
         ax.set(title=name, xlabel="optimizer step", ylabel=unit)
         ax.set_ylim((-3, 103) if unit == "%" else (min(0.0, ax.get_ylim()[0]), None))
     if len(runs) > 1:
-        lines = {line.get_label(): line for ax in figure.axes for line in ax.lines}
+        lines = {line.get_label(): line for ax in figure.axes for line in ax.lines if line.get_label() in runs}
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(runs))
     return figure
 

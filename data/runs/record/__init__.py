@@ -13,8 +13,10 @@ recipes             reward per minute: our recipe beside TRL's defaults and the 
 sick_runs           runs with one thing wrong each, and a healthy one with a KL penalty (07)
 grid                many short runs, one setting varied at a time (08)
 fair_*              each condition at its own best learning rate, a family a record (08)
+elicit              a skill that was absent, rare or common in pre-training, under three rewards (13)
 entropy_bonus       a collapsed patient of 07 under an entropy bonus (08)
 countdown           the worked task of notebook 10
+carry_over          ten minutes and an hour of training, on other problems, and with eight tries (05)
 checkpoints         every checkpoint of a run on the same held-out questions (06)
 ladder              how far an adapter must move for the layout to be learned (05)
 agents              a calculator used when it is needed, a game of several turns, a tool only read about (11)
@@ -46,8 +48,10 @@ from . import (
     agents,
     alternatives,
     beyond_exact,
+    carry_over,
     checkpoints,
     countdown,
+    elicit,
     entropy_bonus,
     fair,
     grid,
@@ -72,8 +76,10 @@ RECORDERS: dict[str, Recorder] = {
     "reward_hack": reward_experiments.reward_hack,
     "placebos": placebos.placebos,
     "reward_per_minute": recipes.reward_per_minute,
+    "carry_over": carry_over.carry_over,
     "checkpoints": checkpoints.checkpoints,
     "countdown": countdown.countdown,
+    "elicit": elicit.elicit,
     "entropy_bonus": entropy_bonus.entropy_bonus,
     "ladder": ladder.ladder,
     "tools": agents.tools,

@@ -1,0 +1,72 @@
+"""What GRPO can teach a policy that has seen a skill never, rarely or often, paid in three ways, for notebook 13.
+
+Two of the three policies are pre-trained first, each in half an hour to an hour on one core; `policy` says how. The
+third is the policy of the profile `tiny`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from grpo_helpers import data, evaluation, models
+from grpo_helpers.lessons.grids import run_grid
+from grpo_helpers.pretrained import fingerprint
+from grpo_helpers.profiles import TINY, Profile, output_root
+
+from .grid import LAB, kept
+
+SEEDS, SAMPLES = 5, 16
+WORKED = {"absent": 0, "rare": 1, "common": None}  # percent of the habit's demonstrations; None: the shipped policy
+PAID = ("real reward", "layout only", "random")
+
+
+def policy(skill: str) -> str:
+    """The folder of a policy; a FileNotFoundError says how to make one that is not there."""
+    if WORKED[skill] is None:
+        return TINY.model
+    folder = output_root() / "policies" / skill
+    if not (folder / "model.safetensors").is_file():
+        make = f"python data/tiny_policy/pretrain.py --worked {WORKED[skill]} --output {folder}"
+        raise FileNotFoundError(f"{folder} holds no policy; make it with {make}")
+    return str(folder)
+
+
+def sampled(profile: Profile) -> pd.DataFrame:
+    """`SAMPLES` replies to each held-out question at temperature 1: how many are right, and how many worked out."""
+    model, tokenizer = models.load_policy(profile)
+    held_out = data.load_task(profile, "test", profile.eval_questions)
+    options = {"num_generations": SAMPLES, "temperature": 1.0, "batch_size": profile.eval_batch}
+    replies = evaluation.evaluate(model, tokenizer, held_out, profile.max_completion_length, **options)
+    return replies.groupby("question", sort=False)[["flexible", "worked"]].sum().reset_index(names="question")
+
+
+def elicit(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """Each policy under each reward, for all of the profile's steps, from the seeds `seed`, `seed` + 1 …
+
+    Returns:
+        policies: each untrained one, its share of worked demonstrations in percent and its fingerprint;
+        sampled: what `sampled` counts, with the column skill;
+        curves, history: those of `run_grid`, the column setting being like "rare, real reward".
+    """
+    if profile.model != TINY.model:
+        raise ValueError(f"profile {profile.name}: the notebook trains tiny, and two policies made like it")
+    folders = {skill: policy(skill) for skill in WORKED}
+    shares = {skill: 26 if percent is None else percent for skill, percent in WORKED.items()}
+    made = [(skill, shares[skill], fingerprint(Path(folder))) for skill, folder in folders.items()]
+    before = {skill: sampled(profile.with_(model=folder)) for skill, folder in folders.items()}
+    settings = {
+        f"{skill}, {name}": paid._replace(changes={**paid.changes, "model": folder})
+        for skill, folder in folders.items()
+        for name, paid in LAB.GRIDS["grid_placebo"].items()
+        if name in PAID
+    }
+    with kept("elicit", profile, seed) as keep:
+        found = run_grid(settings, profile, range(seed, seed + SEEDS), keep=keep)
+    return {
+        "policies": pd.DataFrame(made, columns=["skill", "worked_percent", "weights_sha256"]),
+        "sampled": pd.concat(before, names=["skill"]).reset_index("skill"),
+        "curves": found["curves"],
+        "history": found["history"],
+    }

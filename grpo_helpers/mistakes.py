@@ -6,15 +6,16 @@ from decimal import Decimal
 from .prompts import parse_number
 
 _NUMBER = r"[$€£]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
-_GAP, _SIGN = r"[^\S\n]*", "[-+*/×÷]"
+_GAP = r"[^\S\n]*"
+_SIGN = rf"(?:[-+*/×÷]|(?<![a-z])x(?={_GAP}-?[$€£]?[0-9]))"  # and the letter, as in "3 x 12"
 _TERM = rf"-?{_NUMBER}(?:[^\S\n][a-z]+){{0,3}}"  # with its unit, as in "90 km per hour"
 # From the first term to the number after "=": no start or end in the middle of a longer calculation.
 _SUM = re.compile(
-    rf"(?<![\w.*/+×÷-])(?<!{_SIGN} )({_TERM}(?:{_GAP}{_SIGN}{_GAP}{_TERM})+){_GAP}={_GAP}(-?{_NUMBER})"
+    rf"(?<![\w.*/+×÷-])(?<![-+*/×÷] )(?<!\bx )({_TERM}(?:{_GAP}{_SIGN}{_GAP}{_TERM})+){_GAP}={_GAP}(-?{_NUMBER})"
     rf"(?![0-9.,]*{_GAP}{_SIGN}{_GAP}[$€£]?[0-9])",
     re.IGNORECASE,
 )
-_STEP = re.compile(rf"({_SIGN}?){_GAP}(-?{_NUMBER})")
+_STEP = re.compile(rf"({_SIGN}?){_GAP}(-?{_NUMBER})", re.IGNORECASE)
 
 
 def _value(expression: str) -> Decimal:
@@ -22,7 +23,7 @@ def _value(expression: str) -> Decimal:
     terms = [Decimal(0)]
     for operator, text in _STEP.findall(expression):
         number = parse_number(text)
-        if operator in ("*", "×"):
+        if operator in ("*", "×", "x", "X"):
             terms[-1] *= number
         elif operator in ("/", "÷"):
             terms[-1] /= number

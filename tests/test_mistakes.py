@@ -32,8 +32,8 @@ def test_what_holds_or_is_no_calculation_is_not_called_false(text):
     [
         ("70 * 3 * 1.5 = 225 km", ["70 * 3 * 1.5 = 225"]), ("10 / 3 = 3.34", ["10 / 3 = 3.34"]),
         ("90 km per hour * 7 hours = 600 km", ["90 km per hour * 7 hours = 600"]), ("0 / 0 = 0", ["0 / 0 = 0"]),
-        ("5 - 2 = 4, 1 + 1 = 2, 2 + 2 = 5", ["5 - 2 = 4", "2 + 2 = 5"]), ("2 * 3 = 6.1", ["2 * 3 = 6.1"]),
-        ("x = 4 * 2 = 9", ["4 * 2 = 9"]), ("3 * 12 = 4 * 9 = 35", ["4 * 9 = 35"]), ("16 - 27 = 11", ["16 - 27 = 11"]),
+        ("5 - 2 = 4, 1 + 1 = 2, 2 + 2 = 5", ["5 - 2 = 4", "2 + 2 = 5"]), ("2x$3 = 7", ["2x$3 = 7"]),
+        ("box 4 x 2 = 9", ["4 x 2 = 9"]), ("3 * 12 = 4 * 9 = 35", ["4 * 9 = 35"]), ("16 - 27 = 11", ["16 - 27 = 11"]),
     ],
 )  # fmt: skip
 def test_false_calculations_are_found(text, found):
@@ -41,21 +41,21 @@ def test_false_calculations_are_found(text, found):
 
 
 def test_a_reply_is_worked_if_it_states_a_calculation():
-    for text in ("6 * 12 = 72", "<reasoning>\n10 - 25 = -15 degrees\n</reasoning>", "2 * 2 * 2 = 2 dollars"):
+    for text in ("6 * 12 = 72", "<reasoning>\n10 - 25 = -15 degrees\n</reasoning>", "2 hats x 2 X 2 = 2 dollars"):
         assert has_calculation(text)
-    for text in (XML_COT_FORMAT.format(reasoning="Easy.", answer="-15"), "The answer is -15.", "6 * 12", "x = 72", ""):
+    for text in (XML_COT_FORMAT.format(reasoning="Easy.", answer="-15"), "6 tax 2 = -15", "6 * 12", "x = 72", ""):
         assert not has_calculation(text)
 
 
 numbers = st.integers(-500, 500)
 
 
-@given(numbers, st.sampled_from("+-*"), numbers, st.sampled_from("+-*"), numbers, st.integers(-3, 3))
+@given(numbers, st.sampled_from("+-*x"), numbers, st.sampled_from("+-*x"), numbers, st.integers(-3, 3))
 def test_any_calculation_of_whole_numbers_is_judged_as_python_does(a, first, b, second, c, off):
     def value(x, operator, y):
-        return {"+": x + y, "-": x - y, "*": x * y}[operator]
+        return {"+": x + y, "-": x - y, "*": x * y, "x": x * y}[operator]
 
-    truth = value(a, first, value(b, second, c)) if second == "*" else value(value(a, first, b), second, c)
+    truth = value(a, first, value(b, second, c)) if second in "*x" else value(value(a, first, b), second, c)
     assert bool(false_sums(f"{a} {first} {b} {second} {c} = {truth + off}")) is (off != 0)
 
 

@@ -7,7 +7,8 @@ from .prompts import parse_number
 
 _NUMBER = r"[$€£]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
 _GAP = r"[^\S\n]*"
-_SIGN = rf"(?:[-+*/×÷]|(?<![a-z])x(?={_GAP}-?[$€£]?[0-9]))"  # and the letter, as in "3 x 12"
+# And the letter, as in "3 x 12" and "3 x -4", but not in "3x - 4".
+_SIGN = rf"(?:[-+*/×÷]|(?<![a-z])x(?={_GAP}[$€£]?[0-9])|(?<=[^\S\n])x(?=[^\S\n]-[$€£]?[0-9]))"
 _TERM = rf"-?{_NUMBER}(?:[^\S\n][a-z]+){{0,3}}"  # with its unit, as in "90 km per hour"
 # From the first term to the number after "=": no start or end in the middle of a longer calculation.
 _SUM = re.compile(

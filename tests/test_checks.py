@@ -209,10 +209,6 @@ def average_at(name, seed):  # as recorded
     return lab.averages(records.load(lab.LAB[name][0], "tiny")["curves"])[name, seed]
 
 
-def mended_by(learning_rate=0.0, temperature=0.0, **settings):
-    return pd.DataFrame({"reward": [0.0] * 5 + [max(learning_rate // 1e-3, temperature)] * 5})
-
-
 def compared(letter):  # the layout, and right answers
     index = [RATES["format"], RATES["flexible"]]
     gains = {"A": (-0.1, 0.1), "B": (0.8, 0.1), "C": (0.8, 0.7)}[letter]
@@ -228,7 +224,9 @@ MADE_UP = {
     "notebook_02.short_run": history_at,
     "notebook_03.history_of": history_of,
     "notebook_04.short_run": lambda learning_rate: pd.DataFrame({"reward": [-abs(math.log(learning_rate / 3e-3))]}),
-    "_exercise.short_run": mended_by,
+    "_exercise.short_run": lambda learning_rate, **_: pd.DataFrame(
+        {"reward": [0] * 5 + [int(learning_rate == 2e-3)] * 5}
+    ),
     "notebook_06.compared": compared,
     "notebook_09.short_run": split,
     "notebook_08.average_at": average_at,
@@ -310,12 +308,13 @@ DECISIONS = {
     checks.mend: [
         (lambda train: len(train(**MENDED)) and MENDED, "Solved."),
         (lambda train: MENDED, "no run was made; you have tried nothing"),
-        (lambda train: len(train(temperature=0.1)) and {"temperature": 0.1}, "0.10 points only"),
+        (lambda train: len(train(temperature=0.1)) and {"temperature": 0.1}, "by 0.00 points"),
         (lambda train: len(train(**MENDED)) and MENDED | {"beta": 0.0}, "the one setting to change"),
     ],
     checks.treat: [
-        (lambda train: len(train(temperature=1)) and {"temperature": 1}, "Solved."),
-        (lambda train: len(train(num_generations=16)) and {"num_generations": 16}, "0.05 points only"),
+        (lambda train: len(train(**MENDED)) and MENDED, "Solved."),
+        (lambda train: len(train(max_completion_length=160)) and {"max_completion_length": 160}, "by 0.00 points"),
+        (lambda train: len(train(steps=5)) and {"steps": 5}, "steps do not count"),
     ],
     checks.what_each_learned: [
         (lambda train: {n: learned for n, learned in zip("ABC", LEARNED, strict=True) if len(train(n))}, "Solved."),
@@ -324,8 +323,8 @@ DECISIONS = {
             "A: in the layout -10 points, p = 0.01; right",
         ),
         (lambda train: {n: LEARNED[n != "A"] for n in "ABC" if len(train(n))}, "run C: in the layout +80 points"),
-        (lambda train: dict(zip("ABC", LEARNED, strict=True)), "not yet tried: ['A']"),
-        (lambda train: {"A": LEARNED[len(train("A")) // 3]}, "returned None; return one of nothing we can see"),
+        (lambda train: dict(zip("ABC", LEARNED, strict=True)), "call train('A'), return one of"),
+        (lambda train: {"A": LEARNED[len(train("A")) // 3]}, "for run B your verdict is None"),
     ],
     checks.same_run: [
         (lambda train: [s for s in SPLITS if train(*s)["reward"].eq(0.5).all()], "Solved."),

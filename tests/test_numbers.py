@@ -136,4 +136,4 @@ def test_numbers_that_are_allowed_because_they_were_counted_elsewhere():
     rates = pd.Series([table["flexible"].mean() for table in tables[1:]])
     assert (round(100 * rates.std(), 1), round((50 * rates.mean() * (1 - rates.mean())) ** 0.5, 1)) == (3.1, 3.5)
     wrong = [t["completion"][~t["flexible"] & ~t["truncated"]].map(false_sums).map(bool).sum() for t in tables]
-    assert (wrong[0], min(wrong[1:]), max(wrong[1:])) == (96, 68, 72)
+    assert (wrong[0], min(wrong[1:]), max(wrong[1:])) == (98, 68, 72)

@@ -27,7 +27,7 @@ questions never occur in training.
 
 The second command makes a policy with another habit: one demonstration in a
 hundred is worked out, in place of 26. With `--worked 0` none ever is, in the
-first phase either, so that the policy cannot do the task at all.
+first phase either: that policy has never seen a problem worked out.
 """
 
 from __future__ import annotations
@@ -281,6 +281,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.worked is not None and not 0 <= args.worked <= 100:
         parser.error(f"--worked {args.worked:g} is no share; give a number from 0 to 100")
+    if args.worked == 0 and args.skilled:
+        parser.error("--worked 0 changes the first phase as well; leave out --skilled")
     habit = HABIT if args.worked is None else with_worked(HABIT, args.worked)
     skill = habit if args.worked == 0 else SKILL
 

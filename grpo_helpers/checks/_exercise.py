@@ -119,8 +119,8 @@ def mended(function: Solution, ill: Mapping[str, Any]) -> None:
     got, made = decided(function, lambda **changes: short_run(**ill | changes))
     rises = {change: run["reward"].tail(5).mean() - run["reward"].head(5).mean() for change, run in made.items()}
     one_change(got, rises)
-    if rises[repr(got)] < MENDED:
-        raise NotYet(f"for the change {got} the reward rises by {rises[repr(got)]:.2f} points only")
+    if rises[repr(got)] < MENDED or "steps" in got:
+        raise NotYet(f"for {got} the reward rises by {rises[repr(got)]:.2f} points, not {MENDED}; steps do not count")
 
 
 def least(got: Any, options: Sequence[Any], values: Mapping[Any, float], enough: float, what: str) -> None:

@@ -25,8 +25,8 @@ def name_the_patients(names: Solution) -> None:
 
 @exercise
 def treat(function: Solution) -> None:
-    """One changed setting, tried by the learner, that mends a run which samples nearly greedily."""
-    mended(function, {"temperature": 0.05, "steps": 15})
+    """One changed setting, tried by the learner, that mends a run whose steps are ten times too large."""
+    mended(function, {"learning_rate": 0.02, "steps": 15})
 
 
 @exercise

@@ -56,11 +56,11 @@ def elicit(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     shares = {skill: 26 if percent is None else percent for skill, percent in WORKED.items()}
     made = [(skill, shares[skill], fingerprint(Path(folder))) for skill, folder in folders.items()]
     before = {skill: sampled(profile.with_(model=folder)) for skill, folder in folders.items()}
+    paid = LAB.GRIDS["grid_placebo"]
     settings = {
-        f"{skill}, {name}": paid._replace(changes={**paid.changes, "model": folder})
+        f"{skill}, {name}": paid[name]._replace(changes={**paid[name].changes, "model": folder})
         for skill, folder in folders.items()
-        for name, paid in LAB.GRIDS["grid_placebo"].items()
-        if name in PAID
+        for name in PAID
     }
     with kept("elicit", profile, seed) as keep:
         found = run_grid(settings, profile, range(seed, seed + SEEDS), keep=keep)

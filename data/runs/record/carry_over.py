@@ -42,9 +42,7 @@ def carry_over(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
             model = adapters.load(model, RUNS / run / "adapter")
         for kind, questions in asked(profile).items():
             table = evaluation.evaluate(model, tokenizer, questions, LONGEST, batch_size=profile.eval_batch)
-            greedy.append(
-                table[["question", "strict", "flexible", "truncated"]].assign(policy=name, kind=kind)
-            )
+            greedy.append(table[["question", "strict", "flexible", "truncated"]].assign(policy=name, kind=kind))
             print(f"{name}, {kind}: {table['flexible'].mean():.1%}", flush=True)
         options = {"num_generations": TRIES, "temperature": 1.0, "batch_size": profile.eval_batch, "seed": seed}
         first = asked(profile)["one step"]

@@ -18,7 +18,7 @@ from grpo_helpers.lessons import memory
 from grpo_helpers.lessons.memory import QWEN25_15B, SMOLLM2_135M, T4_GB, ModelShape, plan
 from grpo_helpers.profiles import ALL_LINEAR, ARTICLE, DATA, SMALL, T4, T4_FULL, TINY, get_profile
 
-from . import traced as tracing
+from . import traced as trace
 from .cells import definitions
 from .tools.bench_memory import CONFIGURATIONS
 
@@ -26,7 +26,7 @@ LESSON = definitions("04_lora_and_memory", "knobs", "make_it_fit")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES |= {"intermediate_size": 96, "vocab_size": 128}
 CONFIGS = {
-    "Qwen2.5-1.5B": tracing.qwen_config(),
+    "Qwen2.5-1.5B": trace.qwen_config(),
     "SmolLM2-135M": LlamaConfig(**dict(zip(SIZES, (576, 30, 9, 3, 1536, 49152))), tie_word_embeddings=True),  # noqa: B905
     "tiny": AutoConfig.from_pretrained(TINY.model),
     "qwen2, head of its own": Qwen2Config(**SIZES, tie_word_embeddings=False),
@@ -48,9 +48,7 @@ def test_shapes_and_tiles_are_the_public_ones_and_an_unknown_architecture_is_nam
     assert ModelShape.from_config(CONFIGS["Qwen2.5-1.5B"]) == QWEN25_15B
     assert ModelShape.from_config(CONFIGS["SmolLM2-135M"]) == SMOLLM2_135M
     assert QWEN25_15B.parameters == 1_543_714_304  # the model card's "1.54B"
-    assert (
-        memory.TRL_POSITIONS == tracing.chunked_logprob.TOKEN_CHUNK_SIZE and memory.SCORE_CHUNK == trainer.SCORE_CHUNK
-    )
+    assert memory.TRL_POSITIONS == trace.chunked_logprob.TOKEN_CHUNK_SIZE and memory.SCORE_CHUNK == trainer.SCORE_CHUNK
     assert memory.TRL_VOCABULARY == utils._CHUNKED_LOGPROB_CHUNK_SIZE
     with pytest.raises(ValueError, match="'gpt2'.*llama"):
         ModelShape.from_config(AutoConfig.for_model("gpt2", num_key_value_heads=12))
@@ -99,20 +97,20 @@ def sample(policy, profile, rows, group):
 
 def traced(profile, layers):
     """Phase → GB at its peak, of Qwen2.5-1.5B with so many layers."""
-    policy, peaks = tracing.meta_policy(tracing.qwen_config(layers), profile), {}
-    with FakeTensorMode(), tracing.Living() as living, patch.multiple(tracing.chunked_logprob, **tracing.IN_PLACE):
+    policy, peaks = trace.meta_policy(trace.qwen_config(layers), profile), {}
+    with FakeTensorMode(), trace.Living() as living, patch.multiple(trace.chunked_logprob, **trace.IN_PLACE):
 
         def phase(name, function, *args):
             living.peak = living.now
             function(*args)
             peaks[name] = living.peak / 1e9
 
-        tracing.make_fake(policy)
+        trace.make_fake(policy)
         optimizer = torch.optim.AdamW(p for p in policy.parameters() if p.requires_grad)
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.zeros_like(parameter)
         phase("optimizer step", optimizer.step)
-        phase("update", tracing.update, policy, profile)
+        phase("update", trace.update, policy, profile)
         optimizer.zero_grad()
         policy.eval()  # as this package's sampler does; TRL switches checkpointing off
         if profile.shared_prompts:
@@ -139,13 +137,13 @@ def test_every_phase_of_a_gpu_profile_is_planned_as_traced(profile):
 def test_an_update_is_planned_as_traced(batch, checkpointing):
     """With all layers: what two and three need tells what 28 do."""
     profile = T4.with_(batch=batch, accumulation=32 // batch, checkpointing=checkpointing, shared_prompts=False)
-    two, three = (tracing.traced_update_gb(profile, layers) for layers in (2, 3))
+    two, three = (trace.traced_update_gb(profile, layers) for layers in (2, 3))
     planned = plan(profile, QWEN25_15B).table["update"].drop(["weights", "adapters", "optimizer", "overhead"]).sum()
     assert planned == pytest.approx(two + (QWEN25_15B.layers - 2) * (three - two), rel=0.2)
 
 
 def test_the_trace_counts_what_is_alive_and_no_more():
-    with FakeTensorMode(), tracing.Living() as living:
+    with FakeTensorMode(), trace.Living() as living:
         a = torch.zeros(1000)
         b = (a + 1) * 2  # a + 1 lives until the product is there
         assert (living.now, living.peak) == (8000, 12000)

@@ -167,9 +167,8 @@ SMALL = Profile(
 )
 
 SMALL_LONG = SMALL.with_(
-    name="small_long", about="as small, an hour; 2 CPU cores", minutes=60,
-    steps=320, temperature=1.2, save_steps=20,
-)  # fmt: skip
+    name="small_long", about="as small, an hour; 2 CPU cores", minutes=60, steps=320, temperature=1.2, save_steps=20
+)
 
 T4 = Profile(
     name="t4",

@@ -35,18 +35,17 @@ def carry_over(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     """
     if profile != SMALL:
         raise ValueError(f"profile {profile.name}: the recorded policies are small's; use small")
-    greedy, sampled = [], []
+    greedy, sampled, kinds = [], [], asked(profile)
     for name, run in POLICIES.items():
         model, tokenizer = models.load_policy(profile)
         if run:
             model = adapters.load(model, RUNS / run / "adapter")
-        for kind, questions in asked(profile).items():
+        for kind, questions in kinds.items():
             table = evaluation.evaluate(model, tokenizer, questions, LONGEST, batch_size=profile.eval_batch)
             greedy.append(table[["question", "strict", "flexible", "truncated"]].assign(policy=name, kind=kind))
             print(f"{name}, {kind}: {table['flexible'].mean():.1%}", flush=True)
         options = {"num_generations": TRIES, "temperature": 1.0, "batch_size": profile.eval_batch, "seed": seed}
-        first = asked(profile)["one step"]
-        table = evaluation.evaluate(model, tokenizer, first, profile.max_completion_length, **options)
+        table = evaluation.evaluate(model, tokenizer, kinds["one step"], profile.max_completion_length, **options)
         hits = table.groupby("question", sort=False)[["strict", "flexible"]].sum().reset_index()
         sampled.append(hits.assign(policy=name))
         print(f"{name}, {TRIES} tries: {hits['flexible'].gt(0).mean():.1%}", flush=True)

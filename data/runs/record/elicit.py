@@ -18,13 +18,13 @@ from grpo_helpers.profiles import TINY, Profile, output_root
 from .grid import LAB, kept
 
 SEEDS, SAMPLES = 5, 16
-WORKED = {"absent": 0, "rare": 1, "common": None}  # percent of the habit's demonstrations; None: the shipped policy
+WORKED = {"absent": 0, "rare": 1, "common": 26}  # percent of the habit's demonstrations
 PAID = ("real reward", "layout only", "random")
 
 
 def policy(skill: str) -> str:
-    """The folder of a policy; a FileNotFoundError says how to make one that is not there."""
-    if WORKED[skill] is None:
+    """The folder of a policy, "common" being the shipped one; a FileNotFoundError says how to make a missing one."""
+    if skill == "common":
         return TINY.model
     folder = output_root() / "policies" / skill
     if not (folder / "model.safetensors").is_file():
@@ -53,8 +53,7 @@ def elicit(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     if profile.model != TINY.model:
         raise ValueError(f"profile {profile.name}: the notebook trains tiny, and two policies made like it")
     folders = {skill: policy(skill) for skill in WORKED}
-    shares = {skill: 26 if percent is None else percent for skill, percent in WORKED.items()}
-    made = [(skill, shares[skill], fingerprint(Path(folder))) for skill, folder in folders.items()]
+    made = [(skill, WORKED[skill], fingerprint(Path(folder))) for skill, folder in folders.items()]
     before = {skill: sampled(profile.with_(model=folder)) for skill, folder in folders.items()}
     paid = LAB.GRIDS["grid_placebo"]
     settings = {

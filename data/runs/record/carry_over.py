@@ -10,7 +10,7 @@ from grpo_helpers import adapters, data, evaluation, models
 from grpo_helpers.profiles import SMALL, Profile
 from grpo_helpers.records import RUNS
 
-POLICIES = {"untrained": None, "10 minutes": "small-1", "an hour": "small_long-1"}
+POLICIES = {"untrained": None, "small": "small-1", "small_long": "small_long-1"}
 TRIES = 8
 LONGEST = 96  # tokens: two steps take more than the profile allows for one
 

@@ -221,15 +221,11 @@ def cuda_answers(name: str, capability: tuple[int, int], total: int) -> dict[str
         **{f"{most}memory_{how}": answer(GB // 2) for most in ("", "max_") for how in ("allocated", "reserved")},
         **dict.fromkeys(("init", "_lazy_init", "synchronize", "empty_cache", "set_device"), answer(None)),
         **dict.fromkeys(("reset_peak_memory_stats", "manual_seed", "manual_seed_all"), answer(None)),
-        "_initialized": True,
-        "device_count": answer(1),
-        "device": lambda *args: contextlib.nullcontext(),
-        "get_device_name": answer(name),
-        "get_device_capability": answer(capability),
+        "_initialized": True, "device_count": answer(1), "device": lambda *args: contextlib.nullcontext(),
+        "get_device_name": answer(name), "get_device_capability": answer(capability),
         "get_device_properties": answer(types.SimpleNamespace(**facts, multi_processor_count=40)),
-        "get_arch_list": answer(["sm_75", "sm_86"]),
-        "mem_get_info": answer((total - GB // 2, total)),
-    }
+        "get_arch_list": answer(["sm_75", "sm_86"]), "mem_get_info": answer((total - GB // 2, total)),
+    }  # fmt: skip
 
 
 RANDOM_STATES = {

@@ -1,5 +1,7 @@
 """Colours that colour-blind readers can tell apart, and a sentence for every figure."""
 
+import base64
+import io
 import itertools
 import re
 from types import SimpleNamespace
@@ -10,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
 
 from grpo_helpers import plotting
 from grpo_helpers.plotting import _alt, _style
 from grpo_helpers.profiles import ROOT
 from grpo_helpers.records import RUNS
 from tests.cells import definitions
+from tests.tools.clean_notebooks import smaller
 
 COLOURS = {name: getattr(_style, name) for name in ("BLUE", "ORANGE", "GREEN", "PURPLE", "GREY")} | {"white": "#FFFFFF"}
 # Linear RGB as seen without one kind of cone: Machado, Oliveira and Fernandes, "A Physiologically-based Model for
@@ -185,3 +189,15 @@ def test_the_glossary_is_short_sorted_one_sentence_each_and_names_a_notebook_tha
         cells = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
         prose = " ".join(cell.source for cell in cells if cell.cell_type == "markdown").lower()
         assert re.search(rf"\b{re.escape(term.split()[0].lower())}", prose), f"{term} in {name}"
+
+
+def test_a_stored_picture_keeps_the_colours_of_thin_lines():
+    figure, ax = plt.subplots()
+    for height, look in enumerate(plotting.LOOKS):
+        ax.plot([0, 1], [height, height + 1], **look)
+    figure.savefig(png := io.BytesIO())
+    stored = Image.open(io.BytesIO(base64.b64decode(smaller(base64.b64encode(png.getvalue()).decode()))))
+    found = np.array([colour for _, colour in stored.convert("RGB").getcolors()])
+    for colour in COLOURS.values():
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert np.abs(found - wanted).max(axis=1).min() <= 2, colour

@@ -194,12 +194,11 @@ def reply(reasoning="2 * 3 = 6", answer="6"):
 @pytest.mark.parametrize(
     ("text", "paid"),
     [
-        (reply(), {"sum": 6, "product": 1, "gate": 1}),
-        (reply(answer="7"), {"sum": 5, "product": 0, "gate": 0}),
+        (reply(), {"sum": 6, "product": 1, "gate": 1}), (reply(answer="7"), {"sum": 5, "product": 0, "gate": 0}),
         ("<answer>\n6\n</answer>", {"sum": 3, "product": 0.4, "gate": 0}),
         (reply() + reply(), {"sum": 1, "product": 0, "gate": 0}),
     ],
-)
+)  # fmt: skip
 def test_shape_and_answer_meet_in_three_ways(text, paid):
     assert {way: pay(completions=[text], answer=["6"])[0] for way, pay in taught.WAYS.items()} == pytest.approx(paid)
 

@@ -210,11 +210,9 @@ def test_worked_reply_shows_the_steps_without_calculator_notes():
         b'{"question": "q", "answer": "a #### 1"',
         b'{"question": "q", "answer": "caf\xc3',  # cut off in a letter of two bytes
         b'{"question": "q", "answer": "#### 1"}{"question": "q"}',
-        b'["q", "#### 1"]',
-        b'{"question": "q", "answer": 4}',
-        b'{"answer": "#### 1"}',
+        b'["q", "#### 1"]', b'{"question": "q", "answer": 4}', b'{"answer": "#### 1"}',
     ],
-)
+)  # fmt: skip
 def test_broken_line_is_named_with_file_and_line(tmp_path, line):
     good = json.dumps(GOOD).encode() + b"\n"
     for number, before in {1: b"", 4: good + b"\n  \n", 6: good * 5}.items():

@@ -166,14 +166,12 @@ def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer):
 @pytest.mark.parametrize(
     ("architecture", "targets", "missing"),
     [
-        (Qwen2Config, ALL_LINEAR, []),
-        (Qwen2Config, ("self_attn.q_proj", "lm_head"), []),
+        (Qwen2Config, ALL_LINEAR, []), (Qwen2Config, ("self_attn.q_proj", "lm_head"), []),
         (Phi3Config, ("qkv_proj", "o_proj", "gate_up_proj"), []),
         (Phi3Config, ATTENTION, ["q_proj", "k_proj", "v_proj"]),  # o_proj alone would be adapted
-        (Qwen2Config, ("proj",), ["proj"]),
-        (Qwen2Config, (*ATTENTION, "query"), ["query"]),
+        (Qwen2Config, ("proj",), ["proj"]), (Qwen2Config, (*ATTENTION, "query"), ["query"]),
     ],
-)
+)  # fmt: skip
 def test_lora_targets_that_match_nothing_are_refused_by_name(made, architecture, targets, missing):
     profile = made(architecture=architecture).with_(lora_targets=targets)
     told = f"{re.escape(str(missing))}.*'{'qkv_proj' if architecture is Phi3Config else 'q_proj'}'"

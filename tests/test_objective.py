@@ -106,10 +106,8 @@ def batch():
     return said | {
         "advantages": torch.randn(rows, generator=g, dtype=far.dtype),
         "num_items_in_batch": 2 * mask.sum(),  # in the whole step
-        "old_per_token_logps": old,
-        "old_logps": (old * mask).sum(dim=1),
-        "ref_per_token_logps": now + reference,
-    }
+        "old_per_token_logps": old, "old_logps": (old * mask).sum(dim=1), "ref_per_token_logps": now + reference,
+    }  # fmt: skip
 
 
 def with_gradient(loss, model):

@@ -36,12 +36,10 @@ def have(monkeypatch, card=None, gb=0.0, capability=(7, 5), minutes=10, weights=
     monkeypatch.delenv("GRPO_PROFILE", raising=False)
     properties = SimpleNamespace(total_memory=gb * 1e9)
     for name, answer in {
-        "is_available": card is not None,
-        "get_device_name": card,
-        "get_device_properties": properties,
-        "get_device_capability": capability,
+        "is_available": card is not None, "get_device_name": card,
+        "get_device_properties": properties, "get_device_capability": capability,
         "get_arch_list": ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"],  # of torch 2.13 for CUDA 13
-    }.items():
+    }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda *args, answer=answer: answer)
     monkeypatch.setattr(machine, "estimated_minutes", lambda profile: minutes)
     monkeypatch.setattr(machine, "find_weights", find_weights)

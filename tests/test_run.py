@@ -185,13 +185,12 @@ def other_moments(folder):
 @pytest.mark.parametrize(
     "spoil",
     [
-        other_moments,
-        lambda folder: torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pt"),
+        other_moments, lambda folder: torch.save({"state": {}, "param_groups": []}, folder / "optimizer.pt"),
         lambda folder: torch.save({"a": 1}, folder / "scheduler.pt"),
         lambda folder: torch.save([1], folder / "rng_state.pth"),
     ],
     ids=["other moments", "no groups", "no scheduler", "no state of chance"],
-)
+)  # fmt: skip
 def test_checkpoint_of_something_else_is_named(spoil, again, short, capsys):
     spoil(short / "run" / "checkpoints" / "checkpoint-2")
     assert main([*again, "--steps", "3"]) == 2

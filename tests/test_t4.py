@@ -76,11 +76,10 @@ def main_job(output, profile, resume=False):
     return {
         "printed": printed.getvalue(),
         "warned": {str(w.message) for w in warned if w.category is FutureWarning},
-        "numbers": watch.numbers,
-        "scales": watch.scales,
+        "numbers": watch.numbers, "scales": watch.scales,
         "checkpointing": watch.trainer.args.activation_checkpointing,
         "weights as before": after.keys() == loaded.keys() and all(torch.equal(after[k], loaded[k]) for k in loaded),
-    }
+    }  # fmt: skip
 
 
 def on_a_t4(output):

@@ -46,7 +46,7 @@ def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
 
 
 def prose(path: Path) -> str:
-    return "\n\n".join(c.source for c in cells(path, "markdown"))
+    return path.read_text() if path.suffix == ".md" else "\n\n".join(c.source for c in cells(path, "markdown"))
 
 
 def code(path: Path) -> str:
@@ -94,8 +94,7 @@ def test_it_is_a_valid_notebook_for_any_python_kernel(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    ids = [c.id for c in notebook.cells]
-    assert len(set(ids)) == len(ids)
+    assert len({c.id for c in notebook.cells}) == len(notebook.cells)
     if path.name.startswith(TRAINING):
         assert notebook.metadata.accelerator == "GPU" and notebook.metadata.colab.gpuType == "T4"
     assert not re.search(r"^\s*[%!]", code(path), flags=re.MULTILINE), "nothing depends on IPython or on a shell"
@@ -108,21 +107,23 @@ def test_it_opens_with_what_a_reader_must_know_and_ends_with_the_next_notebook(p
     learn, before_you_start, needs = first.partition("You will learn")[2].partition("Before you start")
     assert 3 <= len(re.findall(r"^- ", learn, flags=re.MULTILINE)) <= 5 and before_you_start
     assert all(word in needs for word in ("time", "hardware", "downloads"))
-    told = [line for line in first.splitlines() if line.startswith("| `t4`")]
-    assert all("estimate" in line or "measured" in line for line in told)
+    assert all("estimate" in line or "measured" in line for line in first.splitlines() if line.startswith("| `t4`"))
     order = [h for h in headings(path, 2) if h.startswith(("Exercise", "Recap", "References"))]
     assert order == (["Exercises"] if path.stem != FIRST_RUN else []) + ["Recap", "References"]
     following = [p.name for p in NOTEBOOKS if int(p.name[:2]) == int(path.name[:2]) + 1]
     assert "**Next:**" in last and all(f"({name})" in last for name in following)
 
 
-@every_notebook
-def test_links_lead_somewhere_and_images_are_described(path):
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *(ROOT / "notebooks").glob("*.md")], ids=lambda path: path.stem)
+def test_links_lead_to_pages_and_headings_that_exist_and_images_are_described(path):
     text = outside_code(prose(path))
     assert not re.search(r"!\[\s*\]\(|<img(?![^>]*alt=.\w)", text)
     for target in LINK.findall(text):
-        if not re.match(r"(https?|mailto):|#", target):
-            assert (path.parent / target.partition("#")[0]).exists(), target
+        if not re.match(r"(https?|mailto):", target):
+            page, _, heading = target.partition("#")
+            assert (path.parent / page).exists(), target
+            there = "\n".join(h for level in (1, 2, 3) for h in headings(path.parent / page if page else path, level))
+            assert heading in ["", *re.sub(r"[^\w\n -]", "", there.lower()).replace(" ", "-").split("\n")], target
 
 
 @every_notebook
@@ -169,8 +170,7 @@ TRAIN = {"10": ("ex3-data", "ex3-train"), "11": ("part-2", "code-18", "ex2-train
 
 def checked(path: Path, source: str, stub: str) -> None:
     """Run what a learner hands in, and the check that ends the exercise's cell."""
-    imports = "import math\nimport pandas as pd\nimport torch\n"
-    imports += "from grpo_helpers import data, evaluation, prompts, records, rewards\n"
+    imports = "import math, torch, pandas as pd\nfrom grpo_helpers import data, evaluation, prompts, records, rewards\n"
     imports += f"from grpo_helpers.checks import notebook_{path.stem[:2]} as checks\n"
     check = stub.strip().splitlines()[-1]
     assert check.startswith("checks.")

@@ -21,8 +21,8 @@ problem out before answering.
 How the two are mixed matters as well, because a reward for the layout alone
 pays whatever comes along with it. Here a demonstration that begins in the
 layout and is worked out goes wrong in a third of the cases (no closing tag, a
-second answer block), one from the gut never does. Runs with that reward learned
-no thinking (data/runs/placebos-tiny-1 to -3); with other mixes some did. Test
+second answer block), one from the gut never does. Runs with that reward ended
+with 1 or 2 % right (data/runs/placebos-tiny-1 to -3); with other mixes some got more. Test
 questions never occur in training.
 
 The second command makes a policy with another habit: one demonstration in a

@@ -23,7 +23,7 @@ REFERENCE_GFLOPS = {"float32": 217.0, "bfloat16": 430.0}
 LONGEST_MINUTES = 15
 # GB that a GPU needs, as lessons.memory plans them (tests/test_memory.py); the first that fits is taken
 NEEDED_GB = (
-    (T4, 6.36), (T4.with_(eval_batch=25), 5.83), (SMALL, 7.81), (SMALL.with_(checkpointing=True, eval_batch=50), 3.09),
+    (T4, 6.36), (T4.with_(eval_batch=25), 5.83), (SMALL, 5.38), (SMALL.with_(checkpointing=True, eval_batch=50), 3.09),
 )  # fmt: skip
 SPARE = 0.95  # of a card's memory; a screen or another notebook may hold the rest
 

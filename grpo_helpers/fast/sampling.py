@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import Linear
+from torch import Tensor
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -34,7 +36,7 @@ def supports_sharing(model: PreTrainedModel) -> bool:
     return model.config.model_type in SUPPORTED and not getattr(model.config, "use_sliding_window", False)
 
 
-def pad_left(rows: Sequence[TokenIds], pad_id: int, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_left(rows: Sequence[TokenIds], pad_id: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Rows of token ids → ids and mask, both (rows, longest), padded on the left."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad_id] * (width - len(r)) + list(r) for r in rows], device=device)
@@ -43,7 +45,7 @@ def pad_left(rows: Sequence[TokenIds], pad_id: int, device: torch.device | str) 
 
 
 # For each layer its keys and values, each (key heads, tokens, size), in the precision of `attention_dtype`.
-Beginning = list[tuple[torch.Tensor, torch.Tensor]]
+Beginning = list[tuple[Tensor, Tensor]]
 
 
 def attention_dtype(given: torch.dtype) -> torch.dtype:
@@ -51,52 +53,47 @@ def attention_dtype(given: torch.dtype) -> torch.dtype:
     return given if given == torch.bfloat16 else torch.float32
 
 
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    *,
-    scaling: float,
-    beginning: Beginning,
-    **kwargs: object,
-) -> tuple[torch.Tensor, None]:
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, *beginning: Tensor) -> Tensor:
     """Attention of every row to a common beginning, which exists once, and to tokens of its own.
 
     Shapes: query (rows, heads, n, size), consecutive heads share keys; key and value (rows, key heads, own, size);
-    attention_mask (rows, 1, n, own), True where a token may look; returned, for transformers, (rows, n, heads, size).
+    mask (rows, 1, n, own), True where a token may look; the beginning's keys and values (key heads, first, size);
+    returned, for transformers, (rows, n, heads, size).
     """
     rows, heads, n, size = query.shape
     groups, own = key.shape[1:3]
-    first_keys, first_values = beginning[module.layer_idx]
+    first_keys, first_values = beginning
     first, asked = first_keys.shape[1], heads // groups * n  # heads that share keys count as further queries
     dtype = first_keys.dtype
     with torch.autocast(query.device.type, enabled=False):
         key, value = key.to(dtype), value.to(dtype)
         query_ = (query.to(dtype) * scaling).reshape(rows, groups, asked, size)
         near = (query_ @ key.mT).view(rows, heads, n, own)
-        near = near.masked_fill(~attention_mask, torch.finfo(key.dtype).min).view(rows, groups, asked, own)
+        near = near.masked_fill(~mask, torch.finfo(key.dtype).min).view(rows, groups, asked, own)
         # Where the beginning is concerned, the rows count as further queries, too.
         far = query_.transpose(0, 1).reshape(groups, rows * asked, size) @ first_keys.mT
         far = far.view(groups, rows, asked, first).transpose(0, 1)
         far, near = torch.cat([far, near], dim=-1).softmax(dim=-1).split([first, own], dim=-1)
         far = far.transpose(0, 1).reshape(groups, rows * asked, first) @ first_values
         output = far.view(groups, rows, asked, size).transpose(0, 1) + near @ value
-    return output.reshape(rows, heads, n, size).transpose(1, 2).to(query.dtype), None
+    return output.reshape(rows, heads, n, size).transpose(1, 2).to(query.dtype)
+
+
+def attend(
+    module: torch.nn.Module, *tensors: Tensor, scaling: float, beginning: Beginning, **kwargs: object
+) -> tuple[Tensor, None]:
+    """`attention` as transformers calls it. Backward computes it again: kept, it took a quarter of a step's memory."""
+    given = *tensors, scaling, *beginning[module.layer_idx]
+    again = {"use_reentrant": False, "preserve_rng_state": False}  # nothing in it is drawn
+    return checkpoint(attention, *given, **again) if torch.is_grad_enabled() else attention(*given), None
 
 
 AttentionInterface.register("common_beginning", attend)
 
 
 def go_on(
-    model: PreTrainedModel,
-    beginning: Beginning,
-    cache: DynamicCache,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    positions: torch.Tensor,
-) -> torch.Tensor:
+    model: PreTrainedModel, beginning: Beginning, cache: DynamicCache, ids: Tensor, mask: Tensor, positions: Tensor
+) -> Tensor:
     """Hidden states (rows, n, hidden) of `ids` (rows, n), which follow the beginning and what the cache holds.
 
     The mask (rows, cached + n) has a 1 for each token of a row's own, a 0 for padding.
@@ -114,7 +111,7 @@ def go_on(
 
 def prefill(
     model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int
-) -> tuple[Beginning, DynamicCache, torch.Tensor, torch.Tensor]:
+) -> tuple[Beginning, DynamicCache, Tensor, Tensor]:
     """Run U prompts through the model, their common beginning only once; differentiable where gradients are on.
 
     Returns the common beginning; a cache of what follows it, with its mask (U, rest); the last hidden state of every
@@ -148,7 +145,7 @@ def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         layers = []
 
-    def product(packed: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    def product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
     try:
@@ -176,7 +173,7 @@ class RoomyLayer(DynamicLayer):
             views.append(buffer[:, :, :length])
         self.keys, self.values = views
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object):
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
         start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = new
@@ -184,7 +181,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def reserve(cache: DynamicCache, room: int, keep: torch.Tensor | None = None) -> None:
+def reserve(cache: DynamicCache, room: int, keep: Tensor | None = None) -> None:
     """Room for so many tokens, only for the rows `keep`; a layer at a time, so that the cache never exists twice."""
     for i, layer in enumerate(cache.layers):
         if keep is not None:
@@ -192,7 +189,7 @@ def reserve(cache: DynamicCache, room: int, keep: torch.Tensor | None = None) ->
         cache.layers[i] = RoomyLayer(layer, room)
 
 
-def next_tokens(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+def next_tokens(logits: Tensor, temperature: float) -> Tensor:
     """One token for each row of logits (rows, vocabulary); temperature 0 takes the likeliest.
 
     Draws by inverting the cumulative distribution: one random number a row, not one for every token of the vocabulary.
@@ -283,7 +280,7 @@ def _is_plain(module: torch.nn.Module) -> bool:
     return not module.lora_variant and not any(module.lora_bias.values())
 
 
-def beside(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+def beside(layer: Linear) -> Callable[[Tensor], Tensor]:
     """The layer as a function of its input: weight and adapters in the weight's precision, without PEFT's casts."""
     base = layer.get_base_layer()
     dtype = base.weight.dtype
@@ -291,7 +288,7 @@ def beside(layer: Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     downs = [layer.lora_A[name].weight.detach().to(dtype) for name in names]
     ups = [(layer.scaling[name] * layer.lora_B[name].weight.detach()).to(dtype) for name in names]
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
+    def forward(x: Tensor) -> Tensor:
         result = base(x)
         for down, up in zip(downs, ups, strict=True):
             result += linear(linear(x, down), up)

@@ -210,18 +210,17 @@ def _update(profile: Profile, shape: ModelShape, prefix: int, full: bool) -> Par
     share, own, scores, cache = profile.shared_prompts and not profile.checkpointing, 0, 0, 0
     if share:
         # fast.trainer: the common beginning once, the rest of each prompt once, then the completions. Attention is
-        # float32 and keeps its probabilities; keys and values stay until the log-probabilities are there.
+        # computed again in the backward pass; keys and values stay until the log-probabilities are there.
         rest = min(rows, profile.prompts_per_step) * (prompt - prefix)
-        tokens, largest, own = prefix + rest + new, max(prefix, rest, new), rest + new
-        scores = shape.heads * FLOAT32 * new * total
-        own = scores + (shape.heads * rest * prompt + 2 * (rest + new) * shape.attention) * FLOAT32
+        tokens, largest = prefix + rest + new, max(prefix, rest, new)
+        scores, own = shape.heads * FLOAT32 * new * total, 2 * (rest + new) * shape.attention * FLOAT32
         cache = rows * (total - prefix) * shape.kv_bytes(profile.dtype)
     saved = layer_activations(profile, shape, tokens, prefix if share else tokens, full) + own
     inputs = tokens * shape.hidden * (FLOAT32 if full else half)
     # With checkpointing only each layer's input is kept; one layer at a time is computed again (arXiv 1604.06174).
     kept, again = (shape.layers * inputs, saved) if profile.checkpointing else (shape.layers * saved, 0)
     # Gradients of one layer's results while they are passed on
-    passing = largest * (4 * shape.intermediate * half + 3 * shape.hidden * FLOAT32) + 2 * scores
+    passing = largest * (4 * shape.intermediate * half + 3 * shape.hidden * FLOAT32) + 3 * scores
     passing += 2 * (prefix if share else tokens) * shape.attention * half
     # Log-probabilities from hidden states, never from all logits at once: TRL's tiles, or TokenLogps
     logits = min(new, TRL_POSITIONS) * min(shape.vocab, TRL_VOCABULARY) * half

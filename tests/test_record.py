@@ -132,8 +132,8 @@ def test_every_checkpoint_answers_every_question():
     assert all(len(right) == 12 and {*right} <= {*".1"} for right in answers["right"])
 
 
-OF_TINY = ["elicit", "checkpoints", "shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "mismatch"]
-OF_TINY += [name for name in record.RECORDERS if name.startswith("alternatives")]
+OF_TINY = ["checkpoints", "shape_ways", "hidden_tests", "learned_reward", "judge", "reward_mixes", "mismatch"]
+OF_TINY += [name for name in record.RECORDERS if name.startswith(("alternatives", "elicit"))]
 
 
 @pytest.mark.parametrize("name, seed", [(n, s) for n in OF_TINY for _, s in records.available(n)])

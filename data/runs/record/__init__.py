@@ -14,6 +14,7 @@ sick_runs           runs with one thing wrong each, and a healthy one with a KL 
 grid                many short runs, one setting varied at a time (08)
 fair_*              each condition at its own best learning rate, a family a record (08)
 elicit              a skill that was absent, rare or common in pre-training, under three rewards (13)
+elicit_shown        the first two of these after ten worked solutions, and after GRPO on top (13)
 entropy_bonus       a collapsed patient of 07 under an entropy bonus (08)
 countdown           the worked task of notebook 10
 carry_over          ten minutes and an hour of training, on other problems, and with eight tries (05)
@@ -80,6 +81,7 @@ RECORDERS: dict[str, Recorder] = {
     "checkpoints": checkpoints.checkpoints,
     "countdown": countdown.countdown,
     "elicit": elicit.elicit,
+    "elicit_shown": elicit.elicit_shown,
     "entropy_bonus": entropy_bonus.entropy_bonus,
     "ladder": ladder.ladder,
     "tools": agents.tools,

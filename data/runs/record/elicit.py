@@ -6,18 +6,22 @@ third is the policy of the profile `tiny`.
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
 from grpo_helpers import data, evaluation, models
-from grpo_helpers.lessons.grids import run_grid
+from grpo_helpers.lessons.grids import Setting, Watch, run_grid
 from grpo_helpers.pretrained import fingerprint
 from grpo_helpers.profiles import TINY, Profile, output_root
+from tests.cells import definitions
 
 from .grid import LAB, kept
+from .learned_reward import only_tiny
 
 SEEDS, SAMPLES = 5, 16
+SHOWN, SHOWN_RATES = 10, (5e-4, 2e-3)  # worked solutions, and the learning rates of reading them
 WORKED = {"absent": 0, "rare": 1, "common": 26}  # percent of the habit's demonstrations
 PAID = ("real reward", "layout only", "random")
 
@@ -50,8 +54,7 @@ def elicit(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         sampled: what `sampled` counts, with the column skill;
         curves, history: those of `run_grid`, the column setting being like "rare, real reward".
     """
-    if profile.model != TINY.model:
-        raise ValueError(f"profile {profile.name}: the notebook trains tiny, and two policies made like it")
+    only_tiny(profile)
     folders = {skill: policy(skill) for skill in WORKED}
     made = [(skill, WORKED[skill], fingerprint(Path(folder))) for skill, folder in folders.items()]
     before = {skill: sampled(profile.with_(model=folder)) for skill, folder in folders.items()}
@@ -69,3 +72,37 @@ def elicit(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         "curves": found["curves"],
         "history": found["history"],
     }
+
+
+def elicit_shown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
+    """The policies that lack the skill, or rarely use it, after reading a few worked solutions, and after GRPO on top.
+
+    GRPO starts, from the seeds `seed`, `seed` + 1 …, where the first of them left each policy at its better rate.
+
+    Returns:
+        shown: skill, rate, seed, and the means of `Watch.measured` on the held-out questions, greedily;
+        curves, history: those of `run_grid`, the setting being the skill.
+    """
+    only_tiny(profile)
+    taught = definitions("13_alternatives", "demonstrations", "Looks")
+    tokenizer = models.load_policy(profile)[1]
+    held_out, rows, settings = data.load_task(profile, "test", profile.eval_questions), [], {}
+    steps = {"steps": profile.steps} if profile.steps < TINY.steps else {}
+    for skill in ("absent", "rare"):
+        for rate, own in product(SHOWN_RATES, range(seed, seed + SEEDS)):
+            looks = taught.Looks(lambda model: {})
+            trained = taught.demonstrations(SHOWN, rate, own, looks, start=policy(skill), **steps).merge_and_unload()
+            options = {"batch_size": profile.eval_batch}
+            replies = evaluation.evaluate(trained, tokenizer, held_out, profile.max_completion_length, **options)
+            rows.append({"skill": skill, "rate": rate, "seed": own} | replies[[*Watch.measured]].mean().to_dict())
+            print(rows[-1], flush=True)
+            folder = output_root() / "policies" / f"{skill}, shown, rate {rate}"
+            if own == seed:
+                trained.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+        means = pd.DataFrame(rows).query("skill == @skill").groupby("rate")["flexible"].mean()
+        best = output_root() / "policies" / f"{skill}, shown, rate {means.idxmax()}"
+        settings[skill] = Setting({"model": str(best)})
+    with kept("elicit_shown", profile, seed) as keep:
+        found = run_grid(settings, profile, range(seed, seed + SEEDS), keep=keep)
+    return {"shown": pd.DataFrame(rows), "curves": found["curves"], "history": found["history"]}

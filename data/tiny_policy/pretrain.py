@@ -21,9 +21,10 @@ problem out before answering.
 How the two are mixed matters as well, because a reward for the layout alone
 pays whatever comes along with it. Here a demonstration that begins in the
 layout and is worked out goes wrong in a third of the cases (no closing tag, a
-second answer block), one from the gut never does. Runs with that reward ended
-with 1 or 2 % right (data/runs/placebos-tiny-1 to -3); with other mixes some got more. Test
-questions never occur in training.
+second answer block), one from the gut never does. Of eight runs with that
+reward seven ended with 0 to 4 % right, one with 21 (data/runs/placebos-tiny-1
+to -3, elicit-tiny-1); with other mixes it was more. Test questions never occur
+in training.
 
 The second command makes a policy with another habit: one demonstration in a
 hundred is worked out, in place of 26. With `--worked 0` none ever is, in the

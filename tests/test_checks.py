@@ -133,7 +133,7 @@ NEAR_MISSES = {
         (lambda n: [(0.25, 2)] * n, "there is a pair (0.25, 2"),
     ],
     checks.steps_shown: [
-        (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block"),
+        (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block")
     ],
     checks.three_numbers: [
         (one_by_one(holed), "digits of another script"),
@@ -318,10 +318,7 @@ DECISIONS = {
     ],
     checks.what_each_learned: [
         (lambda train: {n: learned for n, learned in zip("ABC", LEARNED, strict=True) if len(train(n))}, "Solved."),
-        (
-            lambda train: {n: LEARNED[1] for n in "ABC" if len(train(n))},
-            "A: in the layout -10 points, p = 0.01; right",
-        ),
+        (lambda train: {n: LEARNED[1] for n in "ABC" if len(train(n))}, "A: in the layout -10 points, p = 0.01; right"),
         (lambda train: {n: LEARNED[n != "A"] for n in "ABC" if len(train(n))}, "run C: in the layout +80 points"),
         (lambda train: dict(zip("ABC", LEARNED, strict=True)), "call train('A'), return one of"),
         (lambda train: {"A": LEARNED[len(train("A")) // 3]}, "for run B your verdict is None"),

@@ -172,8 +172,7 @@ def checked(path: Path, source: str, stub: str) -> None:
     """Run what a learner hands in, and the check that ends the exercise's cell."""
     imports = "import math, torch, pandas as pd\nfrom grpo_helpers import data, evaluation, prompts, records, rewards\n"
     imports += f"from grpo_helpers.checks import notebook_{path.stem[:2]} as checks\n"
-    check = stub.strip().splitlines()[-1]
-    assert check.startswith("checks.")
+    assert (check := stub.strip().splitlines()[-1]).startswith("checks.")
     space = dict.fromkeys(re.findall(r"\w+", check))  # an unsolved exercise asks for no training
     if source != stub and "train_with" in space:
         space = vars(definitions(path.stem, run=TRAIN[path.stem[:2]]))
@@ -194,9 +193,7 @@ def test_unsolved_exercises_say_so_and_solutions_pass(path, capsys):
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize(
-    "path", [p for p in NOTEBOOKS if any(trains for *_, trains in exercises(p))], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if any(t for *_, t in exercises(p))], ids=lambda p: p.stem)
 def test_solutions_that_train_pass(path, capsys):
     for stub, solution, trains in exercises(path):
         if trains:

@@ -20,7 +20,7 @@ from .learned_reward import only_tiny
 taught = definitions(
     "13_alternatives",
     *("RECIPE", "UPDATES", "WAYS", "RATES", "SEARCHES", "VOTES", "STEPS", "LOOKS"),
-    *("questions", "right_rate", "Looks", "Memory", "voted", "best_rate"),
+    *("questions", "right_rate", "demonstrations", "Looks", "Memory", "voted", "best_rate"),
 )
 SEEDS, FURTHEST = 2, 4  # of a search; steps by which a grid of rates may grow
 

@@ -15,8 +15,8 @@ from grpo_helpers import data, evaluation, models
 from grpo_helpers.lessons.grids import Setting, Watch, run_grid
 from grpo_helpers.pretrained import fingerprint
 from grpo_helpers.profiles import TINY, Profile, output_root
-from tests.cells import definitions
 
+from .alternatives import steps_of, taught
 from .grid import LAB, kept
 from .learned_reward import only_tiny
 
@@ -84,25 +84,20 @@ def elicit_shown(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         curves, history: those of `run_grid`, the setting being the skill.
     """
     only_tiny(profile)
-    taught = definitions("13_alternatives", "demonstrations", "Looks")
-    tokenizer = models.load_policy(profile)[1]
-    held_out, rows, settings = data.load_task(profile, "test", profile.eval_questions), [], {}
-    steps = {"steps": profile.steps} if profile.steps < TINY.steps else {}
+    tokenizer, steps = models.load_policy(profile)[1], steps_of("10 demonstrations", profile)
+    watch, rows, settings = Watch(profile, tokenizer, every=1), [], {}
     for skill in ("absent", "rare"):
+        folders = {rate: output_root() / "policies" / f"{skill}, shown, rate {rate}" for rate in SHOWN_RATES}
         for rate, own in product(SHOWN_RATES, range(seed, seed + SEEDS)):
             looks = taught.Looks(lambda model: {})
             trained = taught.demonstrations(SHOWN, rate, own, looks, start=policy(skill), **steps).merge_and_unload()
-            options = {"batch_size": profile.eval_batch}
-            replies = evaluation.evaluate(trained, tokenizer, held_out, profile.max_completion_length, **options)
-            rows.append({"skill": skill, "rate": rate, "seed": own} | replies[[*Watch.measured]].mean().to_dict())
+            rows.append({"skill": skill, "rate": rate, "seed": own} | watch.measure(trained))
             print(rows[-1], flush=True)
-            folder = output_root() / "policies" / f"{skill}, shown, rate {rate}"
             if own == seed:
-                trained.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
+                trained.save_pretrained(folders[rate])
+                tokenizer.save_pretrained(folders[rate])
         means = pd.DataFrame(rows).query("skill == @skill").groupby("rate")["flexible"].mean()
-        best = output_root() / "policies" / f"{skill}, shown, rate {means.idxmax()}"
-        settings[skill] = Setting({"model": str(best)})
+        settings[skill] = Setting({"model": str(folders[means.idxmax()])})
     with kept("elicit_shown", profile, seed) as keep:
         found = run_grid(settings, profile, range(seed, seed + SEEDS), keep=keep)
     return {"shown": pd.DataFrame(rows), "curves": found["curves"], "history": found["history"]}

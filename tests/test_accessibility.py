@@ -161,6 +161,8 @@ def test_in_a_notebook_the_picture_carries_the_sentence(monkeypatch):
     figure = plotting.plot_history(HISTORY, "A run")
     data, metadata = shell.display_formatter.format(figure)
     assert data["text/plain"] == metadata["image/png"]["alt"] == plotting.describe(figure)
+    pixels = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).width
+    assert pixels // 2 == metadata["image/png"]["width"] > 400, "twice as sharp as it is large"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

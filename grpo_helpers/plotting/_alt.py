@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -61,12 +62,17 @@ def describe(figure: Figure) -> str:
 
 
 def register() -> None:
-    """In a notebook, every figure shown carries its sentence, as text and as the picture's `alt`; elsewhere nothing."""
+    """In a notebook, every figure shown is sharp and carries its sentence, as text and as the picture's `alt`."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
+        from IPython.core.pylabtools import retina_figure
 
-        def bundle(figure: Figure) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        def bundle(figure: Figure) -> tuple[dict[str, str], dict[str, dict[str, Any]]] | None:
+            shell.display_formatter.formatters["image/png"].pop(Figure, None)  # matplotlib's own, which would go first
+            if not figure.axes:
+                return None
+            picture, size = retina_figure(figure, base64=True)
             sentence = describe(figure)
-            return {"text/plain": sentence}, {"image/png": {"alt": sentence}}
+            return {"text/plain": sentence, "image/png": picture}, {"image/png": {"alt": sentence} | size}
 
         shell.display_formatter.mimebundle_formatter.for_type(Figure, bundle)

@@ -75,13 +75,16 @@ def setup(app):
 
 
 def with_alt(render):
-    """myst-nb takes the text for a picture from its cell; ours stands beside the picture, in the output's metadata."""
+    """myst-nb takes the text and size of a picture from its cell; ours stand beside it, in the output's metadata."""
 
     def render_image(self, data):
         nodes = render(self, data)
         for node in nodes:
             drawn = re.search("<desc[^>]*>(.*?)</desc>", str(data.content), re.DOTALL)
-            node["alt"] = drawn[1] if drawn else data.output_metadata.get(data.mime_type, {}).get("alt", "")
+            stored = data.output_metadata.get(data.mime_type, {})
+            node["alt"] = drawn[1] if drawn else stored.get("alt", "")
+            if "width" in stored:
+                node["width"] = f"{stored['width']}px"
         return nodes
 
     return render_image

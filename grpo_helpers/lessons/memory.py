@@ -10,7 +10,7 @@ measurements on a CPU. `overhead`, what a GPU takes beyond that, is an estimate.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pandas as pd
 
@@ -101,8 +101,7 @@ QWEN25_15B = ModelShape(1536, 28, 12, 2, 128, 8960, 151936, biases=2048)
 SMOLLM2_135M = ModelShape(576, 30, 9, 3, 64, 1536, 49152)  # the public config.json of HuggingFaceTB/SmolLM2-135M
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What `plan` found: `table` has a row for each component, a column for each phase, in GB."""
 
     table: pd.DataFrame

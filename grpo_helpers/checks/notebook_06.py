@@ -1,10 +1,7 @@
 """Checks for the exercises of notebook 06."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 
-from ..data import read_jsonl
 from ..evaluation import RATES, compare
 from ..profiles import TINY
 from ..records import RUNS
@@ -53,15 +50,14 @@ CLAIMS = {
 def evidence(letter: str) -> tuple[list[bool], list[bool]]:
     """Verdicts on the same questions, before and after, of the claim with this letter."""
     records, reading, n, _ = CLAIMS[letter]
-    tables = (read_jsonl(RUNS / f"{record}.jsonl", ("question",)) for record in records)
-    before, after = ([row[reading] for row in table[:n]] for table in tables)
-    return before, after
+    before, after = (pd.read_json(RUNS / f"{record}.jsonl", lines=True)[reading].head(n) for record in records)
+    return before.tolist(), after.tolist()
 
 
 @exercise
 def is_shown(verdicts: Solution) -> None:
     """A dictionary from each claim's letter to whether its evidence shows it."""
-    if not isinstance(verdicts, Mapping):
+    if not isinstance(verdicts, dict):
         raise NotYet("give a dictionary such as {'A': True, …}")
     for letter, (_, reading, n, shown) in CLAIMS.items():
         said = verdicts.get(letter)

@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 01."""
-
 from math import exp
 from statistics import fmean, stdev
 

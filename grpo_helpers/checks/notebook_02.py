@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 02."""
-
 from ._exercise import Solution, decided, exercise, expect, least, short_run
 
 

@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 04."""
-
 from ._exercise import NotYet, Solution, exercise, expect, expect_each, short_run
 
 

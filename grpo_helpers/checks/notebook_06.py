@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 06."""
-
 import pandas as pd
 
 from ..evaluation import RATES, compare

@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 07."""
-
 from ..lessons.clinic import PATIENTS
 from ..lessons.doctor import COMPLAINTS, SYMPTOMS, diagnose
 from ..records import load

@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 11."""
-
 import pandas as pd
 
 from ._exercise import NotYet, Run, Solution, decided, exercise, expect, one_change

@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 13."""
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,7 +6,6 @@ from ..records import RUNS
 from ..statistics import paired_test
 from ._exercise import NotYet, Solution, decided, exercise, expect
 
-SHORT = TINY.with_(steps=24, eval_questions=100)
 # letter → settings of a short run; the layout alone pays in B
 RECIPES = {"A": {"learning_rate": 2e-5}, "B": {"reward_weights": [1.0, 1.0, 1.0, 0.0, 0.0]}, "C": {}}
 LEARNED = ("nothing we can see", "the layout alone", "right answers")
@@ -16,7 +15,7 @@ def compared(letter: str) -> pd.DataFrame:
     """`compare` of the policy before and after the run with this letter."""
     from ..lessons.trials import trial  # with it comes TRL, which the other checks do not need
 
-    run = trial(SHORT, **RECIPES[letter])
+    run = trial(TINY.with_(steps=24, eval_questions=100), **RECIPES[letter])
     return compare(run.before, run.after)
 
 

@@ -73,8 +73,7 @@ def short_run(*reward_funcs: Any, witnesses: Sequence[Any] = (), **changes: Any)
     from ..rewards import REWARD_FUNCS
 
     short = TINY.with_(**{"steps": 20, "eval_questions": 4} | changes)
-    paid = reward_funcs or REWARD_FUNCS
-    return trials.trial(short, paid, witnesses=witnesses, evaluate_before=False).history
+    return trials.trial(short, reward_funcs or REWARD_FUNCS, witnesses=witnesses, evaluate_before=False).history
 
 
 def decided(function: Solution, run: Run) -> tuple[Any, dict[Any, Any]]:

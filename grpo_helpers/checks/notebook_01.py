@@ -1,11 +1,7 @@
-"""Checks for the exercises of notebook 01."""
-
 from math import exp
 from statistics import fmean, stdev
 
 from ._exercise import NotYet, Solution, exercise, expect, expect_each
-
-REWARDS = (4.0, 0.0, 2.0, 2.0)  # of the four-reply policy
 
 
 @exercise
@@ -13,10 +9,10 @@ def keeps_options(beta: Solution) -> None:
     """A beta whose best policy, p ∝ reference · e^(reward / beta), earns 2.4 points and gives each reply 5 %."""
     if not isinstance(beta, int | float) or not beta > 0:
         raise NotYet(f"beta is a number above 0, not {beta!r}")
-    replies = zip((0.1, 0.2, 0.5, 0.2), REWARDS, strict=True)
-    weights = [p * exp((reward - max(REWARDS)) / beta) for p, reward in replies]
+    reference, rewards = (0.1, 0.2, 0.5, 0.2), (4.0, 0.0, 2.0, 2.0)  # of the four-reply policy
+    weights = [p * exp((reward - max(rewards)) / beta) for p, reward in zip(reference, rewards, strict=True)]
     chances = [w / sum(weights) for w in weights]
-    points = sum(p * reward for p, reward in zip(chances, REWARDS, strict=True))
+    points = sum(p * reward for p, reward in zip(chances, rewards, strict=True))
     if points < 2.4:
         raise NotYet(f"at beta {beta:g} it earns only {points:.2f} points on average")
     if min(chances) < 0.05:

@@ -1,10 +1,4 @@
-"""Checks for the exercises of notebook 02."""
-
 from ._exercise import Solution, decided, exercise, expect, least, short_run
-
-LIMITS = (24, 32, 48, 80)
-ENOUGH = 0.5  # of the right answers that come with the highest limit
-RIGHT = "rewards/correctness_reward_func/mean"
 
 
 @exercise
@@ -34,5 +28,5 @@ def tied_chance(function: Solution) -> None:
 def choose_a_limit(function: Solution) -> None:
     """The lowest limit with which half as many right answers come as with the highest; the next lower one tried."""
     got, made = decided(function, lambda limit, /: short_run(max_completion_length=limit))
-    right = {limit: history[RIGHT].tail(5).mean() for limit, history in made.items()}
-    least(got, LIMITS, right, ENOUGH, "correctness")
+    right = {limit: history["rewards/correctness_reward_func/mean"].tail(5).mean() for limit, history in made.items()}
+    least(got, (24, 32, 48, 80), right, 0.5, "correctness")

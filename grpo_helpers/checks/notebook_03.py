@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 03."""
-
 from typing import Any
 
 import numpy as np

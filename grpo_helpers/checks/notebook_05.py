@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 05."""
-
 from ..prompts import XML_COT_FORMAT
 from ._exercise import Solution, exercise, expect, mended
 

@@ -1,17 +1,11 @@
-"""Checks for the exercises of notebook 06."""
-
-from collections.abc import Mapping
-
 import pandas as pd
 
-from ..data import read_jsonl
 from ..evaluation import RATES, compare
 from ..profiles import TINY
 from ..records import RUNS
 from ..statistics import paired_test
 from ._exercise import NotYet, Solution, decided, exercise, expect
 
-SHORT = TINY.with_(steps=24, eval_questions=100)
 # letter → settings of a short run; the layout alone pays in B
 RECIPES = {"A": {"learning_rate": 2e-5}, "B": {"reward_weights": [1.0, 1.0, 1.0, 0.0, 0.0]}, "C": {}}
 LEARNED = ("nothing we can see", "the layout alone", "right answers")
@@ -21,7 +15,7 @@ def compared(letter: str) -> pd.DataFrame:
     """`compare` of the policy before and after the run with this letter."""
     from ..lessons.trials import trial  # with it comes TRL, which the other checks do not need
 
-    run = trial(SHORT, **RECIPES[letter])
+    run = trial(TINY.with_(steps=24, eval_questions=100), **RECIPES[letter])
     return compare(run.before, run.after)
 
 
@@ -53,15 +47,14 @@ CLAIMS = {
 def evidence(letter: str) -> tuple[list[bool], list[bool]]:
     """Verdicts on the same questions, before and after, of the claim with this letter."""
     records, reading, n, _ = CLAIMS[letter]
-    tables = (read_jsonl(RUNS / f"{record}.jsonl", ("question",)) for record in records)
-    before, after = ([row[reading] for row in table[:n]] for table in tables)
-    return before, after
+    before, after = (pd.read_json(RUNS / f"{record}.jsonl", lines=True)[reading].head(n) for record in records)
+    return before.tolist(), after.tolist()
 
 
 @exercise
 def is_shown(verdicts: Solution) -> None:
     """A dictionary from each claim's letter to whether its evidence shows it."""
-    if not isinstance(verdicts, Mapping):
+    if not isinstance(verdicts, dict):
         raise NotYet("give a dictionary such as {'A': True, …}")
     for letter, (_, reading, n, shown) in CLAIMS.items():
         said = verdicts.get(letter)

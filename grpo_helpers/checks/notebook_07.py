@@ -1,9 +1,3 @@
-"""Checks for the exercises of notebook 07."""
-
-from collections.abc import Mapping
-
-import pandas as pd
-
 from ..lessons.clinic import PATIENTS
 from ..lessons.doctor import COMPLAINTS, SYMPTOMS, diagnose
 from ..records import load
@@ -13,7 +7,7 @@ from ._exercise import NotYet, Solution, exercise, expect, mended
 @exercise
 def name_the_patients(names: Solution) -> None:
     """A dictionary from each patient's letter to the name of the illness, in the doctor's words."""
-    if not isinstance(names, Mapping):
+    if not isinstance(names, dict):
         raise NotYet("give a dictionary such as {'A': 'truncated', …}")
     for letter, patient in PATIENTS.items():
         said, planted = names.get(letter), patient.illness
@@ -34,6 +28,6 @@ def illnesses(function: Solution) -> None:
     """The names of the findings that stop or warn, worst first, in a raw `trainer.state.log_history`."""
     end = {"step": 20, "train_runtime": 12.3, "train_loss": 0.0}
     for run in ("healthy_kl", "sick_tied", "sick_truncated"):
-        rows = load(run, "tiny")["history"].to_dict("records")
-        wanted = [f.name for f in diagnose(pd.DataFrame(rows)) if f.severity != "note"]
-        expect(function([*rows, end]), wanted, f"the log of {run}")
+        history = load(run, "tiny")["history"]
+        wanted = [f.name for f in diagnose(history) if f.severity != "note"]
+        expect(function([*history.to_dict("records"), end]), wanted, f"the log of {run}")

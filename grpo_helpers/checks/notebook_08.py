@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 08."""
-
 import pandas as pd
 
 from .. import records

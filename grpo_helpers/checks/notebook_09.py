@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 09."""
-
 from ._exercise import NotYet, Solution, decided, exercise, expect, short_run
 
 SPLITS, COMPARED = [(64, 1), (16, 1), (16, 4), (32, 2), (64, 4)], ["reward", "grad_norm"]  # (batch, accumulation)

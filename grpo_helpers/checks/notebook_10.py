@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 10."""
-
 from ..prompts import XML_COT_FORMAT
 from ..statistics import gain_interval
 from ._exercise import NotYet, Run, Solution, decided, exercise, expect, expect_each, one_of

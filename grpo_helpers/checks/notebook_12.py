@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 12."""
-
 from ..prompts import XML_COT_FORMAT
 from ._exercise import NotYet, Run, Solution, decided, exercise, expect, least, one_of
 

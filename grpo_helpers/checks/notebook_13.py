@@ -1,5 +1,3 @@
-"""Checks for the exercises of notebook 13."""
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +33,6 @@ def choose_replies(function: Solution) -> None:
     expect_each(function, cases)
 
 
-ALIKE = 0.1  # points of the mean reward of the last steps, which is at most 1
-
-
 def verdict(completions: Sequence[Any], answer: Sequence[str], **kwargs: Any) -> list[float]:
     """1 for a right answer in the layout."""
     texts = [completion_text(c) for c in completions]
@@ -58,4 +53,4 @@ def judge_division(function: Solution) -> None:
     if not {"group", "none"} <= ends.keys():
         raise NotYet(f"for a judgement two runs are needed, with the division and without it; you made {len(ends)}")
     gain = ends["none"] - ends["group"]
-    expect(got, "no difference" if abs(gain) <= ALIKE else "better" if gain > 0 else "worse", f"a gain of {gain:.2f}")
+    expect(got, "no difference" if abs(gain) <= 0.1 else "better" if gain > 0 else "worse", f"a gain of {gain:.2f}")

@@ -6,7 +6,7 @@ each reward can be held to its own. `left` says which cases a correctness reward
 """
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,8 +20,7 @@ LONG, PATIENCE = 100_000, 5.0  # characters; seconds for one of them
 GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One completion and what it deserves.
 
     `correct`: must correctness pay; `number`: is there an answer block that holds a number; `soft` and `strict`: is it

@@ -7,7 +7,6 @@ another only if the difference is many times its standard error, so that noise i
 
 import re
 import tomllib
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -222,33 +221,26 @@ def sharpening_as_expected(history: pd.DataFrame) -> Sighting:
     return ("note", history, f"{seen}; the reward rose") if calm else None
 
 
-class Symptom(NamedTuple):
-    """How a finding is made: its judge, the columns it needs, and the logged steps."""
-
-    judge: Callable[[pd.DataFrame], Sighting]
-    needs: tuple[str, ...]
-    steps: int
-
-
-# What causes other symptoms comes before them. The words are in COMPLAINTS, under the same names.
+# The judge of each finding, the columns that it needs, and the logged steps. What causes other symptoms comes before
+# them. The words are in COMPLAINTS, under the same names.
 SYMPTOMS = {
-    "not finite": Symptom(not_finite, ("grad_norm",), 1),
-    "learning rate too high": Symptom(rate_too_high, (), 2 * WINDOW),
-    "KL explosion": Symptom(kl_explosion, ("kl",), KL_STEPS),
-    "entropy collapse": Symptom(entropy_collapse, ("entropy",), 2 * WINDOW),
-    "reward hacked": Symptom(hack, (), 3 * WINDOW),
-    "truncated": Symptom(truncated, (CUT,), WINDOW),
-    "nothing but ties": Symptom(ties, (TIES,), TIED_STEPS),
-    "length hacked": Symptom(length_hack, (LENGTH,), 3 * WINDOW),
-    "never paid": Symptom(partial(unmoved, paid=False), (), PAID_STEPS),
-    "always paid": Symptom(partial(unmoved, paid=True), (), PAID_STEPS),
-    "learning rate too low": Symptom(rate_too_low, (TIES,), FLAT_STEPS),
-    "too hard or too easy": Symptom(partial(flat, low=MOSTLY_TIED, high=TIED), (TIES,), FLAT_STEPS),
+    "not finite": (not_finite, ("grad_norm",), 1),
+    "learning rate too high": (rate_too_high, (), 2 * WINDOW),
+    "KL explosion": (kl_explosion, ("kl",), KL_STEPS),
+    "entropy collapse": (entropy_collapse, ("entropy",), 2 * WINDOW),
+    "reward hacked": (hack, (), 3 * WINDOW),
+    "truncated": (truncated, (CUT,), WINDOW),
+    "nothing but ties": (ties, (TIES,), TIED_STEPS),
+    "length hacked": (length_hack, (LENGTH,), 3 * WINDOW),
+    "never paid": (partial(unmoved, paid=False), (), PAID_STEPS),
+    "always paid": (partial(unmoved, paid=True), (), PAID_STEPS),
+    "learning rate too low": (rate_too_low, (TIES,), FLAT_STEPS),
+    "too hard or too easy": (partial(flat, low=MOSTLY_TIED, high=TIED), (TIES,), FLAT_STEPS),
 }
 EXPECTED = {
-    "the loss does not fall": Symptom(loss_as_expected, ("loss",), WINDOW),
-    "nothing is clipped": Symptom(clip_as_expected, ("clip_ratio/region_mean",), 1),
-    "the policy becomes sure": Symptom(sharpening_as_expected, ("entropy", TIES), 2 * WINDOW),
+    "the loss does not fall": (loss_as_expected, ("loss",), WINDOW),
+    "nothing is clipped": (clip_as_expected, ("clip_ratio/region_mean",), 1),
+    "the policy becomes sure": (sharpening_as_expected, ("entropy", TIES), 2 * WINDOW),
 }
 COMPLAINTS: dict[str, dict[str, str]] = tomllib.loads((DATA / "complaints.toml").read_text(encoding="utf-8"))
 
@@ -263,7 +255,7 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
     weights = table.columns.intersection(WEIGHTS)
     table[weights] = table[weights].fillna(np.inf)
     table = table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
-    needed = {column for symptom in (SYMPTOMS | EXPECTED).values() for column in symptom.needs}
+    needed = {column for _, needs, _ in (SYMPTOMS | EXPECTED).values() for column in needs}
     return table.reindex(columns=[*table, *sorted(needed - set(table))])
 
 
@@ -279,12 +271,12 @@ def diagnose(history: pd.DataFrame) -> list[Finding]:
     def add(name: str, severity: str, rows: pd.DataFrame, *texts: str) -> None:
         findings.append(Finding(name, severity, (int(rows["step"].iloc[0]), int(rows["step"].iloc[-1])), *texts))
 
-    for name, symptom in (SYMPTOMS | EXPECTED).items():
-        if missing := [column for column in symptom.needs if not logged[column]]:
+    for name, (judge, needs, steps) in (SYMPTOMS | EXPECTED).items():
+        if missing := [column for column in needs if not logged[column]]:
             unjudged.append((name, f"no column {', '.join(missing)}"))
-        elif min(logged[column] for column in ("reward", *symptom.needs)) < symptom.steps:
-            unjudged.append((name, f"{symptom.steps} logged steps needed"))
-        elif sighting := symptom.judge(table):
+        elif min(logged[column] for column in ("reward", *needs)) < steps:
+            unjudged.append((name, f"{steps} logged steps needed"))
+        elif sighting := judge(table):
             add(name, *sighting, *(COMPLAINTS[name][field] for field in ("cause", "remedy", "threads", "notebook")))
     if seen := "; ".join(f"{name} ({why})" for name, why in unjudged if name in SYMPTOMS):
         add("not judged", "note", table, seen, f"not in the log, or too early; logged steps so far: {len(table)}")

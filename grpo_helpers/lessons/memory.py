@@ -10,7 +10,7 @@ measurements on a CPU. `overhead`, what a GPU takes beyond that, is an estimate.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pandas as pd
 
@@ -101,8 +101,7 @@ QWEN25_15B = ModelShape(1536, 28, 12, 2, 128, 8960, 151936, biases=2048)
 SMOLLM2_135M = ModelShape(576, 30, 9, 3, 64, 1536, 49152)  # the public config.json of HuggingFaceTB/SmolLM2-135M
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What `plan` found: `table` has a row for each component, a column for each phase, in GB."""
 
     table: pd.DataFrame
@@ -205,27 +204,26 @@ def _sampling(profile: Profile, shape: ModelShape, rows: int, group: int, prefix
 def _update(profile: Profile, shape: ModelShape, prefix: int, full: bool) -> Parts:
     """Log-probabilities, loss and backward of one micro-batch: its logits, or the backward pass of its last layer."""
     half, rows, prompt = BYTES[profile.dtype], profile.batch, profile.max_prompt_length
-    total = prompt + profile.max_completion_length
-    new, largest, tokens = rows * profile.max_completion_length, rows * total, rows * total
-    share, own, scores, cache = profile.shared_prompts and not profile.checkpointing, 0, 0, 0
-    if share:
+    new, total = rows * profile.max_completion_length, prompt + profile.max_completion_length
+    tokens = keys = largest = rows * total
+    own = scores = cache = 0
+    # Log-probabilities from hidden states, never from all logits at once: TRL's tiles, or TokenLogps
+    logits = min(new, TRL_POSITIONS) * min(shape.vocab, TRL_VOCABULARY) * half
+    if profile.shared_prompts and not profile.checkpointing:
         # fast.trainer: the common beginning once, the rest of each prompt once, then the completions. Attention is
         # computed again in the backward pass; keys and values stay until the log-probabilities are there.
         rest = min(rows, profile.prompts_per_step) * (prompt - prefix)
-        tokens, largest = prefix + rest + new, max(prefix, rest, new)
+        tokens, keys, largest = prefix + rest + new, prefix, max(prefix, rest, new)
         scores, own = shape.heads * FLOAT32 * new * total, 2 * (rest + new) * shape.attention * FLOAT32
         cache = rows * (total - prefix) * shape.kv_bytes(profile.dtype)
-    saved = layer_activations(profile, shape, tokens, prefix if share else tokens, full) + own
+        logits = min(new, SCORE_CHUNK) * shape.vocab * (half + 2 * FLOAT32)
+    saved = layer_activations(profile, shape, tokens, keys, full) + own
     inputs = tokens * shape.hidden * (FLOAT32 if full else half)
     # With checkpointing only each layer's input is kept; one layer at a time is computed again (arXiv 1604.06174).
     kept, again = (shape.layers * inputs, saved) if profile.checkpointing else (shape.layers * saved, 0)
     # Gradients of one layer's results while they are passed on
     passing = largest * (4 * shape.intermediate * half + 3 * shape.hidden * FLOAT32) + 3 * scores
-    passing += 2 * (prefix if share else tokens) * shape.attention * half
-    # Log-probabilities from hidden states, never from all logits at once: TRL's tiles, or TokenLogps
-    logits = min(new, TRL_POSITIONS) * min(shape.vocab, TRL_VOCABULARY) * half
-    if share:
-        logits = min(new, SCORE_CHUNK) * shape.vocab * (half + 2 * FLOAT32)
+    passing += 2 * keys * shape.attention * half
     logits += new * shape.hidden * (FLOAT32 + 2 * half)  # hidden states and their gradient
     return {"KV cache": cache} | _worst(
         {"activations": kept, "logits": logits}, {"activations": kept + again + passing, "logits": 0}

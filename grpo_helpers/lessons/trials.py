@@ -41,12 +41,9 @@ def trial(
     held_out = data.load_task(profile, "test", profile.eval_questions)
     questions = data.load_task(profile, "train", profile.max_samples)
     questions, _ = data.drop_long_prompts(questions, tokenizer, profile.max_prompt_length)
-
-    def outcome(policy: Any) -> pd.DataFrame:
-        sampling = {"temperature": temperature, "batch_size": profile.eval_batch}
-        return evaluate(policy, tokenizer, held_out, profile.max_completion_length, **sampling)
-
-    before = outcome(model) if evaluate_before else None
+    asked = (tokenizer, held_out, profile.max_completion_length)
+    sampling = {"temperature": temperature, "batch_size": profile.eval_batch}
+    before = evaluate(model, *asked, **sampling) if evaluate_before else None
     weights = [1.0] * len(reward_funcs) + [0.0] * len(witnesses)
     options: dict[str, Any] = {"save_strategy": "no", "reward_weights": weights} | overrides
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +51,7 @@ def trial(
             profile, model, tokenizer, questions, folder, [*reward_funcs, *witnesses], seed, doctor=False, **options
         )
         training.train_to_end(trainer)
-    return Trial(records.history(trainer), before, outcome(trainer.model))
+    return Trial(records.history(trainer), before, evaluate(trainer.model, *asked, **sampling))
 
 
 def rates(outcomes: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -1,8 +1,4 @@
-"""Try reward functions before training with them, on your own task.
-
-Nothing in here knows the layout or the task: it only needs rows with whatever columns your rewards use, and a function
-that writes the ideal completion for a row.
-"""
+"""Try reward functions before training with them, on your own task."""
 
 import asyncio
 import functools

@@ -6,7 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import huggingface_hub
 import pandas as pd
@@ -75,10 +75,16 @@ def test_newest_one_that_was_left_here_comes_first(run, outputs):
     assert adapters.find(TINY) == (newest / "adapter", "left by notebook 05: tiny-42, seed 42, 2026-11-22")
 
 
-def test_what_is_no_finished_run_on_these_weights_and_prompts_is_passed_over(run, outputs):
+def test_what_is_no_finished_run_of_this_profile_on_these_weights_and_prompts_is_passed_over(run, outputs):
+    leave(run, outputs / "small-1")
+    leave(run, outputs.parent / "runs" / "published_rewards-tiny-1")
     other = {"profile": TINY.as_dict() | {"system_prompt": "Sing."}}
     for i, changes in enumerate(({"outcome": "interrupted"}, {"weights_sha256": "0"}, other)):
         leave(run, outputs / f"tiny-{i}", **changes)
+    with pytest.raises(FileNotFoundError):
+        adapters.find(TINY)
+    leave(run, outputs.parent / "runs" / "tiny-1", weights_sha256="0" * 64)
+    assert "trained on folder tiny_policy, here the weights are from" in adapters.find(TINY).source
     leave(run, outputs / "tiny-8", age=100)
     assert adapters.find(TINY).folder == outputs / "tiny-8" / "adapter"
 
@@ -90,15 +96,6 @@ def test_damaged_one_is_passed_over(run, outputs, name):
         file.unlink() if content is None else file.write_bytes(content)
         with pytest.raises(FileNotFoundError, match="profile 'tiny'.*make run PROFILE=tiny"):
             adapters.find(TINY)
-
-
-def test_adapter_of_another_profile_or_recorded_on_other_weights(run, outputs):
-    leave(run, outputs / "small-1")
-    leave(run, outputs.parent / "runs" / "published_rewards-tiny-1")
-    with pytest.raises(FileNotFoundError):
-        adapters.find(TINY)
-    leave(run, outputs.parent / "runs" / "tiny-1", weights_sha256="0" * 64)
-    assert "trained on folder tiny_policy, here the weights are from" in adapters.find(TINY).source
 
 
 def test_saved_and_loaded_it_is_the_same_policy_and_half_of_it_is_refused(run, tmp_path):
@@ -138,8 +135,7 @@ def test_card_says_what_was_recorded_and_no_more(run, tmp_path):
 
 def block(card, language):
     """The card's block of code in this language, None if it has none."""
-    found = re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
-    return found[0] if found else None
+    return next(iter(re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)), None)
 
 
 def execute_snippet(card, adapter, folder):
@@ -199,22 +195,10 @@ def test_load_snippet_of_a_recorded_card_gives_the_weights_that_were_trained(tmp
     assert pretrained.fingerprint(tmp_path / "base weights") == read_json(folder / "run.json")["weights_sha256"]
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that notes what it is asked."""
-    asked = []
-    api = SimpleNamespace(
-        create_repo=lambda repo, **options: asked.append((repo, options)) or f"https://hub.example/{repo}",
-        upload_folder=lambda **options: asked.append(options),
-    )
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+def test_push_is_private_uploads_the_adapter_only_and_nothing_without_token_card_or_adapter(run, tmp_path, monkeypatch):
+    hub = Mock()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "a token")
-    return asked
-
-
-def test_push_is_private_uploads_the_adapter_only_and_nothing_without_token_card_or_adapter(
-    run, tmp_path, hub, monkeypatch
-):
     folder = leave(run, tmp_path / "tiny-7") / "adapter"
     (folder / "README.md").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match="write the model card first"):
@@ -225,8 +209,9 @@ def test_push_is_private_uploads_the_adapter_only_and_nothing_without_token_card
     with monkeypatch.context() as patch, pytest.raises(PermissionError, match="hf auth login.*HF_TOKEN"):
         patch.setattr(huggingface_hub, "get_token", lambda: None)
         adapters.push(folder, "ada/x")
-    assert hub == []
+    assert hub.mock_calls == []
+    hub.create_repo.return_value = "https://hub.example/ada/tiny-grpo"
     assert adapters.push(folder, "ada/tiny-grpo") == "https://hub.example/ada/tiny-grpo"
-    (repo, options), upload = hub
-    assert (repo, options["private"]) == ("ada/tiny-grpo", True)
+    (_, asked, options), (_, _, upload) = hub.mock_calls
+    assert (asked, options["private"]) == (("ada/tiny-grpo",), True)
     assert upload["folder_path"] == str(folder) and upload["allow_patterns"] == list(adapters.FILES)

@@ -2,21 +2,15 @@
 
 import pytest
 
+from grpo_helpers import rewards
 from grpo_helpers.lessons.adversarial import SUITE, left
 from grpo_helpers.prompts import parse_number
-from grpo_helpers.rewards import (
-    correctness_reward_func,
-    count_xml,
-    int_reward_func,
-    soft_format_reward_func,
-    strict_format_reward_func,
-)
 
 from .cells import definitions
 
 JUDGES = {
-    "correct": correctness_reward_func, "number": int_reward_func,
-    "soft": soft_format_reward_func, "strict": strict_format_reward_func,
+    "correct": rewards.correctness_reward_func, "number": rewards.int_reward_func,
+    "soft": rewards.soft_format_reward_func, "strict": rewards.strict_format_reward_func,
 }  # fmt: skip
 
 
@@ -33,7 +27,7 @@ def test_its_verdicts_do_not_contradict_each_other_and_the_rewards_of_the_series
     for verdict, judge in JUDGES.items():
         (reward,) = judge(prompts=["?"], completions=[case.completion], answer=[case.gold])
         assert (reward > 0) is getattr(case, verdict), verdict
-    assert count_xml(case.completion) == 0.125 * case.tags
+    assert rewards.count_xml(case.completion) == 0.125 * case.tags
 
 
 @pytest.mark.parametrize("paid", [0.0, 2.0, None])

@@ -1,7 +1,5 @@
 """Notebook 13: what is kept, counted and compared, the trainers that are quicker than TRL's, and the recorder."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 
 import pandas as pd
@@ -106,19 +104,15 @@ def test_what_a_run_had_cost_where_it_reached_the_target():
 class Note(TrainerCallback):
     """The gradients before an update."""
 
-    def __init__(self):
-        self.seen = {}
-
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.seen |= {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        self.seen = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def gradients(trainer_class, config, second, tmp_path, groups):
     """What one update by a trainer sees as gradients, all sampling replaced by the same completions."""
     model, tokenizer = models.load_policy(taught.RECIPE)
-    args = config(
-        tmp_path, **taught.shared(1e-3, 1, 1, per_device_train_batch_size=4, max_completion_length=8) | groups
-    )
+    sizes = {"per_device_train_batch_size": 4, "max_completion_length": 8} | groups
+    args = config(tmp_path, **taught.shared(1e-3, 1, 1, **sizes))
     rows = taught.questions()[0].select(range(8))
     trainer = trainer_class(model, second, args, rows, processing_class=tokenizer, peft_config=models.lora_config(TINY))
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Easy.", "4 * 2 = 8", "The", "8\n9")]

@@ -1,21 +1,17 @@
 """Notebook 12: what is read as JSON, what a program in the sandbox can do, and who says that it is right."""
 
-from __future__ import annotations
-
-import io
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
+from multiprocessing import get_context
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 
-from grpo_helpers.profiles import ROOT, TINY
+from grpo_helpers.profiles import TINY
 from grpo_helpers.prompts import XML_COT_FORMAT
 from record.small_functions import functions, small_functions
 
@@ -28,10 +24,7 @@ taught = definitions(
     *("program_task", "WAYS", "kind", "GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE"),
 )
 HOSTILE = taught.GREEDY | taught.RESTLESS | taught.SLY | taught.ROAMING
-unix = pytest.mark.skipif(not hasattr(os, "fork"), reason="the sandbox forks")
-as_root = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
-)
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def run(*programs, calls=((5, 11),), **options):
@@ -89,7 +82,6 @@ def test_results_are_compared_outside_and_as_numbers(text, wanted, found):
         assert taught.passed({"said": text, "problem": problem}, wanted) == verdicts
 
 
-@unix
 def test_programs_that_mean_well_may_use_functions_classes_and_some_modules_and_find_nothing_of_others():
     programs = [
         "import math\ndef f(a, b): return math.prod([a, b])",
@@ -104,13 +96,11 @@ def test_programs_that_mean_well_may_use_functions_classes_and_some_modules_and_
     assert list(map(taught.results_of, run(remember, recall))) == [[7], [0]]
 
 
-@unix
 def test_what_is_no_program_fails_its_test():
     programs = ["", "f = 5", "def g(a, b): return 55", "def f(a): return 55", "def f(a, b): return (", "\0", "\ud800"]
     assert [taught.passed(answer, [55]) for answer in run(*programs)] == [[False]] * 7
 
 
-@unix
 def test_limits_can_be_chosen():
     slow = "import time\ndef f(a, b):\n    time.sleep(0.3)\n    return 55"
     large = "def f(a, b): return len(bytearray(100 * 2**20)) * 0 + 55"
@@ -140,51 +130,44 @@ def nothing_left():
     assert not zombies() - before and not named and not sleepers
 
 
-@unix
+def attacked(apart):
+    """How hostile programs are isolated, a row for each that this should contain, and what was left of them."""
+    how, _ = taught.run_programs([], [], apart=apart)
+    held = {name: text for name, text in HOSTILE.items() if how != "limits only" or name not in taught.NEED_MORE}
+    return how, *taught.attack(held, apart=apart)
+
+
 @pytest.mark.trains
 @pytest.mark.parametrize("apart", [True, pytest.param(False, marks=as_root)])
 def test_every_hostile_program_is_contained(apart, nothing_left):
-    how, _ = taught.run_programs([], [], apart=apart)
-    held = {name: text for name, text in HOSTILE.items() if how != "limits only" or name not in taught.NEED_MORE}
+    how, table, left = attacked(apart)
     assert len(HOSTILE) == 30 and (apart or how == "limits and another user")
-    check(*taught.attack(held, apart=apart))
+    check(table, left)
 
 
-AS_ANOTHER_USER = """
-import os, sys
-import psutil  # all that is imported is imported as root, who may read it
-from tests.cells import definitions
-python, wish, notebook = sys.argv[1:]
-taught = definitions(notebook, "attack", "run_programs", "GREEDY", "RESTLESS", "SLY", "ROAMING", "NEED_MORE")
-os.setgroups([]), os.setgid(65431), os.setuid(65431)
-sys.executable, apart = python, wish == "apart"
-how, _ = taught.run_programs([], [], apart=apart)
-hostile = taught.GREEDY | taught.RESTLESS | taught.SLY | taught.ROAMING
-if how == "limits only":
-    hostile = {name: text for name, text in hostile.items() if name not in taught.NEED_MORE}
-table, left = taught.attack(hostile, apart=apart)
-print(how, left, table.to_csv(), sep="\\n", end="")
-"""
+def attacked_by_another_user(python, apart):
+    os.setgroups([])
+    os.setgid(65431)
+    os.setuid(65431)
+    sys.executable = python
+    return attacked(apart)
 
 
 @as_root
 @pytest.mark.trains
-@pytest.mark.parametrize(("wish", "level", "count"), [("apart", "namespaces", 30), ("not", "limits only", 26)])
-def test_an_ordinary_user_contains_them_in_a_namespace_and_most_without(wish, level, count, nothing_left):
-    """Root becomes one for this; the Python that runs the programs must be one that such a user may start."""
+@pytest.mark.parametrize(("apart", "level", "count"), [(True, "namespaces", 30), (False, "limits only", 26)])
+def test_an_ordinary_user_contains_them_in_a_namespace_and_most_without(apart, level, count, nothing_left):
+    """A child of root becomes one; the Python that runs the programs must be one that such a user may start."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = next((p for p in (f"/usr/bin/{version}", f"/usr/local/bin/{version}") if Path(p).exists()), None)
     if python is None or not shutil.which("unshare"):
         pytest.skip("no Python of this version that every user may start")
-    command = [sys.executable, "-c", AS_ANOTHER_USER, python, wish, NOTEBOOK]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    how, left, table = done.stdout.split("\n", 2)
+    with get_context("fork").Pool(1) as child:
+        how, table, left = child.apply_async(attacked_by_another_user, (python, apart)).get(timeout=120)
     if how != level:
         pytest.skip(f"this kernel gives an ordinary user {how}")
-    table = pd.read_csv(io.StringIO(table), index_col=0)
     assert len(table) == count
-    check(table, [left.strip("[]'")])
+    check(table, left)
 
 
 def reply(reasoning="2 * 3 = 6", answer="6"):
@@ -224,7 +207,6 @@ def test_every_formula_gives_the_gold_answer_and_hidden_calls_are_others():
         assert eval(f"lambda {names}: {row['answer']}")(*row["calls"][0]) == row["wanted"][0]
 
 
-@unix
 def test_kinds_of_replies():
     rows = {"head": ["def f(a, b): return "] * 5, "calls": [[[5, 11], [2, 3]]] * 5, "wanted": [[55, 6]] * 5}
     replies = ["a * b", "a + b", "55", "5 * 11", "no idea"]
@@ -233,7 +215,6 @@ def test_kinds_of_replies():
     assert list(map(taught.kind, tests(replies, rows))) == kinds
 
 
-@unix
 def test_descriptions_are_held_out_no_constant_fulfils_one_and_a_function_as_described_is_paid():
     train, held_out = functions(1)
     halves = [{re.sub(r"\d+", "#", row["prompt"][-1]["content"]) for row in rows} for rows in (train, held_out)]
@@ -248,7 +229,6 @@ def test_descriptions_are_held_out_no_constant_fulfils_one_and_a_function_as_des
     assert definitions(NOTEBOOK, "hidden_reward_func").hidden_reward_func(said, **rows) == [1, 0, 0]
 
 
-@unix
 @pytest.mark.trains
 def test_the_recorder_compares_what_is_written_before_and_after():
     tables = small_functions(TINY.with_(num_generations=4, steps=1, eval_questions=6), seed=1)

@@ -31,6 +31,7 @@ EXERCISES = {
     if getattr(f, "__module__", "") == m.__name__ and hasattr(f, "__wrapped__")  # others help a check
 }
 checks = SimpleNamespace(**EXERCISES)
+SOLVED = "Solved.\n"
 RIGHT, CUT = "rewards/correctness_reward_func/mean", "completions/clipped_ratio"
 # these look at a value, the others at a function
 OF_VALUES = [checks.name_the_patients, checks.keeps_options, checks.is_shown]
@@ -106,90 +107,6 @@ def read_strings(completion):
     return completion if isinstance(completion, str) else ""
 
 
-# check → solutions that miss something, and words of what they are told
-NEAR_MISSES = {
-    checks.name_the_patients: [
-        ("truncated", "give a dictionary"),
-        (dict.fromkeys("ABCDEFG", ...), "patient A: Ellipsis is none of the doctor's words"),
-        ({"A": "truncated"}, "patient B"),
-    ],
-    checks.keeps_options: [(..., "a number above 0"), (0, "a number above 0"), (1, "left with"), (2, "only 2.38")],
-    checks.is_shown: [
-        ("A", "give a dictionary"),
-        (claims(True, True), "claim B: 7 gained, 1 lost, p = 0.07"),
-        (claims(False), "claim A: 78 gained, 5 lost"),
-        (claims(True, False, True, True), "claim D: 8 gained, 0 lost, p = 0.0078 (strict"),
-        (claims(True, False, True, False), "claim E: None is neither"),
-    ],
-    checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],
-    checks.tied_chance: [(lambda p, group_size: (1 - p) ** group_size, "for p=0.5")],
-    checks.break_the_reward: [
-        (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
-        (one_by_one(lambda text, gold: 2.0 * same_number(final_answer(text), gold), read_strings), "conversation"),
-    ],
-    checks.disputed_group: [
-        (lambda n: [(0.5, 2)] + [(0, 0)] * (n - 1), "both ways prefer"),
-        (lambda n: [(0.5, 2), (0, 0)], "expected 4 pairs"),
-        (lambda n: [(0.25, 2)] * n, "there is a pair (0.25, 2"),
-    ],
-    checks.steps_shown: [
-        (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block")
-    ],
-    checks.three_numbers: [
-        (one_by_one(holed), "digits of another script"),
-        (one_by_one(strictly, read_strings), "conversations"),
-        (
-            lambda completions, answer, **kwargs: [strictly(c, answer[0]) for c in map(completion_text, completions)],
-            "other targets",
-        ),
-    ],
-    checks.merged_weight: [
-        (lambda w, a, b, alpha: w + alpha * b @ a, "rank 2, alpha 8"),
-        (changes_w, "changed W itself"),
-    ],
-    checks.most_completions: [
-        (lambda *args: int(2 * cache(*args)), "768 tokens each"),  # the keys alone
-        (lambda *args: max(1, int(cache(*args))), "not even one fits"),
-    ],
-    checks.next_scale: [
-        (lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1), "the 2000th good step"),
-        (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
-    ],
-    checks.chance_to_notice: [(lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55")],
-    checks.chance_of_luck: [(lambda n, m: 1 / math.comb(n + m, n), "for n=1, m=1")],  # one side alone
-    checks.reached_at: [
-        (lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None), "accuracy 0.04"),  # of one seed
-        (lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None), "accuracy 0.04"),
-    ],
-    checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
-    checks.uses_at_most: [
-        (lambda used, numbers: set(used) <= set(numbers), "used twice"),
-        (removed_as_used, "work on copies"),
-    ],
-}
-
-
-@pytest.mark.parametrize("check", NEAR_MISSES, ids=lambda check: check.__name__)
-def test_a_near_miss_is_told_what_is_missing(check, capsys):
-    for solution, missing in NEAR_MISSES[check]:
-        printed = said(check, solution, capsys)
-        assert printed.startswith("Not yet: ") and missing in printed, printed
-
-
-@pytest.mark.parametrize(
-    ("check", "solution"),
-    [
-        (checks.break_the_reward, correctness_reward_func),
-        (checks.keeps_options, 1.58),
-        (checks.keeps_options, 1.92),
-        (checks.chance_to_notice, lambda *case: paired_power(*case) + 0.05),
-        (checks.uses_at_most, lambda used, numbers: Counter(used) <= Counter(numbers)),
-    ],
-)
-def test_other_ways_than_the_notebooks_are_accepted(check, solution, capsys):
-    assert said(check, solution, capsys) == "Solved.\n"
-
-
 ENDS = {"as it is": 0.1, "right in the layout": 0.9, "all five": 0.4}
 LATE = {24: (0.06, 0.04), 32: (0.2, 0.1), 48: (0.02, 0.4), 80: (0.0, 0.4)}  # cut off, and right
 MENDED = {"learning_rate": 0.002}
@@ -262,9 +179,76 @@ def calls(price=0.2, easy=2, **settings):
 
 # those that train in the notebook
 RUNS = {checks.fewest_tests: [hidden_tests], checks.judge_gains: [gains], checks.mend_the_mix: [calls]}
-DECISIONS = {
+# check → solutions, and words of what those are told that miss something
+ANSWERS = {
+    checks.name_the_patients: [
+        ("truncated", "give a dictionary"),
+        (dict.fromkeys("ABCDEFG", ...), "patient A: Ellipsis is none of the doctor's words"),
+        ({"A": "truncated"}, "patient B"),
+    ],
+    checks.keeps_options: [
+        *((..., "a number above 0"), (0, "a number above 0"), (1, "left with"), (2, "only 2.38")),
+        *((1.58, SOLVED), (1.92, SOLVED)),
+    ],
+    checks.is_shown: [
+        ("A", "give a dictionary"),
+        (claims(True, True), "claim B: 7 gained, 1 lost, p = 0.07"),
+        (claims(False), "claim A: 78 gained, 5 lost"),
+        (claims(True, False, True, True), "claim D: 8 gained, 0 lost, p = 0.0078 (strict"),
+        (claims(True, False, True, False), "claim E: None is neither"),
+    ],
+    checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],
+    checks.tied_chance: [(lambda p, group_size: (1 - p) ** group_size, "for p=0.5")],
+    checks.break_the_reward: [
+        (correctness_reward_func, SOLVED),
+        (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
+        (one_by_one(lambda text, gold: 2.0 * same_number(final_answer(text), gold), read_strings), "conversation"),
+    ],
+    checks.disputed_group: [
+        (lambda n: [(0.5, 2)] + [(0, 0)] * (n - 1), "both ways prefer"),
+        (lambda n: [(0.5, 2), (0, 0)], "expected 4 pairs"),
+        (lambda n: [(0.25, 2)] * n, "there is a pair (0.25, 2"),
+    ],
+    checks.steps_shown: [
+        (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block")
+    ],
+    checks.three_numbers: [
+        (one_by_one(holed), "digits of another script"),
+        (one_by_one(strictly, read_strings), "conversations"),
+        (
+            lambda completions, answer, **kwargs: [strictly(c, answer[0]) for c in map(completion_text, completions)],
+            "other targets",
+        ),
+    ],
+    checks.merged_weight: [
+        (lambda w, a, b, alpha: w + alpha * b @ a, "rank 2, alpha 8"),
+        (changes_w, "changed W itself"),
+    ],
+    checks.most_completions: [
+        (lambda *args: int(2 * cache(*args)), "768 tokens each"),  # the keys alone
+        (lambda *args: max(1, int(cache(*args))), "not even one fits"),
+    ],
+    checks.next_scale: [
+        (lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1), "the 2000th good step"),
+        (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
+    ],
+    checks.chance_to_notice: [
+        (lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55"),
+        (lambda *case: paired_power(*case) + 0.05, SOLVED),
+    ],
+    checks.chance_of_luck: [(lambda n, m: 1 / math.comb(n + m, n), "for n=1, m=1")],  # one side alone
+    checks.reached_at: [
+        (lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None), "accuracy 0.04"),  # of one seed
+        (lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None), "accuracy 0.04"),
+    ],
+    checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
+    checks.uses_at_most: [
+        (lambda used, numbers: set(used) <= set(numbers), "used twice"),
+        (removed_as_used, "work on copies"),
+        (lambda used, numbers: Counter(used) <= Counter(numbers), SOLVED),
+    ],
     checks.judge_gains: [
-        (lambda train: {n: "real" if train(n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, "Solved."),
+        (lambda train: {n: "real" if train(n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, SOLVED),
         (lambda train: {n: "real" if len(train(n)) else "" for n in (8, 300)}, "for 8 questions 1.90 of 2 is paid"),
         (lambda train: {n: "overfit" if len(train(n)) else "" for n in (8, 300)}, "105 gained and 45 lost, +9"),
         (lambda train: {8: "hacked" if len(train(8)) else ""}, "something else than right answers"),
@@ -272,33 +256,33 @@ DECISIONS = {
         (lambda train: {8: "overfit" if len(train(8)) else ""}, "returned None; return one of real, overfit, hacked"),
     ],
     checks.mend_the_mix: [
-        (lambda train: [train(), train(beta=0.4), train(easy=0)] and {"easy": 0}, "Solved."),
-        (lambda train: len(train(price=0)) and {"price": 0}, "Solved."),
+        (lambda train: [train(), train(beta=0.4), train(easy=0)] and {"easy": 0}, SOLVED),
+        (lambda train: len(train(price=0)) and {"price": 0}, SOLVED),
         (lambda train: len(train(beta=0.4)) and {"beta": 0.4}, "0 of 60 hard questions are right and 0 called"),
         (lambda train: [train(easy=n) for n in (4, 3, 1, 0)] and {"easy": 0}, "for 4 runs there is no time"),
         (lambda train: {"easy": 0}, "no run was made; you have tried nothing"),
     ],
     checks.fewest_tests: [
-        (lambda train: min((3, 2, 1), key=lambda n: (train(n)["general"] < 0.45, n)), "Solved."),
+        (lambda train: min((3, 2, 1), key=lambda n: (train(n)["general"] < 0.45, n)), SOLVED),
         (lambda train: max((0, 1, 2, 3), key=lambda n: train(n)["paid"]), "for 0 0.90 is paid, and 90% of the replies"),
         (lambda train: [train(n) for n in range(4)] and 1, "for 1 the share of general replies ends at 0.40"),
         (lambda train: [train(n) for n in range(4)] and 3, "a lower one that will do: 2"),
     ],
     checks.choose_a_limit: [
-        (lambda train: [n for n in LATE if train(n)[RIGHT].iloc[-1] > 0.3][0], "Solved."),
+        (lambda train: [n for n in LATE if train(n)[RIGHT].iloc[-1] > 0.3][0], SOLVED),
         (lambda train: [n for n in LATE if train(n)[CUT].iloc[-1] < 0.1][0], "at 0.04, with 80 at 0.40"),
         (lambda train: [train(n) for n in LATE] and 80, "a lower one that will do: 48"),
         (lambda train: len(train(48)) and 48, "not yet tried: [32, 80]"),
         (lambda train: 40, "your function returned 40; return one of 24, 32"),
     ],
     checks.start_with: [
-        (lambda train: max(ENDS, key=lambda name: train(name)[RIGHT].iloc[-1]), "Solved."),
+        (lambda train: max(ENDS, key=lambda name: train(name)[RIGHT].iloc[-1]), SOLVED),
         (lambda train: max(ENDS, key=lambda name: train(name)["reward"].iloc[-1]), "for 'all five' another ends"),
         (lambda train: train("all five") is not None and "all five", "tried: ['as it is', 'right in the layout']"),
         (lambda train: [train(name) for name in ENDS][0], "returned DataFrame; return one of as it is"),
     ],
     checks.find_the_rate: [
-        (four_runs, "Solved."),
+        (four_runs, SOLVED),
         (lambda train: max((2e-4, 2e-3), key=train), "nothing higher was tried"),
         (lambda train: max((2e-2, 6e-3), key=train), "nothing lower was tried"),
         (lambda train: min((2e-4, 2e-3, 2e-2), key=train), "another rate ends higher"),
@@ -306,32 +290,32 @@ DECISIONS = {
         (lambda train: 3 * max((2e-4, 2e-3, 2e-2), key=train), "return one of the rates tried"),
     ],
     checks.mend: [
-        (lambda train: len(train(**MENDED)) and MENDED, "Solved."),
+        (lambda train: len(train(**MENDED)) and MENDED, SOLVED),
         (lambda train: MENDED, "no run was made; you have tried nothing"),
         (lambda train: len(train(temperature=0.1)) and {"temperature": 0.1}, "by 0.00 points"),
         (lambda train: len(train(**MENDED)) and MENDED | {"beta": 0.0}, "the one setting to change"),
     ],
     checks.treat: [
-        (lambda train: len(train(**MENDED)) and MENDED, "Solved."),
+        (lambda train: len(train(**MENDED)) and MENDED, SOLVED),
         (lambda train: len(train(max_completion_length=160)) and {"max_completion_length": 160}, "by 0.00 points"),
         (lambda train: len(train(steps=5)) and {"steps": 5}, "steps do not count"),
     ],
     checks.what_each_learned: [
-        (lambda train: {n: learned for n, learned in zip("ABC", LEARNED, strict=True) if len(train(n))}, "Solved."),
+        (lambda train: {n: learned for n, learned in zip("ABC", LEARNED, strict=True) if len(train(n))}, SOLVED),
         (lambda train: {n: LEARNED[1] for n in "ABC" if len(train(n))}, "A: in the layout -10 points, p = 0.01; right"),
         (lambda train: {n: LEARNED[n != "A"] for n in "ABC" if len(train(n))}, "run C: in the layout +80 points"),
         (lambda train: dict(zip("ABC", LEARNED, strict=True)), "call train('A'), return one of"),
         (lambda train: {"A": LEARNED[len(train("A")) // 3]}, "for run B your verdict is None"),
     ],
     checks.same_run: [
-        (lambda train: [s for s in SPLITS if train(*s)["reward"].eq(0.5).all()], "Solved."),
+        (lambda train: [s for s in SPLITS if train(*s)["reward"].eq(0.5).all()], SOLVED),
         (lambda train: [s for s in SPLITS if len(train(*s)) and s[1] > 1], "for (64, 1) your verdict is wrong"),
         (lambda train: [s for s in SPLITS if len(train(*s)) and s[0] < 33] + SPLITS[:1], "for (16, 1) your verdict is"),
         (lambda train: SPLITS[:1] if len(train(*SPLITS[0])) else [], "runs are missing: [(16, 1)"),
         (lambda train: [(8, 8)], "returned [(8, 8)]; return a list of some"),
     ],
     checks.decide: [
-        (by_the_rule, "Solved."),
+        (by_the_rule, SOLVED),
         (lambda train, best: by_the_rule(lambda *run: 1, best), "groups of 32 the rule wants three seeds"),
         (lambda train, best: by_the_rule(lambda *run: train(*run) + 1, best), "0.585 with seed 43, 0.565 with seed 44"),
         (lambda train, best: by_the_rule(train, 1), "temperature 0.7 there is 0.705 with seed 42, 0.688 with seed 43"),
@@ -339,9 +323,11 @@ DECISIONS = {
 }
 
 
-@pytest.mark.parametrize("check", DECISIONS, ids=lambda check: check.__name__)
-def test_a_decision_is_judged_by_the_runs_that_were_made(check, monkeypatch, capsys):
+@pytest.mark.parametrize("check", ANSWERS, ids=lambda check: check.__name__)
+def test_an_answer_is_accepted_or_told_what_is_missing(check, monkeypatch, capsys):
     for name, run in MADE_UP.items():
         monkeypatch.setattr(f"grpo_helpers.checks.{name}", run)
-    for decide, wanted in DECISIONS[check]:
-        assert wanted in said(check, decide, capsys)
+    for solution, told in ANSWERS[check]:
+        printed = said(check, solution, capsys)
+        as_told = printed == SOLVED if told == SOLVED else printed.startswith("Not yet: ") and told in printed
+        assert as_told, printed

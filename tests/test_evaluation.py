@@ -12,23 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from scipy.stats import binomtest
-from transformers import AutoTokenizer
 
 from grpo_helpers import evaluation
 from grpo_helpers.data import word_problems
-from grpo_helpers.evaluation import (
-    RATES,
-    as_percentages,
-    before_after,
-    compare,
-    evaluate,
-    generate_predictions,
-    points,
-    score,
-    what_was_learned,
-)
+from grpo_helpers.evaluation import RATES
 from grpo_helpers.fast import sampling
-from grpo_helpers.profiles import DATA
 from grpo_helpers.prompts import build_messages
 from grpo_helpers.statistics import bootstrap_interval, gain_interval, wilson_interval
 
@@ -43,8 +31,8 @@ PROMPTS += [build_messages(question, None) for question in ("1 + 1?", "Hi", "Wha
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(DATA / "tiny_policy", padding_side="left")
+def tokenizer(policy):
+    return policy[1]
 
 
 @torch.no_grad()
@@ -76,7 +64,7 @@ def model(some_end):
 
 
 def replies_of(model, tokenizer, prompts=PROMPTS, **kwargs):
-    return generate_predictions(model, tokenizer, prompts, NEW_TOKENS, **kwargs)
+    return evaluation.generate_predictions(model, tokenizer, prompts, NEW_TOKENS, **kwargs)
 
 
 @pytest.fixture(params=[True, False], ids=["shared prompts", "transformers' generate"])
@@ -112,7 +100,7 @@ def test_plain_strings_are_read_as_training_reads_them(model, tokenizer, either_
     chats = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in PROMPTS]
     assert replies_of(model, tokenizer, chats) == replies_of(model, tokenizer)
     rows = Dataset.from_dict({"question": chats, "prompt": chats, "answer": ["1"] * len(chats)})
-    assert len(evaluate(model, tokenizer, rows, NEW_TOKENS)) == len(chats)
+    assert len(evaluation.evaluate(model, tokenizer, rows, NEW_TOKENS)) == len(chats)
 
 
 def test_nothing_to_do_temperatures_below_zero_and_gold_answers_that_are_none_are_refused_by_name(tokenizer):
@@ -120,10 +108,10 @@ def test_nothing_to_do_temperatures_below_zero_and_gold_answers_that_are_none_ar
     for name, value in (*wrong.items(), ("temperature", math.nan)):
         asked = {"prompts": PROMPTS, "max_new_tokens": NEW_TOKENS} | {name: value}
         with pytest.raises(ValueError, match=name):
-            generate_predictions(None, tokenizer, **asked)
+            evaluation.generate_predictions(None, tokenizer, **asked)
     rows = Dataset.from_list([{"question": "?", "prompt": PROMPTS[0], "answer": a} for a in ("72", "1/2")])
     with pytest.raises(ValueError, match="'1/2'"):
-        evaluate(None, None, rows, NEW_TOKENS)
+        evaluation.evaluate(None, None, rows, NEW_TOKENS)
 
 
 def test_thinking_before_the_layout_is_told_once(monkeypatch, capsys, tokenizer):
@@ -134,7 +122,7 @@ def test_thinking_before_the_layout_is_told_once(monkeypatch, capsys, tokenizer)
         )
         rows = Dataset.from_dict({"question": replies, "prompt": replies, "answer": ["5"] * len(replies)})
         for _ in range(2):
-            evaluate(None, tokenizer, rows, NEW_TOKENS)
+            evaluation.evaluate(None, tokenizer, rows, NEW_TOKENS)
         assert capsys.readouterr().out.count("enable_thinking") == told
 
 
@@ -188,7 +176,7 @@ def test_replies_come_from_the_adapter_too(model, tokenizer):
 
 def test_evaluate_gives_a_scored_row_for_every_reply_in_the_order_of_the_questions(model, tokenizer):
     dataset, sampling = word_problems("test", 7), {"temperature": 1.0, "num_generations": 4, "seed": 5}
-    table = evaluate(model, tokenizer, dataset, NEW_TOKENS, batch_size=3, **sampling)
+    table = evaluation.evaluate(model, tokenizer, dataset, NEW_TOKENS, batch_size=3, **sampling)
     assert list(table.columns) == ["question", "gold", "completion", "extracted", *OUTCOMES, "tokens"]
     assert table["question"].to_list() == [question for question in dataset["question"] for _ in range(4)]
     assert table["gold"].to_list() == [gold for gold in dataset["answer"] for _ in range(4)]
@@ -219,7 +207,7 @@ ALL = {"strict", "flexible", "format", "worked"}
     ],
 )
 def test_score_of_a_reply(completion, extracted, right):
-    row = score("6 * 12?", "72", completion, "truncated" in right)
+    row = evaluation.score("6 * 12?", "72", completion, "truncated" in right)
     texts = {"question": "6 * 12?", "gold": "72", "completion": completion, "extracted": extracted}
     assert row == texts | {outcome: outcome in right for outcome in OUTCOMES}
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
@@ -237,7 +225,7 @@ AFTER = table(RIGHT, RIGHT, RIGHT, "", "flexible", "", "flexible", "flexible")
 
 
 def test_compare_of_hand_made_tables_and_of_the_same_questions_only():
-    comparison = compare(BEFORE, AFTER)
+    comparison = evaluation.compare(BEFORE, AFTER)
     assert list(comparison.index) == list(RATES.values())
     strict = comparison.loc[RATES["strict"]]
     assert tuple(strict[["n", "before", "after", "gain", "gained", "lost"]]) == (8, 1 / 8, 3 / 8, 2 / 8, 3, 1)
@@ -249,12 +237,12 @@ def test_compare_of_hand_made_tables_and_of_the_same_questions_only():
         assert tuple(comparison.loc[RATES[outcome], ["gained", "lost"]]) == changes
     for other in (AFTER[::-1], AFTER[:-1]):
         with pytest.raises(ValueError, match="questions before and after differ"):
-            compare(BEFORE, other)
+            evaluation.compare(BEFORE, other)
 
 
 def replied(texts, tokens=5):
     """Scored replies to as many questions, gold answer 72."""
-    rows = [score(f"question {i}", "72", text, False) for i, text in enumerate(texts)]
+    rows = [evaluation.score(f"question {i}", "72", text, False) for i, text in enumerate(texts)]
     return pd.DataFrame(rows).assign(tokens=tokens)
 
 
@@ -264,8 +252,8 @@ WRONG = BLOCK.replace("72", "70")
 
 def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
     before, after = replied(["70"] * 4, [1, 2, 3, 4]), replied([BLOCK] * 4, [11, 12, 13, 14])
-    shown = before_after(before, after)
-    assert shown.iloc[:-1].to_dict() == as_percentages(compare(before, after)).to_dict()
+    shown = evaluation.before_after(before, after)
+    assert shown.iloc[:-1].to_dict() == evaluation.as_percentages(evaluation.compare(before, after)).to_dict()
     (length,) = shown.loc[["mean length (tokens)"]].to_dict("records")
     assert length["before (95 % interval)"].startswith("2.5 (") and length["after (95 % interval)"].startswith("12.5 (")
     assert length["gain (points)"] == "+10.0 (+10.0 to +10.0)"
@@ -286,7 +274,7 @@ def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
     ],
 )
 def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, said):
-    assert re.fullmatch(said, what_was_learned(replied(before), replied(after)))
+    assert re.fullmatch(said, evaluation.what_was_learned(replied(before), replied(after)))
 
 
 built = definitions("06_evaluation", "pass_chances", "average", "N", "KS")
@@ -309,11 +297,11 @@ def test_average_is_the_mean_with_an_interval():
 
 
 def test_percentages_are_for_reading():
-    before, after = (pd.DataFrame({o: [i < k for i in range(30)] for o in OUTCOMES}) for k in (7, 27))
-    shown = as_percentages(compare(before.assign(question=range(30)), after.assign(question=range(30))))
+    before, after = (table(*["strict"] * k, *[""] * (30 - k)) for k in (7, 27))
+    shown = evaluation.as_percentages(evaluation.compare(before, after))
     assert shown.loc[RATES["strict"]].to_dict() == {
         "before (95 % interval)": "23.3 % (11.8-40.9)",
         "after (95 % interval)": "90.0 % (74.4-96.5)",
-        "gain (points)": points(20 / 30, *gain_interval(20, 0, 30)), "gained": 20, "lost": 0, "p": "1.9e-06",
+        "gain (points)": evaluation.points(20 / 30, *gain_interval(20, 0, 30)), "gained": 20, "lost": 0, "p": "1.9e-06",
     }  # fmt: skip
-    assert points(0.065, -0.001, 0.13) == "+6.5 (-0.1 to +13.0)"
+    assert evaluation.points(0.065, -0.001, 0.13) == "+6.5 (-0.1 to +13.0)"

@@ -89,8 +89,9 @@ def _generate(
     if engine.supports_sharing(causal_lm(model)):
         return engine.sample_policy(model, tokenizer, prompts, max_new_tokens, num_generations, temperature)
     ends = end_ids(model, tokenizer)
-    ids, mask = engine.pad_left(prompts, tokenizer.pad_token_id, model.device)
-    options = {"max_new_tokens": max_new_tokens, "num_return_sequences": num_generations, "eos_token_id": ends}
+    several = [prompt for prompt in prompts for _ in range(num_generations)]
+    ids, mask = engine.pad_left(several, tokenizer.pad_token_id, model.device)
+    options = {"max_new_tokens": max_new_tokens, "eos_token_id": ends}
     sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature:
         sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}

@@ -55,6 +55,7 @@ def test_an_unsolved_or_broken_exercise_is_reported(check, capsys):
     assert said(check, lambda *args, **kwargs: None, capsys).startswith("Not yet: for ")
     assert said(check, broken, capsys) == "Not yet: broken raised KeyError: 'prompt'\n"
     assert "raised TypeError" in said(check, lambda: None, capsys)
+    assert said(check, partial(broken), capsys) == "Not yet: your answer raised KeyError: 'prompt'\n"
 
 
 def claims(*shown):

@@ -142,7 +142,7 @@ def test_every_prompt_gets_as_many_replies_as_asked(model, tokenizer, either_way
         assert max(len({text for text, _ in group}) for group in replies) == 3
 
 
-def test_several_greedy_replies_are_copies_of_the_one(model, tokenizer):
+def test_several_greedy_replies_are_copies_of_the_one(model, tokenizer, either_way):
     several = replies_of(model, tokenizer, num_generations=3, batch_size=7)
     assert several == [reply * 3 for reply in replies_of(model, tokenizer)]
 

@@ -26,7 +26,8 @@ def exercise(check: Callable[..., None]) -> Callable[..., None]:
         except NotYet as missing:
             print(f"Not yet: {missing}")
         except Exception as error:
-            print(f"Not yet: {solution.__name__} raised {type(error).__name__}: {error}")
+            name = getattr(solution, "__name__", "your answer")
+            print(f"Not yet: {name} raised {type(error).__name__}: {error}")
         else:
             print("Solved.")
 
@@ -118,7 +119,7 @@ def mended(function: Solution, ill: Mapping[str, Any]) -> None:
     got, made = decided(function, lambda **changes: short_run(**ill | changes))
     rises = {change: run["reward"].tail(5).mean() - run["reward"].head(5).mean() for change, run in made.items()}
     one_change(got, rises)
-    if rises[repr(got)] < MENDED or "steps" in got:
+    if not rises[repr(got)] >= MENDED or "steps" in got:  # a reward that is not a number has not risen
         raise NotYet(f"for {got} the reward rises by {rises[repr(got)]:.2f} points, not {MENDED}; steps do not count")
 
 

@@ -10,21 +10,14 @@ import torch
 
 from grpo_helpers.lessons import flawed
 from grpo_helpers.lessons.validation import COLUMNS, attacks, ideal_reply, shorten, validate_rewards
-from grpo_helpers.rewards import REWARD_FUNCS, completion_text, correctness_reward_func
+from grpo_helpers.rewards import REWARD_FUNCS, completion_text
+from grpo_helpers.rewards import correctness_reward_func as sound
 
 from .cells import definitions
 
 CHAT = [{"role": "user", "content": "6 * 12?"}]
 ROWS = [{"answer": gold, "prompt": CHAT} for gold in ("72", "-5", "1,000", "3.50", "9")]
 patched_reward_func = definitions("03_reward_design", "patched_reward_func").patched_reward_func
-
-
-def checks(findings):
-    return set(findings["check"])
-
-
-def sound(completions, answer, **kwargs):
-    return correctness_reward_func(completions=completions, answer=answer)
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], [{"answer": "72", "prompt": "6 * 12?"}], [{"answer": "72"}]])
@@ -51,7 +44,7 @@ def test_another_task_with_another_layout(sloppy):
 
     rows = [{"prompt": "Paint it", "colour": c} for c in ("red", "green", "blue")]
     findings = validate_rewards([colour_reward], rows, lambda row: f"COLOUR: {row['colour']}")
-    assert checks(findings) == ({"adversarial replies"} if sloppy else set())
+    assert set(findings["check"]) == ({"adversarial replies"} if sloppy else set())
 
 
 def test_an_attack_that_is_the_ideal_reply_is_no_attack():
@@ -123,7 +116,7 @@ def test_a_reward_that_breaks_on_some_completions_only_is_found(mine, said):
         return [mine(completion_text(c), p) for c, p in zip(completions, sound(completions, answer), strict=True)]
 
     findings = validate_rewards([breaks], ROWS)
-    assert checks(findings) == {"usable rewards"} and findings["found"].str.contains(said).any()
+    assert set(findings["check"]) == {"usable rewards"} and findings["found"].str.contains(said).any()
 
 
 def test_a_hostile_completion_of_ones_own_is_tried():
@@ -166,7 +159,7 @@ def test_findings_bear_the_name_of_each_although_two_share_it():
     findings = validate_rewards([silent, farm, partial(silent)], ROWS)
     names = findings.loc[findings["check"] == "can it fire?", "reward"].tolist()
     assert names == ["published_int_reward_func", "published_int_reward_func_2"]
-    assert "adversarial replies" in checks(findings)
+    assert "adversarial replies" in set(findings["check"])
 
 
 @pytest.mark.parametrize("text", ["short", "x" * 60, "x" * 61, "a\r\nb" * 1000])
@@ -182,4 +175,4 @@ def test_a_cost_that_shows_only_after_a_good_reply_is_found():
         return sound(completions, answer)
 
     findings = validate_rewards([reads_on], ROWS)
-    assert checks(findings) == {"cost"} and findings["completion"][0].startswith("<reasoning>")
+    assert set(findings["check"]) == {"cost"} and findings["completion"][0].startswith("<reasoning>")

@@ -8,8 +8,7 @@ from grpo_helpers.profiles import TINY
 
 from .cells import definitions
 
-NAMES = ("game", "ideal_reply", "demonstrations", "warm_up", "gentle_settings")
-taught = definitions("10_your_own_task", *NAMES)
+taught = definitions("10_your_own_task", "game", "ideal_reply", "demonstrations", "warm_up", "gentle_settings")
 SOLVED = [((a, b), a * b, f"{a} * {b}") for a in (2, 3, 5, 7) for b in (4, 6, 8, 9, 10, 11, 12, 13)]
 DEMONSTRATIONS = taught.demonstrations([taught.game(*solved) for solved in SOLVED], taught.ideal_reply)
 SETTINGS = {"epochs": 4, "learning_rate": 2e-3}

@@ -107,16 +107,29 @@ def in_root(monkeypatch):
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
-def test_every_word_of_a_configuration_is_understood(path, in_root):
+def test_a_configuration_is_understood_and_the_numbers_in_its_comment_are_its_own_and_the_planners(path, in_root):
     (script, training, model, _), remaining = parsed("--config", str(path))
-    launched(remaining)
+    arguments = launched(remaining)
     assert set(remaining[::2]) <= {"--num_processes", "--accelerate_config"}
     assert script.reward_funcs == [f"grpo_helpers.rewards.{f.__name__}" for f in rewards.REWARD_FUNCS]
     assert script.dataset_name.startswith("outputs/prepared/")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
     assert training.num_generations == config["num_generations"]
     assert training.learning_rate == config["learning_rate"] and isinstance(config["learning_rate"], float)
     assert model.use_peft is config.get("use_peft", False)
+
+    comment = r"(\d+) process(?:es)? × batch (\d+) × accumulation (\d+) / (\d+) in a group = (\d+) prom"
+    *numbers, prompts = map(int, re.search(comment, text).groups())
+    if path.stem == "cpu":
+        processes = int(arguments.num_processes)
+    else:
+        step, _, table = taught.read_config(path)
+        processes, said = step.processes, re.search(r"memory of each GPU by the planner: ([\d.]+) GB", text)
+        assert float(said[1]) == pytest.approx(table.sum().max(), abs=0.051)
+    batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    assert numbers == [processes, batch, accumulation, training.num_generations]
+    assert taught.Step(*numbers).prompts == prompts
 
 
 def test_a_misspelt_field_is_refused(in_root, tmp_path, capsys):
@@ -128,30 +141,6 @@ def test_a_misspelt_field_is_refused(in_root, tmp_path, capsys):
     with pytest.raises(SystemExit):
         launched(remaining)
     assert "num_generatoins" in capsys.readouterr().err
-
-
-def in_comment(path, pattern):
-    found = re.search(pattern, path.read_text(encoding="utf-8"))
-    assert found, f"{path.name} has no comment like {pattern!r}"
-    return found
-
-
-@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
-def test_the_numbers_in_the_comment_are_those_of_the_file_and_of_the_planner(path, in_root):
-    comment = in_comment(
-        path, r"(\d+) process(?:es)? × batch (\d+) × accumulation (\d+) / (\d+) in a group = (\d+) prom"
-    )
-    *numbers, prompts = map(int, comment.groups())
-    (_, training, _, _), remaining = parsed("--config", str(path))
-    if path.stem == "cpu":
-        processes = int(launched(remaining).num_processes)
-    else:
-        step, _, table = taught.read_config(path)
-        processes, said = step.processes, in_comment(path, r"memory of each GPU by the planner: ([\d.]+) GB")
-        assert float(said[1]) == pytest.approx(table.sum().max(), abs=0.051)
-    batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
-    assert numbers == [processes, batch, accumulation, training.num_generations]
-    assert taught.Step(*numbers).prompts == prompts
 
 
 def test_eight_gpus_take_the_step_of_one():
@@ -179,8 +168,8 @@ def test_the_file_for_two_machines_is_trls_own_for_more_machines(in_root):
     shipped = files("trl.accelerate_configs") / "fsdp2.yaml"
     expected = yaml.safe_load(shipped.read_text()) | {"num_machines": 2, "num_processes": 16}
     assert yaml.safe_load(ours.read_text(encoding="utf-8")) == expected
-    command = in_comment(DATA / "configs" / "16_gpus.yaml", r"trl grpo (--config .*)")[1].split()
-    arguments = launched(parsed(*command)[1])
+    comments = (DATA / "configs" / "16_gpus.yaml").read_text(encoding="utf-8")
+    arguments = launched(parsed(*re.search(r"trl grpo (--config .*)", comments)[1].split())[1])
     assert (arguments.machine_rank, arguments.main_process_ip, arguments.main_process_port) == (0, "10.0.0.1", 29500)
     assert Path(arguments.config_file).resolve() == ours
 
@@ -188,17 +177,11 @@ def test_the_file_for_two_machines_is_trls_own_for_more_machines(in_root):
 def test_the_commands_in_the_notebook_are_understood(in_root):
     notebook = nbformat.read(ROOT / "notebooks" / "09_scaling_out.ipynb", as_version=4)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").replace("\\\n", " ")
-    commands = [
-        line.split() for line in re.findall(r"^(?:CUDA_VISIBLE_DEVICES=\S+ )?trl grpo (.*)$", text, re.MULTILINE)
-    ]
-    assert len(commands) == 3
-    ranks, processes = [], []
-    for command in commands:
-        (_, training, _, _), remaining = parsed(*command)
-        arguments = launched(remaining)
-        ranks.append(arguments.machine_rank)
-        processes.append(arguments.num_processes)
-    assert ranks == [0, 1, None] and processes == [None, None, 7]
+    commands = re.findall(r"^(?:CUDA_VISIBLE_DEVICES=\S+ )?trl grpo (.*)$", text, re.MULTILINE)
+    read = [parsed(*command.split()) for command in commands]
+    launches = [launched(remaining) for _, remaining in read]
+    assert [(a.machine_rank, a.num_processes) for a in launches] == [(0, None), (1, None), (None, 7)]
+    (_, training, *_), _ = read[-1]
     assert training.use_vllm and training.vllm_mode == "server"
 
 

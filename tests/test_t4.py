@@ -56,17 +56,16 @@ class Watch(TrainerCallback):
 
 def main_job(output, profile, resume=False):
     """`run.run`, watched."""
-    watch, make, printed = Watch(), training.make_trainer, io.StringIO()
+    watch, make = Watch(), training.make_trainer
 
     def make_trainer(*args, **kwargs):
         watch.trainer = make(*args, **kwargs)
         watch.trainer.add_callback(watch)
         return watch.trainer
 
-    quiet = contextlib.redirect_stdout(printed)
     with (
         mock.patch.object(training, "make_trainer", make_trainer),
-        quiet,
+        contextlib.redirect_stdout(io.StringIO()) as printed,
         warnings.catch_warnings(record=True) as warned,
     ):
         run.run(profile, output=output, resume=resume)

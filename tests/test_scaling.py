@@ -25,7 +25,7 @@ from trl import GRPOTrainer
 from trl.scripts.grpo import make_parser
 
 from grpo_helpers import data, evaluation, models, rewards, training
-from grpo_helpers.lessons import scaling
+from grpo_helpers.lessons import memory, scaling
 from grpo_helpers.lessons.grids import run_cell
 from grpo_helpers.profiles import DATA, ROOT, T4, TINY
 from record import mismatch
@@ -36,7 +36,6 @@ from .test_objective import batch, trained, with_gradient
 CONFIGS = sorted((DATA / "configs").glob("*.yaml"))
 RUNS = [path for path in CONFIGS if path.stem != "two_machines"]
 taught = definitions("09_scaling_out", "Step", "SLICED", "per_process", "QWEN25_7B", "read_config", "correction")
-memory = taught.per_process.__globals__["memory"]
 FULL = memory.plan(T4.with_(dtype="bfloat16"), memory.QWEN25_15B, trainable="full", on_gpu=True)
 
 small = st.integers(1, 12)
@@ -287,16 +286,13 @@ def test_prompts_are_shared_within_one_process_only(processes, expected, policy,
     assert [name for name, trainer in trainers.items() if trainer.called] == [expected]
 
 
-LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
-
-
 @pytest.mark.trains
 def test_two_processes_do_what_one_does(tmp_path):
     """The same rewards; the same weights within 1e-5, where training moved them by more than 1e-3."""
     scaling.train(tmp_path / "one", batch=32, steps=2)
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "-m", "grpo_helpers.lessons.scaling"]
-    command += ["train", str(tmp_path / "two"), "--batch", "16", "--steps", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["-m", "grpo_helpers.lessons.scaling", "train", str(tmp_path / "two"), "--batch", "16", "--steps", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]

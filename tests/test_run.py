@@ -32,8 +32,7 @@ def short(monkeypatch, tmp_path):
 
 def touched(folder):
     """What is in a folder: each file with when it was written, each folder."""
-    found = {path.relative_to(folder): path for path in folder.rglob("*")}
-    return {name: path.is_file() and (path.stat().st_mtime_ns, path.read_bytes()) for name, path in found.items()}
+    return {p.relative_to(folder): p.is_file() and (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*")}
 
 
 @pytest.mark.trains

@@ -126,8 +126,7 @@ def generate(prompt_ids, num_generations=1):
     """SharedPromptTrainer's sampling, greedy, on a random model."""
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0)
     policy = adapted(random_model(end=1), target_modules=list(ATTENTION))
-    fields = {"model": policy, "max_completion_length": 5, "_tokenizer": tokenizer, "temperature": 0}
-    trainer = SimpleNamespace(**fields)
+    trainer = SimpleNamespace(model=policy, max_completion_length=5, _tokenizer=tokenizer, temperature=0)
     return SharedPromptTrainer._generate_single_turn(trainer, prompt_ids, None, {}, num_generations)[0]
 
 

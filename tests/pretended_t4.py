@@ -217,9 +217,7 @@ def cuda_answers(name: str, capability: tuple[int, int], total: int) -> dict[str
 
 RANDOM_STATES = {
     "get_rng_state": lambda *args: torch.get_rng_state(),
-    "get_rng_state_all": lambda: [torch.get_rng_state()],
     "set_rng_state": lambda state, *args: torch.set_rng_state(state),
-    "set_rng_state_all": lambda states: torch.set_rng_state(states[0]),
 }
 
 
@@ -263,10 +261,8 @@ def pretended(
         "is_cpu": property(lambda self: place_of(self) == CPU),
         "get_device": lambda self: 0 if place_of(self) == CUDA else -1,
         "to": to,
-        "cuda": lambda self, device=CUDA, *args, **kwargs: to(self, device or CUDA),
         "cpu": lambda self, *args, **kwargs: to(self, CPU),
         "numpy": numpy,
-        "pin_memory": lambda self, *args: self,
         "__deepcopy__": lambda self, memo: put(real_deepcopy(self, memo), place_of(self)),
     }
     switches = ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled", "set_autocast_dtype")

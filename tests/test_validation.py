@@ -10,7 +10,7 @@ import torch
 
 from grpo_helpers.lessons import flawed
 from grpo_helpers.lessons.validation import COLUMNS, attacks, ideal_reply, shorten, validate_rewards
-from grpo_helpers.rewards import REWARD_FUNCS, completion_text
+from grpo_helpers.rewards import REMEDY, REWARD_FUNCS, completion_text
 from grpo_helpers.rewards import correctness_reward_func as sound
 
 from .cells import definitions
@@ -87,20 +87,19 @@ def test_a_gold_answer_that_cannot_be_matched_is_named_with_its_row():
 
 
 @pytest.mark.parametrize(
-    ("unusable", "said", "remedy"),
+    ("unusable", "said"),
     [
-        (lambda completions, **kwargs: [math.nan] * len(completions), "returned nan", ""),
-        (lambda completions, **kwargs: [1.0], "returned 1 rewards for 5", ""),
-        (lambda completions, **kwargs: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError", ""),
+        (lambda completions, **kwargs: [math.nan] * len(completions), "returned nan"),
+        (lambda completions, **kwargs: [1.0], "returned 1 rewards for 5"),
+        (lambda completions, **kwargs: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError"),
         # takes no conversations
-        (lambda completions, **kwargs: [1.0 for c in completions if re.search("<answer>", c)], "TypeError", ""),
-        (lambda completions, answer: [1.0] * len(answer), "TypeError", "**kwargs"),  # TRL passes more keywords
+        (lambda completions, **kwargs: [1.0 for c in completions if re.search("<answer>", c)], "TypeError"),
+        (lambda completions, answer: [1.0] * len(answer), "TypeError"),  # TRL passes more keywords
     ],
 )
-def test_what_no_trainer_can_use_is_named(unusable, said, remedy):
+def test_what_no_trainer_can_use_is_named(unusable, said):
     (row,) = validate_rewards([unusable, sound], ROWS).itertuples()
-    assert row.check == "usable rewards" and row.reward == "<lambda>" and said in row.found
-    assert row.remedy and remedy in row.remedy
+    assert (row.check, row.reward, row.remedy) == ("usable rewards", "<lambda>", REMEDY) and said in row.found
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ Not seen: kernels that a GPU lacks, streams, a second GPU, where a random genera
 which operations CUDA's autocast brings to 16 bits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import types

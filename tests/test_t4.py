@@ -254,7 +254,7 @@ def test_a_ledger_refuses_a_policy_that_overflows_and_claims_nothing_of_steps_it
 
 NOTEBOOKS = ("04", "05", "06") if os.environ.get("WEEKLY") else ("05",)
 SHORT = {"max_completion_length": 12, "eval_questions": 8, "eval_batch": 8}
-QUICK_T4 = REHEARSED.with_(**SHORT, steps=2)
+QUICK_T4 = REHEARSED.with_(**SHORT)
 LONGER = {"max_completion_length": 24, "eval_questions": 16, "eval_batch": 16}
 TINIES = {"04": TINY, "05": TINY.with_(**SHORT), "06": TINY.with_(**LONGER, steps=8)}  # 04: as it was recorded
 

@@ -9,8 +9,6 @@ Not seen: kernels that a GPU lacks, streams, a second GPU, where a random genera
 which operations CUDA's autocast brings to 16 bits.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import types
@@ -81,34 +79,21 @@ def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
             yield from tensors_in(value)
 
 
-@functools.cache
-def name_of(operation: Any) -> str:
-    return operation._schema.name
-
-
-@functools.cache
-def written_by(operation: Any) -> list[int]:
-    """Positions of the arguments that an operation writes into."""
-    arguments = operation._schema.arguments
-    return [i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write]
-
-
 def common_place(operation: Any, args: tuple, kwargs: dict) -> torch.device:
     """Where an operation runs; a RuntimeError in PyTorch's words if its tensors are in different places."""
-    places = {place_of(t) for t in tensors_in(args)}.union(place_of(t) for t in tensors_in(kwargs.values()))
+    places = {place_of(t) for t in tensors_in([*args, *kwargs.values()])}
     if len(places) == 1:  # as nearly always, so that it has to be quick
         (place,) = places
         return CUDA if place == CUDA else CPU
-    name = name_of(operation)
+    name, arguments = operation._schema.name, operation._schema.arguments
     if name in COPIES:
         return place_of(next(tensors_in(args)))
-    met = list(tensors_in([*args[: 1 if name in INDEXED and place_of(args[0]) == CUDA else None], *kwargs.values()]))
-    if name in INDEXED:
-        met += tensors_in(args[2:])
+    anywhere = name in INDEXED and place_of(args[0]) == CUDA  # its indices, the second argument
+    met = tensors_in([*args[:1], *args[1 + anywhere :], *kwargs.values()])
     numbers = torch.Tag.pointwise in operation.tags or name in TAKE_NUMBERS or name.startswith("aten::_foreach_")
-    places = [place_of(t) for t in met]
-    binding = {p for t, p in zip(met, places, strict=True) if not (numbers and t.dim() == 0 and p == CPU)}
-    binding |= {place_of(t) for t in tensors_in(args[i] for i in written_by(operation) if i < len(args))}
+    binding = {place_of(t) for t in met if not (numbers and t.dim() == 0 and place_of(t) == CPU)}
+    written = [value for value, a in zip(args, arguments, strict=False) if a.alias_info and a.alias_info.is_write]
+    binding |= {place_of(t) for t in tensors_in(written)}
     binding -= {torch.device("meta")}
     if len(binding) > 1:
         devices = " and ".join(sorted(map(str, binding), reverse=True))
@@ -139,7 +124,7 @@ class Places(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, _: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         place = common_place(operation, args, kwargs)
-        half = place == CUDA and name_of(operation) in PRODUCTS and args[1].dtype in (torch.float16, torch.bfloat16)
+        half = place == CUDA and operation._schema.name in PRODUCTS and args[1].dtype in (torch.float16, torch.bfloat16)
         result = product(operation, args, kwargs) if half else operation(*args, **kwargs)
         if place == CUDA:
             self.launches += not operation.is_view
@@ -230,9 +215,7 @@ def cuda_answers(name: str, capability: tuple[int, int], total: int) -> dict[str
 
 RANDOM_STATES = {
     "get_rng_state": lambda *args: torch.get_rng_state(),
-    "get_rng_state_all": lambda: [torch.get_rng_state()],
     "set_rng_state": lambda state, *args: torch.set_rng_state(state),
-    "set_rng_state_all": lambda states: torch.set_rng_state(states[0]),
 }
 
 
@@ -276,10 +259,8 @@ def pretended(
         "is_cpu": property(lambda self: place_of(self) == CPU),
         "get_device": lambda self: 0 if place_of(self) == CUDA else -1,
         "to": to,
-        "cuda": lambda self, device=CUDA, *args, **kwargs: to(self, device or CUDA),
         "cpu": lambda self, *args, **kwargs: to(self, CPU),
         "numpy": numpy,
-        "pin_memory": lambda self, *args: self,
         "__deepcopy__": lambda self, memo: put(real_deepcopy(self, memo), place_of(self)),
     }
     switches = ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled", "set_autocast_dtype")

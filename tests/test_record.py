@@ -1,4 +1,7 @@
-"""Recorders: what is written can be loaded, half a record counts as none, and each gives the tables that are read."""
+"""Recorders: what is written can be loaded, half a record counts as none, and each gives the tables that are read.
+
+What the recorded runs show is asserted where it is told, in the notebooks.
+"""
 
 import runpy
 import subprocess
@@ -30,7 +33,7 @@ def quick(monkeypatch):
     monkeypatch.setitem(record.RECORDERS, NAME, lambda profile, seed: TABLES)
 
 
-def test_a_record_can_be_loaded_and_says_where_it_comes_from(quick, tmp_path):
+def test_a_record_can_be_loaded_and_says_where_it_comes_from_and_without_that_is_none(quick, tmp_path):
     target = record.record(NAME, TINY, seed=7, runs=tmp_path)
     assert target.name == "prompt_variants-tiny-7"
     loaded = records.load(NAME, "tiny", 7, runs=tmp_path)
@@ -41,14 +44,10 @@ def test_a_record_can_be_loaded_and_says_where_it_comes_from(quick, tmp_path):
     assert facts["seed"] == 7 and facts["profile"]["name"] == "tiny"
     assert {"versions", "hardware", "commit", "weights_sha256"} <= set(facts)
     assert records.available(NAME, runs=tmp_path) == [("tiny", 7)]
-
-
-def test_a_record_without_provenance_is_none(quick, tmp_path):
-    target = record.record(NAME, TINY, runs=tmp_path)
     (target / "run.json").unlink()
     assert records.available(NAME, runs=tmp_path) == []
-    with pytest.raises(FileNotFoundError, match="data/runs/record prompt_variants --profile tiny --seed 42"):
-        records.load(NAME, "tiny", runs=tmp_path)
+    with pytest.raises(FileNotFoundError, match="data/runs/record prompt_variants --profile tiny --seed 7"):
+        records.load(NAME, "tiny", 7, runs=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +139,25 @@ OF_TINY += [name for name in record.RECORDERS if name.startswith(("alternatives"
 def test_a_record_is_of_these_weights_and_of_a_commit(name, seed):
     facts = read_json(records.folder(name, "tiny", seed) / "run.json")
     assert facts["weights_sha256"] == fingerprint(DATA / "tiny_policy") and not facts["commit"].endswith("-dirty")
+
+
+@pytest.mark.parametrize("seed", (1, 2, 3))
+def test_a_recorded_run_is_of_this_recipe_and_learns_layout_and_thinking(seed):
+    folder = DATA / "runs" / f"tiny-{seed}"
+    run = read_json(folder / "run.json")
+    assert run["weights_sha256"] == fingerprint(DATA / "tiny_policy")
+    same = ("steps", "learning_rate", "batch", "num_generations", "max_completion_length", "eval_questions")
+    assert all(run["profile"][field] == getattr(TINY, field) for field in same)
+    assert run["profile"]["problem_steps"] == [1, 2, 3] and not run["commit"].endswith("-dirty")
+
+    table = pd.read_csv(folder / "comparison.csv")
+    found = table[table["temperature"] == 0].set_index("rate").rename({label: name for name, label in RATES.items()})
+    before, after = found["before"], found["after"]
+    assert (found["n"] == 200).all()
+    assert before["strict"] <= 0.25 and before["flexible"] <= 0.35 and before["worked"] <= 0.3
+    assert after["strict"] >= 0.75 and after["flexible"] >= 0.75 and after["worked"] >= 0.9
+    kept = found.drop(index="truncated")
+    assert not ((kept["after"] < kept["before"]) & (kept["p_value"] < 0.05)).any()
 
 
 @pytest.mark.parametrize("name", OF_TINY)

@@ -3,12 +3,11 @@
 Their verdicts on the suite's cases are tested in test_adversarial.py, how numbers are read in test_prompts.py.
 """
 
-import functools
 import math
 import re
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
+from functools import partial, wraps
 
 import numpy as np
 import pandas as pd
@@ -98,13 +97,12 @@ def test_the_text_of_a_completion_is_what_the_assistant_said_last(completion, te
         pytest.param("<reasoning>\nr\n<answer>\n</reasoning>\n72\n</answer>", [0.5, 0, 0, 0, 0], id="overlapping"),
         pytest.param(PERFECT.replace("72\n</a", "71\n<answer>\n72\n</a"), [0.375, 0, 0, 0.5, 0], id="answer in answer"),
         pytest.param("< answer>72</ answer>", [0.0] * 5, id="spaces in the tags"),
-        *(pytest.param(PERFECT.replace(t, ""), [0.375, 0, 0, ...], id=f"no {t}") for t in TAGS),
-        *(pytest.param(PERFECT.replace(t, t * 2), [0.375, 0, 0, ...], id=f"two {t}") for t in TAGS),
+        *(pytest.param(PERFECT.replace(t, ""), [0.375, 0, 0], id=f"no {t}") for t in TAGS),
+        *(pytest.param(PERFECT.replace(t, t * 2), [0.375, 0, 0], id=f"two {t}") for t in TAGS),
     ],
 )
 def test_points_for_a_layout(text, points):
-    known = points[: points.index(...)] if ... in points else points
-    assert paid(text)[: len(known)] == known
+    assert paid(text)[: len(points)] == points
 
 
 @pytest.mark.parametrize("gold", ["", "# 72", "72 apples", "6 * 12 = <<6*12=72>>72\n#### 72"])
@@ -183,7 +181,7 @@ class SlowJudge:
 
 
 KINDS = [mine, slow, Judge(), SlowJudge(), partial(mine, pays=2.0), partial(partial(slow)), partial(SlowJudge())]
-KINDS += [lambda completions, **kwargs: mine(completions), Judge().__call__, functools.wraps(mine)(Judge())]
+KINDS += [lambda completions, **kwargs: mine(completions), Judge().__call__, wraps(mine)(Judge())]
 
 
 @pytest.mark.parametrize("reward_func", KINDS)

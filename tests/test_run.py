@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -31,8 +32,7 @@ def short(monkeypatch, tmp_path):
 
 def touched(folder):
     """What is in a folder: each file with when it was written, each folder."""
-    found = {path.relative_to(folder): path for path in folder.rglob("*")}
-    return {name: path.is_file() and (path.stat().st_mtime_ns, path.read_bytes()) for name, path in found.items()}
+    return {p.relative_to(folder): p.is_file() and (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*")}
 
 
 @pytest.mark.trains
@@ -207,10 +207,8 @@ def test_a_run_from_before_a_field_existed_goes_on_with_its_default():
 
 
 def test_a_full_gpu_is_told_with_the_way_on(monkeypatch, capsys):
-    def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    monkeypatch.setattr(run, "run", full)
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    monkeypatch.setattr(run, "run", Mock(side_effect=full))
     assert main(["--profile", "tiny"]) == 2
     assert "smaller profile" in (said := capsys.readouterr().err) and "CUDA out of memory" in said
 
@@ -265,7 +263,7 @@ def test_ctrl_c_at_any_moment_is_130_one_sentence_and_an_honest_run_json(moment,
 
 @pytest.mark.trains
 def test_what_was_measured_before_is_not_said_of_a_run_that_went_on(again, short, monkeypatch):
-    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(evaluation, "evaluate", Mock(side_effect=OSError(28, "full")))
     monkeypatch.setattr(evaluation.SampleReplies, "on_step_end", lambda *args, **kwargs: None)
     assert main([*again, "--steps", "4"]) == 2
     facts, card = read_json(short / "run" / "run.json"), (short / "run" / "adapter" / "README.md").read_text()
@@ -284,7 +282,6 @@ def test_replies_to_other_questions_are_asked_anew(again, short):
 
 def test_a_run_is_recorded_under_its_own_name_and_over_no_other_record(short, monkeypatch):
     monkeypatch.setattr(run, "DATA", short)
-    monkeypatch.chdir(short)
     assert run.record_folder(Path(".")) == short / "runs" / short.name
     (short / "runs" / "grid").mkdir(parents=True)
     write_json(short / "runs" / "grid" / "run.json", {})

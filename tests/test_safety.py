@@ -22,10 +22,10 @@ UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
 UNSAFE_CALLS = {"torch.load", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
 FETCHERS = {"from_pretrained", "snapshot_download", "hf_hub_download", "load_dataset"}
-ALLOWED = {  # where, what, and why
-    "12_rewards_beyond_exact_match.ipynb, s2-limit, 0": (["calls exec"], "the sandbox, isolated and limited before"),
-    "12_rewards_beyond_exact_match.ipynb, s2-task, 0": (["calls exec"], "formulas made of our own solutions"),
-    "data/runs/record/small_functions.py": (["calls eval"], "formulas of its own tables"),
+ALLOWED = {
+    "12_rewards_beyond_exact_match.ipynb, s2-limit, 0": ["calls exec"],  # the sandbox, isolated and limited before
+    "12_rewards_beyond_exact_match.ipynb, s2-task, 0": ["calls exec"],  # formulas made of our own solutions
+    "data/runs/record/small_functions.py": ["calls eval"],  # formulas of its own tables
 }
 SECRETS_WANTED = {"getpass", "userdata", "notebook_login", "interpreter_login", "UserSecretsClient"}
 
@@ -53,22 +53,15 @@ def findings(source: str) -> Iterator[str]:
                     yield f"{option} in a call of {name}"
 
 
-def sources() -> dict[str, str]:
-    """Every piece of code of the series, by where it stands."""
-    files = [*(ROOT / "grpo_helpers").rglob("*.py"), *(ROOT / "data").rglob("*.py")]
-    found = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
-    for path in sorted((ROOT / "notebooks").glob("[01]*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            pieces = [cell.source] if cell.cell_type == "code" else SOLUTION.findall(cell.source)
-            found |= {f"{path.name}, {cell.id}, {i}": piece for i, piece in enumerate(pieces)}
-    return found
-
-
 def test_no_foreign_code_is_run_and_no_secret_is_asked_for():
-    pieces = sources()
+    files = [*(ROOT / "grpo_helpers").rglob("*.py"), *(ROOT / "data").rglob("*.py")]
+    pieces = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+    for path in (ROOT / "notebooks").glob("[01]*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            code = [cell.source] if cell.cell_type == "code" else SOLUTION.findall(cell.source)
+            pieces |= {f"{path.name}, {cell.id}, {i}": piece for i, piece in enumerate(code)}
     assert len(pieces) > 200 and any("grpo_helpers/" in name for name in pieces)
-    found = {name: list(findings(text)) for name, text in pieces.items() if list(findings(text))}
-    assert found == {name: what for name, (what, _) in ALLOWED.items()}
+    assert {name: found for name, text in pieces.items() if (found := list(findings(text)))} == ALLOWED
 
 
 BAD = """

@@ -25,7 +25,7 @@ from trl import GRPOTrainer
 from trl.scripts.grpo import make_parser
 
 from grpo_helpers import data, evaluation, models, rewards, training
-from grpo_helpers.lessons import scaling
+from grpo_helpers.lessons import memory, scaling
 from grpo_helpers.lessons.grids import run_cell
 from grpo_helpers.profiles import DATA, ROOT, T4, TINY
 from record import mismatch
@@ -36,7 +36,6 @@ from .test_objective import batch, trained, with_gradient
 CONFIGS = sorted((DATA / "configs").glob("*.yaml"))
 RUNS = [path for path in CONFIGS if path.stem != "two_machines"]
 taught = definitions("09_scaling_out", "Step", "SLICED", "per_process", "QWEN25_7B", "read_config", "correction")
-memory = taught.per_process.__globals__["memory"]
 FULL = memory.plan(T4.with_(dtype="bfloat16"), memory.QWEN25_15B, trainable="full", on_gpu=True)
 
 small = st.integers(1, 12)
@@ -107,16 +106,29 @@ def in_root(monkeypatch):
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
-def test_every_word_of_a_configuration_is_understood(path, in_root):
+def test_a_configuration_is_understood_and_the_numbers_in_its_comment_are_its_own_and_the_planners(path, in_root):
     (script, training, model, _), remaining = parsed("--config", str(path))
-    launched(remaining)
+    arguments = launched(remaining)
     assert set(remaining[::2]) <= {"--num_processes", "--accelerate_config"}
     assert script.reward_funcs == [f"grpo_helpers.rewards.{f.__name__}" for f in rewards.REWARD_FUNCS]
     assert script.dataset_name.startswith("outputs/prepared/")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
     assert training.num_generations == config["num_generations"]
     assert training.learning_rate == config["learning_rate"] and isinstance(config["learning_rate"], float)
     assert model.use_peft is config.get("use_peft", False)
+
+    comment = r"(\d+) process(?:es)? × batch (\d+) × accumulation (\d+) / (\d+) in a group = (\d+) prom"
+    *numbers, prompts = map(int, re.search(comment, text).groups())
+    if path.stem == "cpu":
+        processes = int(arguments.num_processes)
+    else:
+        step, _, table = taught.read_config(path)
+        processes, said = step.processes, re.search(r"memory of each GPU by the planner: ([\d.]+) GB", text)
+        assert float(said[1]) == pytest.approx(table.sum().max(), abs=0.051)
+    batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    assert numbers == [processes, batch, accumulation, training.num_generations]
+    assert taught.Step(*numbers).prompts == prompts
 
 
 def test_a_misspelt_field_is_refused(in_root, tmp_path, capsys):
@@ -128,30 +140,6 @@ def test_a_misspelt_field_is_refused(in_root, tmp_path, capsys):
     with pytest.raises(SystemExit):
         launched(remaining)
     assert "num_generatoins" in capsys.readouterr().err
-
-
-def in_comment(path, pattern):
-    found = re.search(pattern, path.read_text(encoding="utf-8"))
-    assert found, f"{path.name} has no comment like {pattern!r}"
-    return found
-
-
-@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
-def test_the_numbers_in_the_comment_are_those_of_the_file_and_of_the_planner(path, in_root):
-    comment = in_comment(
-        path, r"(\d+) process(?:es)? × batch (\d+) × accumulation (\d+) / (\d+) in a group = (\d+) prom"
-    )
-    *numbers, prompts = map(int, comment.groups())
-    (_, training, _, _), remaining = parsed("--config", str(path))
-    if path.stem == "cpu":
-        processes = int(launched(remaining).num_processes)
-    else:
-        step, _, table = taught.read_config(path)
-        processes, said = step.processes, in_comment(path, r"memory of each GPU by the planner: ([\d.]+) GB")
-        assert float(said[1]) == pytest.approx(table.sum().max(), abs=0.051)
-    batch, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
-    assert numbers == [processes, batch, accumulation, training.num_generations]
-    assert taught.Step(*numbers).prompts == prompts
 
 
 def test_eight_gpus_take_the_step_of_one():
@@ -179,8 +167,8 @@ def test_the_file_for_two_machines_is_trls_own_for_more_machines(in_root):
     shipped = files("trl.accelerate_configs") / "fsdp2.yaml"
     expected = yaml.safe_load(shipped.read_text()) | {"num_machines": 2, "num_processes": 16}
     assert yaml.safe_load(ours.read_text(encoding="utf-8")) == expected
-    command = in_comment(DATA / "configs" / "16_gpus.yaml", r"trl grpo (--config .*)")[1].split()
-    arguments = launched(parsed(*command)[1])
+    comments = (DATA / "configs" / "16_gpus.yaml").read_text(encoding="utf-8")
+    arguments = launched(parsed(*re.search(r"trl grpo (--config .*)", comments)[1].split())[1])
     assert (arguments.machine_rank, arguments.main_process_ip, arguments.main_process_port) == (0, "10.0.0.1", 29500)
     assert Path(arguments.config_file).resolve() == ours
 
@@ -188,17 +176,11 @@ def test_the_file_for_two_machines_is_trls_own_for_more_machines(in_root):
 def test_the_commands_in_the_notebook_are_understood(in_root):
     notebook = nbformat.read(ROOT / "notebooks" / "09_scaling_out.ipynb", as_version=4)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").replace("\\\n", " ")
-    commands = [
-        line.split() for line in re.findall(r"^(?:CUDA_VISIBLE_DEVICES=\S+ )?trl grpo (.*)$", text, re.MULTILINE)
-    ]
-    assert len(commands) == 3
-    ranks, processes = [], []
-    for command in commands:
-        (_, training, _, _), remaining = parsed(*command)
-        arguments = launched(remaining)
-        ranks.append(arguments.machine_rank)
-        processes.append(arguments.num_processes)
-    assert ranks == [0, 1, None] and processes == [None, None, 7]
+    commands = re.findall(r"^(?:CUDA_VISIBLE_DEVICES=\S+ )?trl grpo (.*)$", text, re.MULTILINE)
+    read = [parsed(*command.split()) for command in commands]
+    launches = [launched(remaining) for _, remaining in read]
+    assert [(a.machine_rank, a.num_processes) for a in launches] == [(0, None), (1, None), (None, 7)]
+    (_, training, *_), _ = read[-1]
     assert training.use_vllm and training.vllm_mode == "server"
 
 
@@ -304,16 +286,13 @@ def test_prompts_are_shared_within_one_process_only(processes, expected, policy,
     assert [name for name, trainer in trainers.items() if trainer.called] == [expected]
 
 
-LAUNCH = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
-
-
 @pytest.mark.trains
 def test_two_processes_do_what_one_does(tmp_path):
     """The same rewards; the same weights within 1e-5, where training moved them by more than 1e-3."""
     scaling.train(tmp_path / "one", batch=32, steps=2)
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "-m", "grpo_helpers.lessons.scaling"]
-    command += ["train", str(tmp_path / "two"), "--batch", "16", "--steps", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["-m", "grpo_helpers.lessons.scaling", "train", str(tmp_path / "two"), "--batch", "16", "--steps", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]

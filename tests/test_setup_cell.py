@@ -75,14 +75,6 @@ def copy(tmp_path: Path) -> Path:
     return root
 
 
-def install(site: Path, name: str, version: str) -> None:
-    """As a folder there says that it is installed."""
-    for old in site.glob(f"{name}-*.dist-info"):
-        shutil.rmtree(old)
-    (site / f"{name}-{version}.dist-info").mkdir()
-    (site / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
-
-
 @pytest.fixture
 def colab(tmp_path: Path, copy: Path) -> dict[str, str]:
     """Variables that make a process see Colab's versions, the fake pip and, at `ADDRESS`, a local repository."""
@@ -92,12 +84,13 @@ def colab(tmp_path: Path, copy: Path) -> dict[str, str]:
         (site / package / "__init__.py").touch()
     (site / "pip" / "__main__.py").write_text(PIP)
     (site / "packaging").symlink_to(Path(packaging.__file__).parent)
-    for name, version in COLAB.items():
-        install(site, name, version)
+    env = {"PYTHONPATH": str(site), "FAKE_SITE": str(site)}
+    subprocess.run([sys.executable, site / "pip", *map("==".join, COLAB.items())], env=env, check=True)
+    (site / "pip.jsonl").unlink()
     identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
     for command in (["init"], ["add", "--all"], [*identity, "commit", "-m", "all"]):
         subprocess.run(["git", f"--git-dir={copy / '.git'}", f"--work-tree={copy}", *command], check=True)
-    env = {"PYTHONPATH": str(site), "FAKE_SITE": str(site), "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": ADDRESS}
+    env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": ADDRESS}
     return env | {"GIT_CONFIG_KEY_0": f"url.{copy.as_uri()}.insteadOf"}
 
 
@@ -196,7 +189,7 @@ def test_an_import_before_the_set_up_cell_that_cannot_stay_asks_for_one_restart(
 
 
 def test_a_torch_older_than_tested_is_named_and_kept(content, colab):
-    install(Path(colab["FAKE_SITE"]), "torch", "2.6.0+cu124")
+    subprocess.run([sys.executable, "-m", "pip", "torch==2.6.0+cu124"], env=colab, check=True)
     _, printed, error = run_cell(content, ADDRESS, "import google.colab", **colab)
     assert error == "" and "not what the series is tested with: torch >=2.10" in printed
     assert versions_in(colab)["torch"] == "2.6.0+cu124"

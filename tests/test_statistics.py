@@ -16,18 +16,16 @@ from grpo_helpers.statistics import bootstrap_interval, gain_interval, paired_te
 
 from .cells import definitions
 
-built = definitions("06_evaluation", "paired_power", "questions_for_gain", "choose")
-paired_power, questions_for_gain, choose = built.paired_power, built.questions_for_gain, built.choose
+taught = definitions("06_evaluation", "paired_power", "questions_for_gain", "choose")
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_is_the_formula_and_mirrors(rate):
+def test_wilson_interval_is_the_formula(rate):
     k, n = rate
     z, p = 1.959963984540054, k / n
     middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     low, high = wilson_interval(k, n)
     assert (low, high) == pytest.approx(((middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)), abs=1e-9)
-    assert (1 - high, 1 - low) == pytest.approx(wilson_interval(n - k, n))
     assert 0 <= low <= p <= high <= 1
 
 
@@ -42,15 +40,11 @@ def test_what_is_no_rate_is_refused(successes, n):
         wilson_interval(successes, n)
 
 
-verdicts = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
-
-
-@given(verdicts)
-def test_paired_test_is_scipys_binomial_test_and_symmetric(questions):
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
+def test_paired_test_is_scipys_binomial_test(questions):
     before, after = pd.DataFrame(questions, columns=["before", "after"], dtype=bool).T.to_numpy()
-    got, back = paired_test(before, after), paired_test(after, before)
+    got = paired_test(before, after)
     assert (got["gained"], got["lost"]) == (questions.count((False, True)), questions.count((True, False)))
-    assert back == {"gained": got["lost"], "lost": got["gained"], "p_value": pytest.approx(got["p_value"])}
     changed = got["gained"] + got["lost"]
     assert got["p_value"] == pytest.approx(binomtest(got["gained"], changed, 0.5).pvalue if changed else 1.0)
 
@@ -81,22 +75,15 @@ def test_verdicts_of_every_library_are_taken(verdicts):
     assert paired_test(verdicts, [False, True]) == {"gained": 1, "lost": 1, "p_value": 1.0}
 
 
-counts = st.integers(1, 400).flatmap(
-    lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n)).filter(lambda c: c[0] + c[1] <= n)
-)
-
-
-@given(counts)
-def test_gain_interval_is_the_published_code(case):
+@given(st.integers(0, 150), st.integers(0, 150), st.integers(0, 150))
+def test_gain_interval_is_the_published_code(gained, lost, unchanged):
     """Agresti's own R function, diffpropci(b, c, n), in Python."""
-    gained, lost, n = case
+    n = gained + lost + unchanged
     difference = (gained - lost) / (n + 2)
     sd = math.sqrt((gained + lost + 1) - (gained - lost) ** 2 / (n + 2)) / (n + 2)
     z = norm.ppf(0.975)
-    low, high = gain_interval(gained, lost, n)
-    assert (low, high) == pytest.approx((max(-1, difference - z * sd), min(1, difference + z * sd)))
-    mirrored = gain_interval(lost, gained, n)
-    assert (-mirrored[1], -mirrored[0]) == pytest.approx((low, high))
+    expected = max(-1, difference - z * sd), min(1, difference + z * sd)
+    assert gain_interval(gained, lost, n) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("gained", "lost", "n"), [(math.nan, 1, 30), (5, 1, 3), (-1, 2, 9), (0, 1, 0)])
@@ -115,31 +102,31 @@ def test_power_is_what_brute_force_counts(n, gained, lost, alpha):
     for flips in itertools.product("gl-", repeat=n):
         g, lo = flips.count("g"), flips.count("l")
         power += gained**g * lost**lo * (1 - gained - lost) ** (n - g - lo) * rejects(g, lo)
-    assert paired_power(n, gained, lost, alpha) == pytest.approx(power, abs=1e-9)
+    assert taught.paired_power(n, gained, lost, alpha) == pytest.approx(power, abs=1e-9)
 
 
 def test_a_gain_that_no_20_000_questions_show_is_told_in_seconds():
     start = time.process_time()
-    assert questions_for_gain(0.051, 0.05) == questions_for_gain(0.5, 0.5) == 20_000
+    assert taught.questions_for_gain(0.051, 0.05) == taught.questions_for_gain(0.5, 0.5) == 20_000
     assert time.process_time() - start < 10, "it was 115 seconds"
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0.05, 0.10), (1.0, 0.0), (0.02, 0.0), (0.3, 0.2)])
 def test_questions_needed_have_the_power_and_hardly_fewer_do(gained, lost):
-    n = questions_for_gain(gained, lost)
-    assert paired_power(n, gained, lost) >= 0.8
+    n = taught.questions_for_gain(gained, lost)
+    assert taught.paired_power(n, gained, lost) >= 0.8
     fewer = int(0.93 * n) - 3
-    assert fewer < 1 or paired_power(fewer, gained, lost) < 0.8
+    assert fewer < 1 or taught.paired_power(fewer, gained, lost) < 0.8
 
 
 def test_choosing_is_scored_where_the_answer_is_known_and_flatters_as_the_best_of_coins():
-    assert choose(np.eye(2, dtype=bool), 1) == (1.0, 0.0, pytest.approx(0.5, abs=0.05))  # all of it luck
-    assert choose(np.array([[True] * 6, [False] * 6]), 3) == (1.0, 1.0, 0.0)  # the first of the two, and no luck
+    assert taught.choose(np.eye(2, dtype=bool), 1) == (1.0, 0.0, pytest.approx(0.5, abs=0.05))  # all of it luck
+    assert taught.choose(np.array([[True] * 6, [False] * 6]), 3) == (1.0, 1.0, 0.0)  # the first of the two, and no luck
     tosses = np.random.default_rng(1).random((24, 400)) < 0.5
-    on_a, on_b, _ = choose(tosses[-1:], 100)  # no choice
+    on_a, on_b, _ = taught.choose(tosses[-1:], 100)  # no choice
     assert on_a == pytest.approx(on_b, abs=0.006)
     best = 0.5 + 1.948 * 0.5 / 100**0.5  # the highest of 24 normal draws, on average
-    assert choose(tosses, 100) == pytest.approx((best, 0.5, 0.5), abs=0.02)
+    assert taught.choose(tosses, 100) == pytest.approx((best, 0.5, 0.5), abs=0.02)
 
 
 def test_bootstrap_interval_is_known_for_a_small_sample_repeats_and_has_no_width_where_nothing_varies():

@@ -56,17 +56,16 @@ class Watch(TrainerCallback):
 
 def main_job(output, profile, resume=False):
     """`run.run`, watched."""
-    watch, make, printed = Watch(), training.make_trainer, io.StringIO()
+    watch, make = Watch(), training.make_trainer
 
     def make_trainer(*args, **kwargs):
         watch.trainer = make(*args, **kwargs)
         watch.trainer.add_callback(watch)
         return watch.trainer
 
-    quiet = contextlib.redirect_stdout(printed)
     with (
         mock.patch.object(training, "make_trainer", make_trainer),
-        quiet,
+        contextlib.redirect_stdout(io.StringIO()) as printed,
         warnings.catch_warnings(record=True) as warned,
     ):
         run.run(profile, output=output, resume=resume)
@@ -255,7 +254,7 @@ def test_a_ledger_refuses_a_policy_that_overflows_and_claims_nothing_of_steps_it
 
 NOTEBOOKS = ("04", "05", "06") if os.environ.get("WEEKLY") else ("05",)
 SHORT = {"max_completion_length": 12, "eval_questions": 8, "eval_batch": 8}
-QUICK_T4 = REHEARSED.with_(**SHORT, steps=2)
+QUICK_T4 = REHEARSED.with_(**SHORT)
 LONGER = {"max_completion_length": 24, "eval_questions": 16, "eval_batch": 16}
 TINIES = {"04": TINY, "05": TINY.with_(**SHORT), "06": TINY.with_(**LONGER, steps=8)}  # 04: as it was recorded
 

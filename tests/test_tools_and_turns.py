@@ -92,10 +92,8 @@ def some_batch():
     data, options = rows(8), {"tools": [taught.calculate], "per_device_train_batch_size": 8, "max_steps": 1}
     trainer = taught.make_trainer(data, [taught.correct_func], **options)
     trainer.current_gradient_accumulation_steps = 1
-    call, (right, wrong) = (
-        f"[calculate text={data[0]['text']}]",
-        map("The answer is {}.".format, (data[0]["answer"], 1)),
-    )
+    call = f"[calculate text={data[0]['text']}]"
+    right, wrong = (f"The answer is {number}." for number in (data[0]["answer"], 1))
     scripts = [list(turns) for turns in [(call, right), (wrong,), (call, wrong), (right,)] * 2]
 
     def next_turns(prompt_ids, *args, **kwargs):

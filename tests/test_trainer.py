@@ -5,13 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.utils.rnn import pad_sequence
 
 from grpo_helpers import data, models, records, training
 from grpo_helpers.fast import sampling, trainer
 from grpo_helpers.fast.sampling import pad_left
 from grpo_helpers.fast.trainer import SharedPromptTrainer, completion_logps
 from grpo_helpers.models import causal_lm
-from grpo_helpers.profiles import TINY
+from grpo_helpers.profiles import ATTENTION, TINY
+from grpo_helpers.prompts import prompt_ids
 
 from .test_sampling import random_model
 
@@ -32,21 +34,16 @@ def adapted(model, **options):
     return get_peft_model(model, config).eval()
 
 
-ATTENTION = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["all weights", "LoRA"])
 def model(request):
-    return adapted(random_model(end=1), **ATTENTION) if request.param else random_model(end=1)
+    return adapted(random_model(end=1), target_modules=list(ATTENTION)) if request.param else random_model(end=1)
 
 
 def tensors(batch):
     """The batch as TRL passes it: prompts padded on the left, completions on the right."""
     prompts, completions = batch
-    width = max(map(len, completions))
-    ids = torch.tensor([[*c, *[0] * (width - len(c))] for c in completions])
-    mask = torch.tensor([[*[1] * len(c), *[0] * (width - len(c))] for c in completions])
-    return *pad_left(prompts, 0, "cpu"), ids, mask
+    ids = pad_sequence(list(map(torch.tensor, completions)), batch_first=True)
+    return *pad_left(prompts, 0, "cpu"), ids, (ids > 0).long()
 
 
 def plain_logps(model, batch, temperature):
@@ -57,7 +54,7 @@ def plain_logps(model, batch, temperature):
         logps = (logits / temperature).log_softmax(dim=-1)
         entropy = torch.distributions.Categorical(logits=logits / temperature).entropy()
         rows.append((logps[range(len(completion)), completion], entropy))
-    return tuple(torch.nn.utils.rnn.pad_sequence(parts, batch_first=True) for parts in zip(*rows, strict=True))
+    return tuple(pad_sequence(parts, batch_first=True) for parts in zip(*rows, strict=True))
 
 
 def gradients(model, logps):
@@ -128,9 +125,8 @@ def test_adapters_of_any_kind_sample_the_policy_that_peft_computes_and_leave_no_
 def generate(prompt_ids, num_generations=1):
     """SharedPromptTrainer's sampling, greedy, on a random model."""
     tokenizer = SimpleNamespace(eos_token_id=1, pad_token_id=0)
-    policy = adapted(random_model(end=1), **ATTENTION)
-    fields = {"model": policy, "max_completion_length": 5, "_tokenizer": tokenizer, "temperature": 0}
-    trainer = SimpleNamespace(**fields)
+    policy = adapted(random_model(end=1), target_modules=list(ATTENTION))
+    trainer = SimpleNamespace(model=policy, max_completion_length=5, _tokenizer=tokenizer, temperature=0)
     return SharedPromptTrainer._generate_single_turn(trainer, prompt_ids, None, {}, num_generations)[0]
 
 
@@ -173,9 +169,7 @@ def train_on(fixed, shared_prompts, folder, skip_tied=False, **overrides):
 def fixed_completions():
     """Three batches sampled by the tiny policy, with ends, and some cut off."""
     model, tokenizer = models.load_policy(TINY)
-    prompts = data.load_task(TINY, "train", 6)["prompt"]
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = prompt_ids(tokenizer, data.load_task(TINY, "train", 6)["prompt"])
     torch.manual_seed(0)
     rows = sampling.sample_policy(model, tokenizer, ids, 24, 4, 1.0)
     assert any(row[-1] != tokenizer.eos_token_id for row in rows)

@@ -251,6 +251,7 @@ QUESTION = {"question": "?", "prompt": [{"role": "user", "content": "?"}], "answ
         ({"answer": "Paris"}, {"reward_funcs": mine}, None),  # for a reward that reads words
         ({}, {"reward_funcs": []}, "no reward"), ({}, {"temperature": 0.0}, "temperature=0.0"),
         ({}, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({}, {"gradient_checkpointing_kwargs": True}, "gradient_checkpointing_kwargs=True: it is called activation_"),
         ({}, {"profile": QUICK.with_(lora_targets=("q_proj", "query"))}, "'query'"),
     ],
 )  # fmt: skip
@@ -304,11 +305,6 @@ def test_the_same_training_twice_is_the_same_to_the_last_bit_and_leaves_the_poli
     assert all(torch.equal(runs[1][1][k], v) for k, v in runs[0][1].items())
     assert not torch.are_deterministic_algorithms_enabled() and signal.getsignal(signal.SIGINT) is handler
     assert not trainer.model.training and trainer.model.config.use_cache
-
-
-def test_an_old_name_that_would_be_ignored_is_refused_with_the_new_one():
-    with pytest.raises(ValueError, match="gradient_checkpointing_kwargs=True.*activation_checkpointing_kwargs"):
-        training.grpo_config(TINY, "unused", gradient_checkpointing_kwargs=True)
 
 
 def test_the_article_profile_is_the_articles_configuration():

@@ -10,21 +10,14 @@ import torch
 
 from grpo_helpers.lessons import flawed
 from grpo_helpers.lessons.validation import COLUMNS, attacks, ideal_reply, shorten, validate_rewards
-from grpo_helpers.rewards import REWARD_FUNCS, completion_text, correctness_reward_func
+from grpo_helpers.rewards import REMEDY, REWARD_FUNCS, completion_text
+from grpo_helpers.rewards import correctness_reward_func as sound
 
 from .cells import definitions
 
 CHAT = [{"role": "user", "content": "6 * 12?"}]
 ROWS = [{"answer": gold, "prompt": CHAT} for gold in ("72", "-5", "1,000", "3.50", "9")]
 patched_reward_func = definitions("03_reward_design", "patched_reward_func").patched_reward_func
-
-
-def checks(findings):
-    return set(findings["check"])
-
-
-def sound(completions, answer, **kwargs):
-    return correctness_reward_func(completions=completions, answer=answer)
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], [{"answer": "72", "prompt": "6 * 12?"}], [{"answer": "72"}]])
@@ -51,7 +44,7 @@ def test_another_task_with_another_layout(sloppy):
 
     rows = [{"prompt": "Paint it", "colour": c} for c in ("red", "green", "blue")]
     findings = validate_rewards([colour_reward], rows, lambda row: f"COLOUR: {row['colour']}")
-    assert checks(findings) == ({"adversarial replies"} if sloppy else set())
+    assert set(findings["check"]) == ({"adversarial replies"} if sloppy else set())
 
 
 def test_an_attack_that_is_the_ideal_reply_is_no_attack():
@@ -94,20 +87,19 @@ def test_a_gold_answer_that_cannot_be_matched_is_named_with_its_row():
 
 
 @pytest.mark.parametrize(
-    ("unusable", "said", "remedy"),
+    ("unusable", "said"),
     [
-        (lambda completions, **kwargs: [math.nan] * len(completions), "returned nan", ""),
-        (lambda completions, **kwargs: [1.0], "returned 1 rewards for 5", ""),
-        (lambda completions, **kwargs: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError", ""),
+        (lambda completions, **kwargs: [math.nan] * len(completions), "returned nan"),
+        (lambda completions, **kwargs: [1.0], "returned 1 rewards for 5"),
+        (lambda completions, **kwargs: 1 / 0 if len(completions) > 1 else None, "raised ZeroDivisionError"),
         # takes no conversations
-        (lambda completions, **kwargs: [1.0 for c in completions if re.search("<answer>", c)], "TypeError", ""),
-        (lambda completions, answer: [1.0] * len(answer), "TypeError", "**kwargs"),  # TRL passes more keywords
+        (lambda completions, **kwargs: [1.0 for c in completions if re.search("<answer>", c)], "TypeError"),
+        (lambda completions, answer: [1.0] * len(answer), "TypeError"),  # TRL passes more keywords
     ],
 )
-def test_what_no_trainer_can_use_is_named(unusable, said, remedy):
+def test_what_no_trainer_can_use_is_named(unusable, said):
     (row,) = validate_rewards([unusable, sound], ROWS).itertuples()
-    assert row.check == "usable rewards" and row.reward == "<lambda>" and said in row.found
-    assert row.remedy and remedy in row.remedy
+    assert (row.check, row.reward, row.remedy) == ("usable rewards", "<lambda>", REMEDY) and said in row.found
 
 
 @pytest.mark.parametrize(
@@ -123,7 +115,7 @@ def test_a_reward_that_breaks_on_some_completions_only_is_found(mine, said):
         return [mine(completion_text(c), p) for c, p in zip(completions, sound(completions, answer), strict=True)]
 
     findings = validate_rewards([breaks], ROWS)
-    assert checks(findings) == {"usable rewards"} and findings["found"].str.contains(said).any()
+    assert set(findings["check"]) == {"usable rewards"} and findings["found"].str.contains(said).any()
 
 
 def test_a_hostile_completion_of_ones_own_is_tried():
@@ -166,7 +158,7 @@ def test_findings_bear_the_name_of_each_although_two_share_it():
     findings = validate_rewards([silent, farm, partial(silent)], ROWS)
     names = findings.loc[findings["check"] == "can it fire?", "reward"].tolist()
     assert names == ["published_int_reward_func", "published_int_reward_func_2"]
-    assert "adversarial replies" in checks(findings)
+    assert "adversarial replies" in set(findings["check"])
 
 
 @pytest.mark.parametrize("text", ["short", "x" * 60, "x" * 61, "a\r\nb" * 1000])
@@ -182,4 +174,4 @@ def test_a_cost_that_shows_only_after_a_good_reply_is_found():
         return sound(completions, answer)
 
     findings = validate_rewards([reads_on], ROWS)
-    assert checks(findings) == {"cost"} and findings["completion"][0].startswith("<reasoning>")
+    assert set(findings["check"]) == {"cost"} and findings["completion"][0].startswith("<reasoning>")

@@ -8,11 +8,9 @@ from grpo_helpers.profiles import TINY
 
 from .cells import definitions
 
-NAMES = ("game", "ideal_reply", "demonstrations", "warm_up", "gentle_settings")
-taught = definitions("10_your_own_task", *NAMES)
+taught = definitions("10_your_own_task", "game", "ideal_reply", "demonstrations", "warm_up", "gentle_settings")
 SOLVED = [((a, b), a * b, f"{a} * {b}") for a in (2, 3, 5, 7) for b in (4, 6, 8, 9, 10, 11, 12, 13)]
 DEMONSTRATIONS = taught.demonstrations([taught.game(*solved) for solved in SOLVED], taught.ideal_reply)
-SETTINGS = {"epochs": 4, "learning_rate": 2e-3}
 
 
 def weights(model):
@@ -24,7 +22,7 @@ def weights(model):
 def test_the_policy_itself_becomes_better_at_what_it_is_shown(adapter, capfd):
     model, tokenizer = models.load_policy(TINY)
     before, lora = weights(model), models.lora_config(TINY) if adapter else None
-    log = taught.warm_up(model, tokenizer, DEMONSTRATIONS, lora=lora, **SETTINGS)
+    log = taught.warm_up(model, tokenizer, DEMONSTRATIONS, lora=lora, epochs=4, learning_rate=2e-3)
     assert log["step"].tolist() == list(range(1, 9)) and log["loss"].tail(2).mean() < 0.8 * log["loss"].head(2).mean()
     after = weights(model)
     assert after.keys() == before.keys() and all(p.requires_grad for p in model.parameters())

@@ -6,6 +6,7 @@ That the notebooks' own solutions pass is tested in test_notebooks.py.
 import math
 import re
 from collections import Counter
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -143,7 +144,7 @@ MADE_UP = {
     "notebook_03.history_of": history_of,
     "notebook_04.short_run": lambda learning_rate: pd.DataFrame({"reward": [-abs(math.log(learning_rate / 3e-3))]}),
     "_exercise.short_run": lambda learning_rate, **_: pd.DataFrame(
-        {"reward": [0] * 5 + [int(learning_rate == 2e-3)] * 5}
+        {"reward": [0] * 5 + [math.nan if learning_rate > 1 else int(learning_rate == 2e-3)] * 5}
     ),
     "notebook_06.compared": compared,
     "notebook_09.short_run": split,
@@ -300,6 +301,7 @@ ANSWERS = {
         (lambda train: len(train(**MENDED)) and MENDED, SOLVED),
         (lambda train: len(train(max_completion_length=160)) and {"max_completion_length": 160}, "by 0.00 points"),
         (lambda train: len(train(steps=5)) and {"steps": 5}, "steps do not count"),
+        (lambda train: len(train(learning_rate=9)) and {"learning_rate": 9}, "the reward rises by nan points"),
     ],
     checks.what_each_learned: [
         (lambda train: {n: learned for n, learned in zip("ABC", LEARNED, strict=True) if len(train(n))}, SOLVED),

@@ -1,7 +1,5 @@
 """Notebook 12, sections 3 to 5: a learned reward, a judge, several rewards. What they teach is read from the cells."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import itertools

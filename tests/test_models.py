@@ -51,35 +51,31 @@ def made(tmp_path):
     return make
 
 
-def as_read_by(path, model, tokenizer, prompt):
-    """The tokens of `prompt` in training (TRL's own code), in evaluation and in a probe."""
-    if path == "training":
-        trainer = GRPOTrainer.__new__(GRPOTrainer)
-        trainer.__dict__.update(processing_class=tokenizer, environment_factories=None, tools=[], chat_template=None)
-        trainer.__dict__.update(chat_template_kwargs={}, _is_vlm=False)
-        return trainer._tokenize_prompts([prompt])[0][0]
-    if path == "probe":
-        return [None] * probing.prompt_lengths(tokenizer, [prompt])[0]
-    return prompt_ids(tokenizer, [prompt])[0]
+def read_in_training(tokenizer, prompt):
+    """The tokens of `prompt` by TRL's own code."""
+    trainer = GRPOTrainer.__new__(GRPOTrainer)
+    trainer.__dict__.update(processing_class=tokenizer, environment_factories=None, tools=[], chat_template=None)
+    trainer.__dict__.update(chat_template_kwargs={}, _is_vlm=False)
+    return trainer._tokenize_prompts([prompt])[0][0]
 
 
 @pytest.mark.parametrize("arguments", [None, {"thinking": False}])
 @pytest.mark.parametrize("template", [None, TURNS, REFUSES, DROPS])
 def test_a_prompt_is_the_same_in_training_evaluation_and_probes(made, template, arguments):
-    policy = models.load_policy(made(template).with_(chat_template_kwargs=arguments))
+    _, tokenizer = models.load_policy(made(template).with_(chat_template_kwargs=arguments))
     for prompt in (CHAT, CHAT[1:], "raw text 1 + 1 ="):
-        train, evaluation, probe = (as_read_by(path, *policy, prompt) for path in ("training", "evaluation", "probe"))
-        assert train == evaluation and len(train) == len(probe)
-        text = policy[1].decode(train)
+        train, lengths = read_in_training(tokenizer, prompt), probing.prompt_lengths(tokenizer, [prompt])
+        assert prompt_ids(tokenizer, [prompt]) == [train] and lengths == [len(train)]
+        text = tokenizer.decode(train)
         if isinstance(prompt, str):
             assert text == prompt, "as TRL reads it: no template"
         else:
             assert all(text.count(message["content"]) == 1 for message in prompt)
             assert text.endswith("assistant\nno " if template and arguments else "assistant\n")
         rows = Dataset.from_list([{"question": "?", "prompt": prompt, "answer": "1"}])
-        assert len(data.drop_long_prompts(rows, policy[1], len(train))[0]) == 1
+        assert len(data.drop_long_prompts(rows, tokenizer, len(train))[0]) == 1
         with pytest.raises(ValueError, match=f"the shortest has {len(train)}"):
-            data.drop_long_prompts(rows, policy[1], len(train) - 1)
+            data.drop_long_prompts(rows, tokenizer, len(train) - 1)
 
 
 @pytest.mark.parametrize("template", [TURNS, REFUSES, DROPS])
@@ -102,9 +98,9 @@ def test_arguments_of_every_kind_reach_the_template(tokenizer):
     models.fit_template(tokenizer)
     assert tokenizer.chat_template == given, "a usual template is left as it is"
     template = TURNS + "{{ 'on' if mode else 'off' }}{{ mode if mode is string }}"
-    for value, shown in {False: "off", True: "on", None: "off", "it's": "onit's", (1, "a"): "on"}.items():
+    for value, shown in ((False, "off"), (True, "on"), (None, "off"), ("it's", "onit's"), ([1, "a"], "on")):
         tokenizer.chat_template = template
-        models.fit_template(tokenizer, {"mode": list(value) if isinstance(value, tuple) else value})
+        models.fit_template(tokenizer, {"mode": value})
         assert tokenizer.apply_chat_template(CHAT, tokenize=False).endswith(shown)
 
 

@@ -100,7 +100,7 @@ def batch():
     said = {"prompt_ids": ids[:, :prompt], "prompt_mask": torch.ones(rows, prompt, dtype=torch.long)}
     said |= {"completion_ids": ids[:, prompt:], "completion_mask": mask}
     with torch.no_grad():
-        now = at(logits_of(policy(), said).log_softmax(dim=-1), said["completion_ids"])
+        now = selective_log_softmax(logits_of(policy(), said), said["completion_ids"])
     token, whole, reference = (far * torch.randn(rows, n, generator=g, dtype=far.dtype) for n in (LONGEST, 1, LONGEST))
     old = now + token / 2 + whole / 8
     return said | {
@@ -126,14 +126,10 @@ def logits_of(model, inputs):
     return model(ids, attention_mask=mask).logits[:, -inputs["completion_ids"].shape[1] - 1 : -1]
 
 
-def at(logps, tokens):
-    return logps.gather(-1, tokens[..., None])[..., 0]
-
-
 def by_hand(hand, options, inputs):
     every_token = logits_of(policy(), inputs).log_softmax(dim=-1)
     b = SimpleNamespace(
-        now=at(every_token, inputs["completion_ids"]),
+        now=every_token.gather(-1, inputs["completion_ids"][..., None])[..., 0],
         old=inputs["old_per_token_logps"],
         ref=inputs["ref_per_token_logps"],
         entropy=-(every_token.exp() * every_token).sum(dim=-1),
@@ -248,7 +244,7 @@ def test_rloo_takes_the_kl_off_the_reward_and_leaves_each_out_of_its_baseline(mo
     scored = trl_advantages(rewards[:, None], 4, RLOOTrainer, beta=0.05)
     with torch.no_grad():
         models = (trainer.model, trainer.ref_model)
-        old, ref = (at(logits_of(m, scored).log_softmax(dim=-1), scored["completion_ids"]) for m in models)
+        old, ref = (selective_log_softmax(logits_of(m, scored), scored["completion_ids"]) for m in models)
     b = SimpleNamespace(old=old, ref=ref, mask=scored["completion_mask"])
     advantages = every.rloo_advantages(rewards, b, 4)[:, 0]
     torch.testing.assert_close(advantages, scored["advantages"].double(), rtol=1e-4, atol=1e-4)

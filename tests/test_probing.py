@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from grpo_helpers import data, rewards
 from grpo_helpers.lessons import probing
 from grpo_helpers.profiles import get_profile
-from grpo_helpers.prompts import SYSTEM_PROMPT, XML_COT_FORMAT
 from grpo_helpers.rewards import MAX_REWARD, TAGS
 
 from .cells import definitions
 
-GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 taught = definitions("02_prompts_and_data", "as_text", "signal_per_token", "tied_groups")
 
 
@@ -52,7 +50,7 @@ def test_each_variant_is_asked_the_same_training_questions_and_none_that_it_was_
 
 def test_an_example_among_the_first_questions_is_passed_over(profile, policy):
     first, second = data.load_task(profile, "train", 2)["question"]
-    shown = {"example": probing.PromptVariant(SYSTEM_PROMPT, ((first, GOOD),))}
+    shown = {"example": probing.PromptVariant(None, ((first, "72"),))}
     table = probing.ask_variants(profile, *policy, shown, n=1)
     assert table["question"].tolist() == [second]
 
@@ -120,16 +118,12 @@ def test_every_reply_is_judged_by_its_own_row(asked):
     assert table["total"].tolist() == [2.5, 0, 0.5, 2]
 
 
-def test_a_reward_that_returns_nonsense_or_raises_is_named(asked):
-    def mine(completions, **kwargs):
-        return [1.0]
-
+def test_a_reward_that_cannot_be_used_is_named(asked):
     def picky(completions, size, **kwargs):
         return [0.0] * len(completions)
 
-    for reward, said in ((mine, "mine returned 1 rewards for 4"), (picky, "picky raised TypeError.*size")):
-        with pytest.raises(ValueError, match=said):
-            probing.scored_replies(None, None, ROWS, [reward], 48)
+    with pytest.raises(ValueError, match="picky raised TypeError.*size"):
+        probing.scored_replies(None, None, ROWS, [picky], 48)
 
 
 def test_rates_are_counts_over_n_in_the_order_given():

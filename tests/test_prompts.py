@@ -24,9 +24,7 @@ from grpo_helpers.prompts import (
 integers = st.one_of(st.integers(-(10**9), 10**9), st.integers(10**30, 10**40), st.integers(-(10**40), -(10**30)))
 numbers = st.one_of(
     integers.map(Decimal),
-    st.builds(
-        lambda digits, places: Decimal(digits).scaleb(-places), st.integers(-(10**20), 10**20), st.integers(1, 8)
-    ),
+    st.builds(Decimal.scaleb, st.integers(-(10**20), 10**20).map(Decimal), st.integers(-8, -1)),
 )
 
 FRAGMENTS = [
@@ -52,54 +50,42 @@ def test_system_prompt_and_template_ask_for_the_same_layout():
     assert asked == shown == ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<answer>\n\n \t72 \n</answer>\nI hope that helps!", "72"), ("<answer>1</answer><answer>2</answer>", "2"),
-        ("<answer>1</answer> wait <answer>2", "1"), ("<answer>1 <answer>2</answer>", "2"), ("<answer></answer>", ""),
-        ("The answer is 42.", ""), ("<answer>42 and so on and on", ""), ("</answer>42<answer>", ""),
-        ("<ANSWER>42</ANSWER>", ""), ("<answer >42</answer>", ""),
-    ],
-)  # fmt: skip
-def test_extract_xml_answer(text, expected):
-    assert extract_xml_answer(text) == expected
+NO_NUMBER = [
+    "", " ", ".", ",", "-", "$", "%", "$.", "x", "nan", "-Infinity", "72 apples", "x = 72", "12\n34", "[72]",
+    "1,00", "1,0000", "10,00,000", "1234,567", ",500", "1,000,", "1,,000", "1.000,50", "1.2.3", "1 000",
+    "1e3", "1E3", "0x10", "1_000", "1/2", "2+3", "2^3",
+    "--5", "-$-5", "+-5", "-+5", "5-", "$$5", "$5$", "$5 €", "5$$", "%5", "0,125", "0,000",
+    "²", "3²", "٣", "\uff13", "½", "Ⅷ", "五", "1٬000",
+]  # fmt: skip
+READ = {
+    extract_xml_answer: {
+        "<answer>\n\n \t72 \n</answer>\nI hope that helps!": "72", "<answer>1</answer><answer>2</answer>": "2",
+        "<answer>1</answer> wait <answer>2": "1", "<answer>1 <answer>2</answer>": "2", "<answer></answer>": "",
+        "The answer is 42.": "", "<answer>42 and so on and on": "", "</answer>42<answer>": "",
+        "<ANSWER>42</ANSWER>": "", "<answer >42</answer>": "",
+    },
+    extract_hash_answer: {
+        "4 + 4 = <<4+4=8>>8\n#### 8": "8", "#### 1,008": "1,008", "#### $ 20": "20", "#### -$20": "-20",
+        "####72 \n": "72", "#### 1\n#### 2": "2", "### 72": "", "72 ####": "", "": "",
+    },
+    parse_number: {
+        "007": 7, "+5": 5, "\u22125": -5, ".5": 0.5, "-.5": -0.5, "42.": 42, "$ 20": 20, "\u2212$20": -20, "€20": 20,
+        "20 %": 20, "  \n72\t ": 72, "20€": 20, "1,000 $": 1000, "-5£.": -5, "₹1,000": 1000, "¥72": 72,
+    } | dict.fromkeys(NO_NUMBER),
+    last_number: {
+        "That makes 3 + 4 = 7 apples.": 7, "**72**": 72, "\\boxed{72}": 72, "一共72个。": 72, "It costs -$20": -20,
+        "It costs $-20": -20, "it fell to -5 degrees": -5, "it fell to \u22125 degrees": -5, "20% of them": 20,
+        ".5": 0.5, "10-5": 5, "pages 10-12": 12, "1,000, then 2,000, that is all": 2000, "So,72": 72, "Hmm...72": 72,
+        "<answer>\n72\n</answer>": 72, "Is it 5?...72": 72, "1,23,456": 123456, "3 and 1 000": 1000,
+        "₹12,34,56,789.50": 123456789.5,
+    } | dict.fromkeys(["", "no number", "$", "...", "H2O", "²", "٣"]),
+}  # fmt: skip
+CASES = [(read, text, found) for read, table in READ.items() for text, found in table.items()]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("4 + 4 = <<4+4=8>>8\n#### 8", "8"), ("#### 1,008", "1,008"), ("#### $ 20", "20"), ("#### -$20", "-20"),
-        ("####72 \n", "72"), ("#### 1\n#### 2", "2"), ("### 72", ""), ("72 ####", ""), ("", ""),
-    ],
-)  # fmt: skip
-def test_extract_hash_answer(text, expected):
-    assert extract_hash_answer(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("007", "7"), ("+5", "5"), ("\u22125", "-5"), (".5", "0.5"), ("-.5", "-0.5"), ("42.", "42"),
-        ("$ 20", "20"), ("\u2212$20", "-20"), ("€20", "20"), ("20 %", "20"), ("  \n72\t ", "72"), ("20€", "20"),
-        ("1,000 $", "1000"), ("-5£.", "-5"), ("₹1,000", "1000"), ("¥72", "72"),
-    ],
-)  # fmt: skip
-def test_number_is_read(text, value):
-    assert parse_number(text) == Decimal(value)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", " ", ".", ",", "-", "$", "%", "$.", "x", "nan", "-Infinity", "72 apples", "x = 72", "12\n34", "[72]",
-        "1,00", "1,0000", "10,00,000", "1234,567", ",500", "1,000,", "1,,000", "1.000,50", "1.2.3", "1 000",
-        "1e3", "1E3", "0x10", "1_000", "1/2", "2+3", "2^3",
-        "--5", "-$-5", "+-5", "-+5", "5-", "$$5", "$5$", "$5 €", "5$$", "%5", "0,125", "0,000",
-        "²", "3²", "٣", "\uff13", "½", "Ⅷ", "五", "1٬000",
-    ],
-)  # fmt: skip
-def test_anything_else_is_not_a_number(text):
-    assert parse_number(text) is None
+@pytest.mark.parametrize(("read", "text", "found"), CASES)
+def test_what_is_read_and_what_is_not(read, text, found):
+    assert read(text) == found
 
 
 @given(numbers)
@@ -107,21 +93,6 @@ def test_number_reads_back_however_it_is_written(number):
     sign, size = ("-" if number < 0 else ""), number.copy_abs()
     for text in (f"{number:f}", f"{number:,f}", f"{sign}${size:,f}", f"${number:f}", f"\n{number:f} ", f"{number:f}%"):
         assert parse_number(text) == number, text
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("That makes 3 + 4 = 7 apples.", "7"), ("**72**", "72"), ("\\boxed{72}", "72"), ("一共72个。", "72"),
-        ("It costs -$20", "-20"), ("It costs $-20", "-20"), ("it fell to -5 degrees", "-5"),
-        ("it fell to \u22125 degrees", "-5"), ("20% of them", "20"), (".5", "0.5"), ("10-5", "5"),
-        ("pages 10-12", "12"), ("1,000, then 2,000, that is all", "2000"), ("<answer>\n72\n</answer>", "72"),
-        ("So,72", "72"), ("Hmm...72", "72"), ("Is it 5?...72", "72"), ("1,23,456", "123456"), ("3 and 1 000", "1000"),
-        ("₹12,34,56,789.50", "123456789.5"),
-    ],
-)  # fmt: skip
-def test_last_number_is_found(text, value):
-    assert last_number(text) == Decimal(value)
 
 
 SPACES = (" ", "\u00a0", "\u2009", "\u202f")
@@ -148,11 +119,6 @@ def test_last_number_reads_groups_of_three_in_every_notation(size, separator, de
 def test_last_number_is_never_a_piece_of_one(text):
     for sentence in ("{}", "It is {}.", "7, then {} €", "-${}", "{}\n"):
         assert last_number(sentence.format(text)) is None
-
-
-@pytest.mark.parametrize("text", ["", "no number", "$", "...", "H2O", "²", "٣"])
-def test_last_number_is_none_without_one(text):
-    assert last_number(text) is None
 
 
 @given(

@@ -60,9 +60,9 @@ def test_rates_are_those_of_the_recorded_runs(name):
 @both
 def test_every_notebook_is_in_the_table_and_every_link_leads_somewhere(name):
     text = read(name)
-    assert re.findall(r"^\| \[\d\d [^]]+\]\(notebooks/([^)]+)\)", text, re.MULTILINE) == NOTEBOOKS
-    titles = dict(re.findall(r"^\| \[(\d\d [^]]+)\]\(notebooks/([^)]+)\)", text, re.MULTILINE))
-    for title, file in titles.items():
+    listed = re.findall(r"^\| \[(\d\d [^]]+)\]\(notebooks/([^)]+)\)", text, re.MULTILINE)
+    assert [file for _, file in listed] == NOTEBOOKS
+    for title, file in listed:
         assert json.loads(read(f"notebooks/{file}"))["cells"][0]["source"][0] == f"# {title}\n", "one title everywhere"
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if not target.startswith("http"):

@@ -23,7 +23,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = ("05_", "06_")  # these want a GPU when opened in Colab
 FIRST_RUN = "00_first_run"  # plain libraries only: no exercise, whose check is ours, and a figure drawn by pandas
 
-MAX_BYTES = 500_000
+MAX_BYTES = 1_000_000
 MAX_LINES, MAX_MEDIAN_LINES, MAX_WORDS = 40, 10, 200
 
 SETUP = "setup"  # the set-up cell's id

@@ -1,7 +1,4 @@
-"""Trained adapters: find one, load it, describe it in a model card, push it to the hub.
-
-A run leaves <run>/adapter/ (adapter_model.safetensors, adapter_config.json, README.md) beside <run>/run.json.
-"""
+"""Trained adapters (<run>/adapter/, beside <run>/run.json): found, loaded, described in a model card, pushed."""
 
 import json
 from pathlib import Path, PurePosixPath

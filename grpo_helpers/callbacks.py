@@ -43,9 +43,7 @@ class RewardProgress(TrainerCallback):
 class StopAtStepEnd(TrainerCallback):
     """Turns the first Ctrl-C into a clean stop: finish the step, save a checkpoint, return."""
 
-    def __init__(self) -> None:
-        self.stopped = False
-        self._previous: Any = None
+    stopped, _previous = False, None
 
     def _on_signal(self, signum: int, frame: Any) -> None:
         self.stopped = True
@@ -63,7 +61,6 @@ class StopAtStepEnd(TrainerCallback):
     def restore(self) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
 
 
 class DoctorCallback(TrainerCallback):

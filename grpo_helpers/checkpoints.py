@@ -40,8 +40,7 @@ def found(output_dir: str | Path) -> list[tuple[int, Path]]:
 def latest(output_dir: str | Path) -> Path | None:
     """The newest whole checkpoint under `output_dir`, or None; says which damaged ones it passes over."""
     for _, folder in sorted(found(output_dir), reverse=True):
-        problem = damage(folder)
-        if problem is None:
+        if not (problem := damage(folder)):
             return folder
         print(f"{folder.name} is not whole ({problem}); looking for an older one")
     return None

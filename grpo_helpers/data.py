@@ -34,8 +34,7 @@ def read_jsonl(path: str | Path, columns: Sequence[str] = ("question", "answer")
             except ValueError as error:  # not JSON, or cut off inside a letter
                 why = f"not valid JSON ({error}); was the file cut off? It reads {line[:60]!r}"
                 raise ValueError(f"{path}, line {number}: {why}") from None
-            missing = [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]
-            if missing:
+            if missing := [c for c in columns if not isinstance(row, dict) or not isinstance(row.get(c), str)]:
                 why = f"no text in column {missing[0]!r}; every line needs {list(columns)}"
                 raise ValueError(f"{path}, line {number}: {why}")
             rows.append(row)

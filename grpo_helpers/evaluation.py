@@ -144,14 +144,12 @@ def completion_tokens(tokenizer: PreTrainedTokenizerBase, table: pd.DataFrame, m
 class SampleReplies(TrainerCallback):
     """Asks the policy the same questions greedily: before the first step, and PARTS times or less along the run.
 
-    The replies are kept as JSON lines with the columns SAMPLED, a row for each question and step. The file is always
-    whole: what follows the checkpoint that a run resumes from is dropped there and asked again. Nothing random is
-    drawn, so that the training is the same with and without it.
+    The replies are kept in `path` as JSON lines with the columns SAMPLED, a row for each question and step. The file is
+    always whole: what follows the checkpoint that a run resumes from is dropped there and asked again. Nothing random
+    is drawn, so that the training is the same with and without it.
 
-    Args:
-        asked: rows with prompt, question and answer; the first QUESTIONS are taken.
-        path: the file; one left by the same run is carried on when it resumes.
-        show: called with None when training begins, then with the table of the latest replies.
+    Of `asked` (prompt, question and answer) the first QUESTIONS are taken. `show` is called with None when training
+    begins, then with the table of the latest replies.
     """
 
     def __init__(

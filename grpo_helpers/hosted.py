@@ -104,14 +104,13 @@ def use_one_gpu() -> None:
 
 
 def prepare() -> None:
-    """Make this process ready for the series: telemetry off, one GPU, and in Colab or on Kaggle the packages.
+    """Make this process ready for the series: one GPU, and in Colab or on Kaggle the packages.
 
     Programs that a notebook starts are to find this package too, so its folder is put on PYTHONPATH. What cannot be
     done, and Windows itself, where parts of the series cannot work, is a RuntimeError.
     """
     if sys.platform == "win32":
         raise RuntimeError("Windows itself is not supported: open this notebook inside WSL, or in Colab")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
     use_one_gpu()

@@ -114,7 +114,6 @@ def lora_config(profile: Profile) -> LoraConfig:
         lora_alpha=profile.lora_alpha,
         target_modules=list(profile.lora_targets),
         lora_dropout=profile.lora_dropout,
-        bias="none",
         task_type="CAUSAL_LM",
     )
 

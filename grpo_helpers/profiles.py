@@ -1,7 +1,6 @@
 """One recipe, several sizes: everything that differs between machines is a field here.
 
-No notebook branches on a profile's name: sizes, budgets, precision, prompt style and data all come from the `Profile`
-object. `detect()` picks one for the machine at hand; the environment variable `GRPO_PROFILE` overrides it.
+No notebook branches on a profile's name. `machine.detect` picks one for the machine at hand.
 """
 
 import os

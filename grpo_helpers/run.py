@@ -87,8 +87,7 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     same = ("seed", "weights_sha256", "data_sha256")
     sides = ({k: facts.get(k) for k in same} | defaults | facts["profile"] for facts in (saved, now))
     old, new = (json.loads(json.dumps(side)) for side in sides)  # as from a file: tuples are lists
-    differ = [k for k in new if k not in MAY_CHANGE_ON_RESUME and old.get(k) != new[k]]
-    if differ:
+    if differ := [k for k in new if k not in MAY_CHANGE_ON_RESUME and old.get(k) != new[k]]:
         changes = "; ".join(f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in differ)
         raise ValueError(f"this run was started with other settings ({changes}); use those, or another --output")
 
@@ -108,13 +107,12 @@ def record(output: Path) -> Path:
     """
     target = record_folder(output)
     (target / "adapter").mkdir(parents=True, exist_ok=True)
-    names, adapter = list(RECORDED), [f"adapter/{name}" for name in adapters.FILES]
+    adapter = [f"adapter/{name}" for name in adapters.FILES]
     megabytes = sum((output / name).stat().st_size for name in adapter) / 1e6
-    if megabytes <= MAX_ADAPTER_MB:
-        names = adapter + names
-    else:
+    if megabytes > MAX_ADAPTER_MB:
         print(f"the adapter is not recorded: {megabytes:.0f} MB, more than {MAX_ADAPTER_MB:g}; it stays in {output}")
-    for name in names:
+        adapter = []
+    for name in (*adapter, *RECORDED):
         write_bytes(target / name, (output / name).read_bytes())
     return target
 
@@ -284,14 +282,9 @@ def run(
     gsm8k: str | Path | None = None,
     doctor: bool = True,
 ) -> training.Outcome:
-    """Train `profile` with GRPO, measure what it learned, and tell how it ended. The module's docstring has the files.
+    """Train `profile` with GRPO, measure what it learned, and tell how it ended.
 
-    Args:
-        output: as of `output_folder`.
-        resume: whether to go on from the last whole checkpoint there.
-        gsm8k: folder with GSM8K's files, in place of the hub's.
-        doctor: whether a run that cannot learn is stopped.
-
+    The module's docstring has the files, the command line's help the arguments; `output` is as of `output_folder`.
     Mistakes are a ValueError, OSError or WeightsNotFound before anything in the folder is touched, as far as possible;
     Ctrl-C outside of training is KeyboardInterrupt.
     """

@@ -74,12 +74,11 @@ def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **over
     return GRPOConfig(output_dir=str(output_dir), **(fields | machine_options(resolve_dtype(profile)) | overrides))
 
 
-def checked(reward_func: RewardFunc, name: str | None = None, watch: bool = False) -> RewardFunc:
-    """The same reward function, async if it is, under the name that TRL gives it; it refuses to return nonsense.
+def checked(reward_func: RewardFunc, name: str, watch: bool) -> RewardFunc:
+    """The same reward function, async if it is, under `name`; it refuses to return nonsense.
 
     With `watch` the share of completions that state a calculation is logged beside it, as WORKED.
     """
-    name = name or rewards.reward_names([reward_func])[0]
 
     def judged(got: Any, /, completions: Sequence[Completion], log_metric: Any = None, **_: Any) -> list[float | None]:
         if watch and log_metric is not None:
@@ -129,15 +128,10 @@ def make_trainer(
     doctor: bool = True,
     **overrides: Any,
 ) -> GRPOTrainer:
-    """A GRPO trainer for the profile, ready for `train`.
+    """A GRPO trainer for the profile, ready for `train`; `overrides` are GRPOConfig fields.
 
-    Args:
-        reward_funcs: one, or several whose rewards are added up; whatever TRL takes.
-        callbacks: further ones, beside the progress bar.
-        doctor: whether a run that cannot learn is stopped.
-        overrides: GRPOConfig fields.
-
-    Questions, rewards or LoRA targets that cannot be trained with are a ValueError.
+    `reward_funcs` is what TRL takes: one, or several whose rewards are added up. The `doctor` stops a run that cannot
+    learn. Questions, rewards or LoRA targets that cannot be trained with are a ValueError.
     """
     reward_funcs = [reward_funcs] if callable(reward_funcs) or rewards.is_model(reward_funcs) else list(reward_funcs)
     if not reward_funcs:
@@ -251,8 +245,7 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
             if fits.begun or not checkpoint:
                 raise
             why = f"{type(error).__name__}: {error}".partition("\n")[0]
-            what = f"{checkpoint} does not fit this run ({why}); delete it to go on from an older"
-            raise ValueError(what) from error
+            raise ValueError(f"{checkpoint} does not fit this run ({why}); delete it to go on from an older") from error
         what = f"step {trainer.state.global_step} could not be saved ({error}); make room, then resume"
         raise OSError(errno.ENOSPC, what, without_root(trainer.args.output_dir)) from error
     finally:

@@ -144,14 +144,11 @@ def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
     layers = [m for m in linears if m.weight.dtype == torch.bfloat16 and m.weight.device.type == "cpu"]
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         layers = []
-
-    def product(packed: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-
+    plain = {"attr": "none", "scalars": [], "algorithm": ""}  # nothing after the product
     try:
         for layer in layers:
             packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
-            layer.forward = functools.partial(product, packed, layer.bias)
+            layer.forward = functools.partial(torch.ops.mkldnn._linear_pointwise, W=packed, B=layer.bias, **plain)
         yield
     finally:
         for layer in layers:
@@ -307,8 +304,7 @@ def sample_policy(
 ) -> list[list[int]]:
     """`sampling.sample` from a policy that may carry LoRA adapters, and may be in training."""
     lm = causal_lm(model)
-    ids = {"eos_id": end_ids(lm, tokenizer), "pad_id": tokenizer.pad_token_id}
     options = {"max_new_tokens": max_new_tokens, "num_generations": num_generations, "temperature": temperature}
     # In training, layers with activation checkpointing would throw the cache away.
     with eval_mode(model), quick_adapters(model), packed_linears(lm, len(prompts) * num_generations):
-        return sample(lm, prompts, **ids, **options)
+        return sample(lm, prompts, eos_id=end_ids(lm, tokenizer), pad_id=tokenizer.pad_token_id, **options)

@@ -127,10 +127,8 @@ class SharedPromptTrainer(GRPOTrainer):
         groups = prompt_ids[::num_generations]  # TRL repeats each prompt side by side
         if prompt_ids != [prompt for prompt in groups for _ in range(num_generations)]:
             raise ValueError(f"{len(prompt_ids)} prompts are not groups of {num_generations} equal ones side by side")
-        completions = sample_policy(
-            self.model, self._tokenizer, groups, self.max_completion_length, num_generations, self.temperature
-        )
-        return completions, None
+        longest, temperature = self.max_completion_length, self.temperature
+        return sample_policy(self.model, self._tokenizer, groups, longest, num_generations, temperature), None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -142,11 +140,9 @@ class SharedPromptTrainer(GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         # Checkpointing recomputes layers without the cache in which prompts are shared.
-        rewards_entropy = self.args.entropy_coef != 0 or self.args.use_adaptive_entropy
-        if self.args.activation_checkpointing or rewards_entropy:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+        if self.args.activation_checkpointing or self.args.entropy_coef != 0 or self.args.use_adaptive_entropy:
+            given = model, input_ids, attention_mask, logits_to_keep
+            return super()._get_per_token_logps_and_entropies(*given, *args, **kwargs)
         prompts = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
         completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
         # Autocast would bring the adapters' inputs back to what they are.

@@ -159,7 +159,7 @@ def sample(policy, profile, rows, group):
 IN_PLACE = dict.fromkeys(("_forward_tile", "_backward_tile", "_addmm_fp32"), lambda *args, **kwargs: None)
 
 
-def traced(profile, layers):
+def traced(profile, layers, then_sampled=True):
     """Phase → GB at its peak, of the libraries' own code on fake tensors, which have a shape and no data."""
     policy, peaks = meta_policy(profile, layers), {}
     with FakeTensorMode(), Living() as living, patch.multiple(chunked_logprob, **IN_PLACE):
@@ -175,6 +175,8 @@ def traced(profile, layers):
             parameter.grad = torch.zeros_like(parameter)
         phase("optimizer step", optimizer.step)
         phase("update", update, policy, profile)
+        if not then_sampled:
+            return peaks
         optimizer.zero_grad()
         policy.eval()  # as this package's sampler does; TRL switches checkpointing off
         if profile.shared_prompts:
@@ -201,7 +203,7 @@ def test_every_phase_of_a_gpu_profile_is_planned_as_traced(profile):
 def test_an_update_is_planned_as_traced(batch, checkpointing):
     """With all layers: what two and three need tells what 28 do."""
     profile = T4.with_(batch=batch, accumulation=32 // batch, checkpointing=checkpointing, shared_prompts=False)
-    two, three = (traced(profile, layers)["update"] for layers in (2, 3))
+    two, three = (traced(profile, layers, then_sampled=False)["update"] for layers in (2, 3))
     table = plan(profile, QWEN25_15B).table["update"].drop("overhead")
     kept = table[["weights", "adapters", "optimizer"]].sum()
     assert table.sum() - kept == pytest.approx(two + (QWEN25_15B.layers - 2) * (three - two) - kept, rel=0.2)

@@ -92,7 +92,7 @@ def test_a_grid_that_is_interrupted_goes_on_where_it_was(monkeypatch, tmp_path, 
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
     monkeypatch.setattr(grids, "as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_grid(settings, profile, [3], workers=1, keep=tmp_path)
+        run_grid(settings, profile, [3], keep=tmp_path)
     for child in multiprocessing.active_children():
         child.join(timeout=5)
     assert multiprocessing.active_children() == []
@@ -104,7 +104,7 @@ def test_a_grid_that_is_interrupted_goes_on_where_it_was(monkeypatch, tmp_path, 
 
     monkeypatch.setattr(grids, "as_completed", real)
     monkeypatch.setattr(grids, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))  # soon begun
-    found = run_grid(settings, profile, [3], workers=1, keep=tmp_path)
+    found = run_grid(settings, profile, [3], keep=tmp_path)
     assert "2 cells, 1 of them to run, 1 at a time\n2/2 usual, seed 3" in capsys.readouterr().out
     curves = found["curves"].set_index("setting")
     assert curves.loc["constant", "strict"].iloc[-1] == 0.123

@@ -1,11 +1,11 @@
 """TRL's GRPOTrainer with each prompt run once instead of once per completion.
 
 Two of its methods are overridden, the one that samples and the one that scores; a third may leave out tied groups.
-Objective, optimiser, logging and checkpoints are TRL's. It is used where `Profile.shared_prompts` says so: on a CPU the
-saved work is most of a step (see `make bench`). With activation checkpointing, as on a GPU, TRL scores, and with an
-entropy bonus, since the entropies here carry no gradient.
+`Profile.shared_prompts` asks for it: on a CPU the saved work is most of a step (`make bench`). TRL scores where a
+GPU's activation checkpointing is on, and for an entropy bonus, as the entropies here carry no gradient.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ..models import causal_lm
 from .sampling import go_on, prefill, sample_policy
 
 SCORE_CHUNK = 128  # completion tokens whose logits (tokens × vocabulary) are in memory at a time
+LENGTH_GROUPS = 4  # completions are scored in so many parts, short to long, each padded to its own longest
 
 
 class TokenLogps(torch.autograd.Function):
@@ -85,20 +86,27 @@ def completion_logps(
     the right and zero where the mask is.
     """
     rows, which = torch.unique(torch.cat([prompt_ids, prompt_mask], dim=1), dim=0, return_inverse=True)
-    ids, keep = rows.chunk(2, dim=1)
-    prompts = [row[m.bool()].tolist() for row, m in zip(ids, keep, strict=True)]
+    prompts = [ids[keep.bool()].tolist() for ids, keep in (row.chunk(2) for row in rows)]
     beginning, cache, mask, last = prefill(model, prompts, pad_id=0)
-    cache.batch_select_indices(which)
-    mask = torch.cat([mask[which], completion_mask[:, :-1]], dim=1)
-    hidden = last[which][:, None]
-    if completion_ids.shape[1] > 1:
-        positions = prompt_mask.sum(dim=1, keepdim=True) + torch.arange(completion_ids.shape[1] - 1, device=ids.device)
-        trunk = go_on(model, beginning, cache, completion_ids[:, :-1], mask, positions)
-        hidden = torch.cat([hidden, trunk], dim=1)
     scored = completion_mask.bool()
-    logps, entropies = token_logps(hidden[scored], model.lm_head.weight, completion_ids[scored], temperature)
-    blank = torch.zeros(scored.shape, dtype=logps.dtype, device=logps.device)
-    return blank.masked_scatter(scored, logps), blank.masked_scatter(scored, entropies)
+    places = torch.arange(scored.shape[1], device=scored.device)
+    ends, starts = (scored * (places + 1)).amax(dim=1), prompt_mask.sum(dim=1, keepdim=True)
+    order, hidden = ends.argsort(), []
+    for part in order.chunk(LENGTH_GROUPS):
+        longest, asked = max(1, int(ends[part].max())), which[part]
+        states = last[asked][:, None]
+        if longest > 1:
+            own, fed = copy.copy(cache), places[: longest - 1]
+            own.layers = [copy.copy(layer) for layer in cache.layers]
+            own.batch_select_indices(asked)
+            seen = torch.cat([mask[asked], completion_mask[part][:, fed]], dim=1)
+            trunk = go_on(model, beginning, own, completion_ids[part][:, fed], seen, starts[part] + fed)
+            states = torch.cat([states, trunk], dim=1)
+        hidden.append(states[scored[part, :longest]])
+    tokens = completion_ids[order][scored[order]]
+    logps, entropies = token_logps(torch.cat(hidden), model.lm_head.weight, tokens, temperature)
+    blank, back = torch.zeros(scored.shape, dtype=logps.dtype, device=logps.device), order.argsort()
+    return tuple(blank.masked_scatter(scored[order], values)[back] for values in (logps, entropies))
 
 
 class SharedPromptTrainer(GRPOTrainer):

@@ -100,19 +100,17 @@ def run_cell(
     """Train the policy under one setting: rows of the three tables of `run_grid`, which says what `skip` is."""
     options = dict(setting.changes)
     profile = profile.with_(**{field: options.pop(field) for field in profile.as_dict() if field in options})
-    every = max(1, profile.steps // points)
-    profile = profile.with_(steps=profile.steps * profile.num_iterations)  # as many completions, more updates
     model, tokenizer = models.load_policy(profile)
     questions, probed = data.load_task(profile, "train", profile.max_samples), 0
     if setting.mixed_only:
-        sampling = {"num_generations": profile.num_generations, "seed": seed}
-        replies = sample_replies(profile, model, tokenizer, questions, **sampling)
-        kinds, probed = replies.groupby("number")["correctness"].nunique(), len(replies)
+        said = sample_replies(profile, model, tokenizer, questions, num_generations=profile.num_generations, seed=seed)
+        kinds, probed = said.groupby("number")["correctness"].nunique(), len(said)
         questions = questions.select(kinds.index[kinds > 1])
     if setting.order:
         questions, options["shuffle_dataset"] = setting.order(questions, seed), False
-    looks = watch(profile, tokenizer, every, skip)
+    looks = watch(profile, tokenizer, max(1, profile.steps // points), skip)
     looks.note(model, completions=0)
+    profile = profile.with_(steps=profile.steps * profile.num_iterations)  # as many completions, more updates
     with tempfile.TemporaryDirectory() as folder:
         trainer = setting.trainer(
             model=model,
@@ -133,13 +131,12 @@ def run_grid(
     settings: Mapping[str, Setting],
     profile: Profile,
     seeds: Sequence[int],
-    workers: int = 0,
     keep: Path | None = None,
     points: int = POINTS,
     skip: int = 0,
     run: Callable[..., dict[str, Any]] = run_cell,
 ) -> dict[str, pd.DataFrame]:
-    """Run every setting from every seed, `workers` cells at a time (0: one for each core), and say which are done.
+    """Run every setting from every seed, a cell for each core at a time, and say which are done.
 
     In the folder `keep` finished cells are kept, and those that are there already are not run again. The held-out
     questions are asked `points` times, without the first `skip`. `run` is what runs a cell.
@@ -151,7 +148,7 @@ def run_grid(
     cells = {(name, seed): (profile, settings[name], seed, points, skip) for name in settings for seed in seeds}
     files = {cell: keep / f"{cell[0]}, seed {cell[1]}.json" for cell in cells} if keep else {}
     results = {cell: read_json(path) for cell, path in files.items() if path.exists()}
-    workers = workers or min(cores, len(cells))
+    workers = min(cores, len(cells))
     print(f"{len(cells)} cells, {len(cells) - len(results)} of them to run, {workers} at a time", flush=True)
     spawn, threads = multiprocessing.get_context("spawn"), max(1, cores // workers)
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (threads,)) as pool:

@@ -93,13 +93,9 @@ def validate_rewards(
     3. every reward is a finite number, one for each completion;
     4. the time for a completion is linear in its length.
 
-    Args:
-        reward_funcs: in TRL's signature. Their sum is what is judged.
-        rows: rows of your dataset, with the columns your rewards read (a few hundred are plenty).
-        render: writes the ideal completion of a row.
-        hostile: further completions, by name, that must not earn full marks on the first row.
-
-    Returns a row for each finding: COLUMNS, the completion shortened. An empty table is the good news. Without rows or
+    The functions have TRL's signature, and their sum is what is judged; a few hundred rows of your dataset are plenty.
+    `render` writes a row's ideal completion; `hostile` are further ones, by name, that must not earn full marks.
+    Returns a row for each finding: COLUMNS, the completion shortened; an empty table is the good news. Without rows or
     reward functions, or with a reward model, which only TRL can ask, it is a ValueError.
     """
     rows = [dict(r) for r in rows]

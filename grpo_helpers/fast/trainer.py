@@ -1,8 +1,8 @@
 """TRL's GRPOTrainer with each prompt run once instead of once per completion.
 
 Two of its methods are overridden, the one that samples and the one that scores; a third may leave out tied groups.
-`Profile.shared_prompts` asks for it: on a CPU the saved work is most of a step (`make bench`). TRL scores where a
-GPU's activation checkpointing is on, and for an entropy bonus, as the entropies here carry no gradient.
+The rest is TRL's. `Profile.shared_prompts` asks for it: on a CPU the saved work is most of a step (`make bench`). TRL
+scores where a GPU's activation checkpointing is on, and for an entropy bonus, as the entropies here carry no gradient.
 """
 
 import copy

@@ -93,8 +93,8 @@ def validate_rewards(
     3. every reward is a finite number, one for each completion;
     4. the time for a completion is linear in its length.
 
-    The functions have TRL's signature, and their sum is what is judged; a few hundred rows of your dataset are plenty.
-    `render` writes a row's ideal completion; `hostile` are further ones, by name, that must not earn full marks.
+    The functions have TRL's signature, and their sum is judged; a few hundred rows, with the columns they read, do.
+    `render` writes a row's ideal completion; `hostile`: more, by name, that must not earn full marks on the first row.
     Returns a row for each finding: COLUMNS, the completion shortened; an empty table is the good news. Without rows or
     reward functions, or with a reward model, which only TRL can ask, it is a ValueError.
     """

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ._alt import describe, register
 from ._style import BLUE, GREEN, GREY, LOOKS, ORANGE, PURPLE, hatch, panels
-from .history import live, live_history, plot_history, plot_rewards, plot_signals, reward_columns, smooth
+from .history import SIGNALS, live, live_history, plot_history, plot_rewards, plot_signals, reward_columns, smooth
 from .rates import plot_before_after, plot_intervals, plot_kinds, plot_rates, plot_reward_matrix
 
 register()  # in a notebook, figures say what they show

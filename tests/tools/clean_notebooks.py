@@ -29,7 +29,7 @@ def smaller(png: str) -> str:
     """
     buffer = io.BytesIO()
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    for colours in (48, 96, 192):
+    for colours in (40, 96, 128, 192):
         few = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         if (np.asarray(ImageChops.difference(picture, few.convert("RGB"))).max(axis=2) > 8).mean() < 0.05:
             break

@@ -152,9 +152,14 @@ def test_rejection_counts_what_it_sampled_and_rounds_share_an_adapter():
 
 @pytest.mark.trains
 def test_the_recorder_searches_until_the_best_is_inside_and_compares(monkeypatch):
-    monkeypatch.setattr(alternatives.taught, "RATES", (2e-3,))
-    tried = alternatives.rates("10 demonstrations", QUICK, 11)["tried"]
-    assert len(tried) > 2 and set(tried["seed"]) == {11, 12} and tried["right"].between(0, 1).all()
+    with monkeypatch.context() as patch:  # a way whose policy is the share that it gets right
+        ends = {2e-3: 0.3, 1e-3: 0.1, 4e-3: 0.2}
+        patch.setattr(alternatives.taught, "RATES", (2e-3,))
+        patch.setattr(alternatives.taught, "WAYS", {"GRPO": lambda rate, seed, looks, **options: ends[rate]})
+        patch.setattr(alternatives.taught, "right_rate", lambda policy, *args: policy)
+        tried = alternatives.rates("GRPO", QUICK, 11)["tried"]
+    runs = [(rate, seed, ends[rate]) for rate in ends for seed in (11, 12)]
+    assert list(zip(tried["rate"], tried["seed"], tried["right"], strict=True)) == runs
     found = pd.DataFrame({"rate": [1e-3, 2e-3, 4e-3], "right": [0.1, 0.3, 0.2]})
     monkeypatch.setattr(alternatives.records, "load", lambda *args: {"tried": found})
     monkeypatch.setattr(alternatives.taught, "SEARCHES", {"GRPO": "grpo"})

@@ -1,7 +1,4 @@
-"""The exercises' checks: nothing breaks run-all, and near misses are told from solutions.
-
-That the notebooks' own solutions pass is tested in test_notebooks.py.
-"""
+"""The exercises' checks: nothing breaks run-all, near misses are told from solutions (these: test_notebooks.py)."""
 
 import math
 import re

@@ -1,7 +1,6 @@
-"""The notebooks' conventions, as far as a program can check them.
+"""The notebooks' conventions, as far as a program can check them, and their solutions against the exercises' checks.
 
-That they run is nbmake's part (`make test`), what their figures say that of test_accessibility; here they are read, and
-the solutions of their exercises are executed against their checks.
+That they run is nbmake's part (`make test`), what their figures say that of test_accessibility.
 """
 
 import json

@@ -191,16 +191,18 @@ def test_small_out_of_reach(cache, monkeypatch, stderr, why):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "remedy"),
     [
-        None, ConnectionError("x"), HfHubHTTPError("502", response=MagicMock()),
-        RepositoryNotFoundError("404", response=MagicMock()), GatedRepoError("403", response=MagicMock()),
+        (None, "go online"), (ConnectionError("x"), "go online"), (HfHubHTTPError("x", response=MagicMock()), "'tiny'"),
+        (RepositoryNotFoundError("404", response=MagicMock()), "no folder and no model"),
+        (GatedRepoError("403", response=MagicMock()), "`hf auth login`"),
     ],
 )  # fmt: skip
-def test_the_hub_out_of_reach(cache, monkeypatch, error):
+def test_the_hub_out_of_reach(cache, monkeypatch, error, remedy):
     hub(monkeypatch, LocalEntryNotFoundError("not cached"), error)
-    with pytest.raises(WeightsNotFound, match=re.escape(repr(T4.model))):
+    with pytest.raises(WeightsNotFound, match=re.escape(remedy)) as caught:
         find_weights(T4.model)
+    assert repr(T4.model) in str(caught.value)
 
 
 def test_text_that_is_no_hub_name_is_named(monkeypatch):

@@ -23,8 +23,7 @@ from grpo_helpers.prompts import (
 # More than 28 digits, with a minus: where Decimal arithmetic, unlike Decimal itself, rounds.
 integers = st.one_of(st.integers(-(10**9), 10**9), st.integers(10**30, 10**40), st.integers(-(10**40), -(10**30)))
 numbers = st.one_of(
-    integers.map(Decimal),
-    st.builds(Decimal.scaleb, st.integers(-(10**20), 10**20).map(Decimal), st.integers(-8, -1)),
+    integers.map(Decimal), st.builds(Decimal.scaleb, st.integers(-(10**20), 10**20).map(Decimal), st.integers(-8, -1))
 )
 
 FRAGMENTS = [

@@ -1,7 +1,4 @@
-"""The reward functions: TRL's side of the call, layouts and golds the adversarial suite does not hold, and any text.
-
-Their verdicts on the suite's cases are tested in test_adversarial.py, how numbers are read in test_prompts.py.
-"""
+"""The reward functions: TRL's call, layouts and golds outside of the suite that test_adversarial.py asks, any text."""
 
 import math
 import re

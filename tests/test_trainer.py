@@ -64,10 +64,11 @@ def gradients(model, logps):
     return dict(zip(parameters, found, strict=True))
 
 
-@pytest.mark.parametrize(("temperature", "chunk"), [(1.0, trainer.SCORE_CHUNK), (0.7, 3)])
+@pytest.mark.parametrize(("temperature", "tokens", "rows"), [(1.0, trainer.SCORE_CHUNK, 16), (0.7, 3, 2)])
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-def test_scores_and_gradients_equal_those_of_a_plain_forward(model, batch, temperature, chunk, monkeypatch):
-    monkeypatch.setattr(trainer, "SCORE_CHUNK", chunk)  # tokens scored at once
+def test_scores_and_gradients_equal_those_of_a_plain_forward(model, batch, temperature, tokens, rows, monkeypatch):
+    monkeypatch.setattr(trainer, "SCORE_CHUNK", tokens)
+    monkeypatch.setattr(trainer, "SCORED_TOGETHER", rows)
     got = completion_logps(causal_lm(model), *tensors(batch), temperature)
     expected = plain_logps(model, batch, temperature)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)

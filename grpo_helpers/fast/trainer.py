@@ -17,7 +17,7 @@ from ..models import causal_lm
 from .sampling import go_on, prefill, sample_policy
 
 SCORE_CHUNK = 128  # completion tokens whose logits (tokens × vocabulary) are in memory at a time
-LENGTH_GROUPS = 4  # completions are scored in so many parts, short to long, each padded to its own longest
+SCORED_TOGETHER = 16  # completions are scored in parts, short to long, each padded to its own longest
 
 
 class TokenLogps(torch.autograd.Function):
@@ -92,7 +92,7 @@ def completion_logps(
     places = torch.arange(scored.shape[1], device=scored.device)
     ends, starts = (scored * (places + 1)).amax(dim=1), prompt_mask.sum(dim=1, keepdim=True)
     order, hidden = ends.argsort(), []
-    for part in order.chunk(LENGTH_GROUPS):
+    for part in order.split(SCORED_TOGETHER):
         longest, asked = max(1, int(ends[part].max())), which[part]
         states = last[asked][:, None]
         if longest > 1:

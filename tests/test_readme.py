@@ -64,7 +64,7 @@ def test_every_notebook_is_in_the_table_and_every_link_leads_somewhere(name):
     assert [file for _, file in listed] == NOTEBOOKS
     for title, file in listed:
         assert json.loads(read(f"notebooks/{file}"))["cells"][0]["source"][0] == f"# {title}\n", "one title everywhere"
-    for target in re.findall(r"\]\(([^)]+)\)", text):
+    for target in re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src(?:set)?="([^"]+)"', text):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
     words = re.findall(r'alt="([^"]*)"', text) + re.findall(r"!\[([^\]]*)\]\((?!http)", text)
@@ -73,9 +73,9 @@ def test_every_notebook_is_in_the_table_and_every_link_leads_somewhere(name):
 
 @both
 def test_the_picture_shows_the_records_of_today_by_day_and_by_night(name):
-    files = re.findall(r'src(?:set)?="([^"]+)"', read(name))
-    assert [ROOT / file for file in files] == [pictures.path_of(look) for look in ("dark", "light")]
-    assert {Image.open(ROOT / file).info["Source"] for file in files} == {pictures.fingerprint()}
+    files = [ROOT / file for file in re.findall(r'src(?:set)?="([^"]+png)"', read(name))]
+    assert files == [pictures.path_of(look, narrow) for narrow in (True, False) for look in ("dark", "light")]
+    assert {Image.open(file).info["Source"] for file in files} == {pictures.fingerprint()}
 
 
 def table(text: str, first: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The README's picture, light and dark, drawn from recorded runs: python tests/tools/pictures.py
+"""The README's picture by day and by night, wide and narrow, from recorded runs: python tests/tools/pictures.py
 
 One held-out question before and after, six of them along the training, and all of them with intervals.
 """
@@ -25,8 +25,8 @@ SOURCES = [run / "comparison.csv" for run in RUNS] + [
 LOOKS = {"light": {"page": "#ffffff", "ink": "#1f2328"}, "dark": {"page": "#0d1117", "ink": "#e6edf3"}}
 
 
-def path_of(look: str) -> Path:
-    return DATA / "pictures" / f"hero-{look}.png"
+def path_of(look: str, narrow: bool = False) -> Path:
+    return DATA / "pictures" / f"hero-{'narrow-' if narrow else ''}{look}.png"
 
 
 def fingerprint() -> str:
@@ -86,7 +86,7 @@ def rates(ax: plt.Axes) -> None:
     ax.grid(visible=False, axis="y")
 
 
-def draw(look: str) -> None:
+def draw(look: str, narrow: bool = False) -> None:
     page, ink = LOOKS[look]["page"], LOOKS[look]["ink"]
     colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), ink)
     with plt.rc_context(colours | {"figure.facecolor": page, "axes.facecolor": page, "font.size": 10}):
@@ -94,21 +94,26 @@ def draw(look: str) -> None:
             pd.read_json(RUNS[0] / "samples.jsonl", lines=True),
             pd.read_csv(RUNS[0] / "comparison.csv").iloc[0],
         )
-        figure = plt.figure(figsize=(10, 4.6), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(0.8, 1))
-        figure.suptitle(
-            f"{samples['step'].max()} steps of GRPO on two CPU cores: from {100 * row['before']:.1f} to "
-            f"{100 * row['after']:.1f} % right on {row['n']} unseen problems",
-            weight="bold",
+        figure = plt.figure(figsize=(4.3, 8.2) if narrow else (10, 4.6), layout="constrained")
+        first, others = (
+            figure.subfigures(2, 1, height_ratios=(0.85, 1))
+            if narrow
+            else figure.subfigures(1, 2, width_ratios=(0.8, 1))
         )
-        reply(left.subplots())
-        above, below = right.subplots(2, 1, height_ratios=(1.25, 1))
+        title = (
+            f"{samples['step'].max()} steps of GRPO on two CPU cores: from {100 * row['before']:.1f} to "
+            f"{100 * row['after']:.1f} % right on {row['n']} unseen problems"
+        )
+        figure.suptitle(textwrap.fill(title, 38) if narrow else title, weight="bold")
+        reply(first.subplots())
+        above, below = others.subplots(2, 1, height_ratios=(1.25, 1))
         grid(above, samples)
         rates(below)
-        figure.savefig(path_of(look), dpi=160, metadata={"Source": fingerprint()})
+        figure.savefig(path_of(look, narrow), dpi=160, metadata={"Source": fingerprint()})
         plt.close(figure)
 
 
 if __name__ == "__main__":
     for name in LOOKS:
         draw(name)
+        draw(name, narrow=True)

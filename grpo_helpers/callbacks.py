@@ -89,4 +89,4 @@ class DoctorCallback(TrainerCallback):
             if stops and not self.stopped_by:
                 self.stopped_by = finding
                 control.should_training_stop = control.should_save = True
-                print("training stops here and a checkpoint is saved: apply the remedy, then resume or start anew")
+                print("training stops here and a checkpoint is saved: start anew with the remedy, or resume as it was")

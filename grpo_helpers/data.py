@@ -63,7 +63,7 @@ def word_problem_rows(split: str = "train", steps: Sequence[int] = (1, 2, 3)) ->
     """
     rows = [row for row in read_jsonl(DATA / "word_problems" / f"{split}.jsonl") if row["steps"] in steps]
     if not rows:
-        raise ValueError(f"no word problem has so many steps: {steps}; choose from 1, 2, 3")
+        raise ValueError(f"no word problem has a number of steps in {steps}; choose from 1, 2, 3")
     return rows
 
 
@@ -125,7 +125,7 @@ def load_task(
 ) -> Dataset:
     """The profile's questions, with the profile's prompt; `source` is of `get_gsm8k_questions`."""
     if source is not None and profile.task != "gsm8k":
-        raise ValueError(f"profile {profile.name} asks {profile.task}, and nothing of {source}; leave out --gsm8k")
+        raise ValueError(f"profile {profile.name} asks {profile.task}, so {source} is of no use; leave out --gsm8k")
     prompt: dict[str, Any] = {"system_prompt": profile.system_prompt, "shots": example_shots(profile.shots)}
     if profile.task == "gsm8k":
         return get_gsm8k_questions(split, max_samples, source, **prompt)

@@ -53,7 +53,7 @@ def generate_predictions(
 ) -> list[list[tuple[str, bool]]]:
     """For each prompt, in the order given, `num_generations` replies as (text, truncated); batched by length.
 
-    None of anything, and a temperature below 0, are a ValueError.
+    A ValueError for fewer than one prompt, token or reply, or a temperature below 0.
     """
     counts = {"prompts": len(prompts), "max_new_tokens": max_new_tokens, "num_generations": num_generations}
     if min(counts.values()) < 1:

@@ -41,7 +41,7 @@ def read_json(path: str | Path, **needed: type) -> dict[str, Any]:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); it was not written by this package") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); it is cut off, or not of this package") from None
     fields = found if isinstance(found, dict) else {}
     wrong = [name for name, kind in needed.items() if not isinstance(fields.get(name), kind)]
     if wrong or fields is not found:
@@ -79,9 +79,9 @@ def held(folder: Path) -> Iterator[None]:
             why = f"another run (process {left}) is writing to {folder}"
             raise BlockingIOError(f"{why}; wait until it ends, or choose another --output") from None
         except OSError as error:
-            print(f"{folder} cannot be locked ({error.strerror}); see to it that no second run writes there")
+            print(f"{folder} cannot be locked ({error.strerror}); make sure that no second run writes there")
         if left:
-            print(f"process {left}, which was writing to {folder}, ended without a word; its lock is taken over")
+            print(f"process {left}, which was writing to {folder}, did not end cleanly; its lock is taken over")
         path.write_text(str(os.getpid()))
         try:
             yield

@@ -51,7 +51,7 @@ def install() -> None:
     """Bring the pinned versions, leave the runtime's own as they are, remove what breaks PEFT; says what it did.
 
     Left alone are `KEPT`, and whatever is imported already and new enough: an imported package can only be
-    exchanged by a restart, and where one had to be that is a RuntimeError.
+    replaced by a restart, and if one must be, a RuntimeError says so.
     """
     wanted = requirements()
     have = {package: version for package in (*wanted, *KEPT) if (version := installed(package))}
@@ -71,7 +71,7 @@ def install() -> None:
     loaded = {p: getattr(sys.modules.get(p), "__version__", None) for p in (*wanted, "pyarrow")}
     if late := [p for p, version in loaded.items() if version not in (None, installed(p))]:
         raise RuntimeError(
-            f"{', '.join(late)}: imported before this cell, in a version that has been exchanged. Restart the session "
+            f"{', '.join(late)}: imported before this cell, in a version that was replaced. Restart the session "
             "(in Colab: Runtime, Restart session) and begin with this cell; nothing is installed twice."
         )
     own = [f"{p} {v}" for p, v in held.items() if p not in wanted or v != wanted[p][1]]

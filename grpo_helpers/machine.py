@@ -106,7 +106,7 @@ def detect() -> Profile:
     if chosen := os.environ.get("GRPO_PROFILE"):
         profile, why = get_profile(chosen), "GRPO_PROFILE is set"
         if profile.dtype == "float16" and not torch.cuda.is_available():
-            why += ", though it is made for a GPU and there is none; expect hours to days"
+            why += ", though this profile is made for a GPU and there is none; expect hours to days"
     else:
         profile, why = _for_gpu() if torch.cuda.is_available() else _for_cpu()
     print(f"profile {profile.name}: {why}")
@@ -125,7 +125,7 @@ def check_gpu() -> None:
     built = torch.cuda.get_arch_list()
     oldest = min((int(re.sub(r"\D", "", name)) for name in built if name.startswith("sm_")), default=0)
     if 10 * major + minor < oldest:
-        what = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor}, it needs {oldest / 10:.1f})"
+        what = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor}, torch needs {oldest / 10:.1f})"
         remedy = "choose another accelerator, or set CUDA_VISIBLE_DEVICES to nothing for the CPU"
         raise UnusableGPU(f"this torch has no kernels for {what}; {remedy}")
 
@@ -148,7 +148,7 @@ def _for_gpu() -> tuple[Profile, str]:
 def _for_cpu() -> tuple[Profile, str]:
     minutes = estimated_minutes(SMALL)
     if minutes > LONGEST_MINUTES:
-        return TINY, f"no GPU, and 'small' would take about {minutes:.0f} minutes here (GRPO_PROFILE=small takes it)"
+        return TINY, f"no GPU, and 'small' would take about {minutes:.0f} minutes here (GRPO_PROFILE=small chooses it)"
     if error := _weights_missing(SMALL):
         return TINY, f"no GPU, and the weights of 'small' cannot be had: {error}"
     return SMALL, f"no GPU, and 'small' should take about {minutes:.0f} minutes on this CPU"
@@ -167,9 +167,9 @@ def _weights_missing(profile: Profile) -> str:
 def time_in_words(profile: Profile) -> str:
     """How long a run should take here. On a GPU, and for a GPU's profile without one, its first steps have to tell."""
     if torch.cuda.is_available():
-        return "told after the first steps; most of it is spent starting small operations, so the card says little"
+        return "shown after the first steps; most of it is the cost of starting small operations, on any card"
     if profile.dtype not in REFERENCE_GFLOPS:
-        return f"hours to days: {profile.name} is made for a GPU, and there is none; the first steps tell"
+        return f"hours to days: {profile.name} is made for a GPU, and there is none; the first steps will show"
     return f"about {estimated_minutes(profile):.0f} minutes on this machine (an estimate)"
 
 

@@ -5,15 +5,15 @@ from decimal import Decimal
 
 from .prompts import parse_number
 
-_NUMBER = r"[$€£]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
+_NUMBER = r"[$€£]?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"  # all that `parse_number` reads
 _GAP = r"[^\S\n]*"
 # And the letter, as in "3 x 12" and "3 x -4", but not in "3x - 4".
 _SIGN = rf"(?:[-+*/×÷]|(?<![a-z])x(?={_GAP}[$€£]?[0-9])|(?<=[^\S\n])x(?=[^\S\n]-[$€£]?[0-9]))"
 _TERM = rf"-?{_NUMBER}(?:[^\S\n][a-z]+){{0,3}}"  # with its unit, as in "90 km per hour"
 # From the first term to the number after "=": no start or end in the middle of a longer calculation.
 _SUM = re.compile(
-    rf"(?<![\w.*/+×÷-])(?<![-+*/×÷] )(?<!\bx )({_TERM}(?:{_GAP}{_SIGN}{_GAP}{_TERM})+){_GAP}={_GAP}(-?{_NUMBER})"
-    rf"(?![0-9.,]*{_GAP}{_SIGN}{_GAP}[$€£]?[0-9])",
+    rf"(?<![\w.,*/+×÷-])(?<![-+*/×÷] )(?<!\bx )({_TERM}(?:{_GAP}{_SIGN}{_GAP}{_TERM})+){_GAP}={_GAP}(-?{_NUMBER})"
+    rf"(?!,?[0-9])(?![0-9.,]*{_GAP}{_SIGN}{_GAP}[$€£]?[0-9])",
     re.IGNORECASE,
 )
 _STEP = re.compile(rf"({_SIGN}?){_GAP}(-?{_NUMBER})", re.IGNORECASE)

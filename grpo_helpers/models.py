@@ -43,7 +43,7 @@ def fit_template(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any
     else:
         raise ValueError(f"the tokenizer's chat template cannot be used ({said}); set another: tokenizer.chat_template")
     if before != fixed:
-        print("the chat template takes no system message: its text stands at the head of the first question")
+        print("the chat template takes no system message: the system text is put at the head of the first question")
     if before:
         tokenizer.chat_template = before + given
 
@@ -71,7 +71,7 @@ def check_targets(model: torch.nn.Module, targets: Collection[str]) -> None:
     names = [f".{name}" for name, _ in model.named_modules()]
     if missing := [target for target in targets if not any(name.endswith(f".{target}") for name in names)]:
         linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        remedy = f"choose of its linear layers, {linear}: profile.with_(lora_targets=...)"
+        remedy = f"choose from its linear layers, {linear}: profile.with_(lora_targets=...)"
         raise ValueError(f"LoRA targets {missing} match no layer of this model; {remedy}")
 
 
@@ -89,7 +89,7 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     ends = end_ids(model, tokenizer)
     known, rows = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
     if known > rows:
-        raise ValueError(f"the tokenizer has {known} tokens, the model {rows}: they belong to two models")
+        raise ValueError(f"the tokenizer has {known} tokens, the model {rows}; take both from the same model")
     fit_template(tokenizer, profile.chat_template_kwargs)
     check_ends(tokenizer, ends)
     check_targets(model, profile.lora_targets)
@@ -125,7 +125,7 @@ def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Afterwards the model is in the mode it was in: by it TRL tells what to log as training."""
+    """Eval mode inside a `with` block, afterwards the old mode: by that TRL tells what to log as training."""
     was_training = model.training
     model.eval()
     try:

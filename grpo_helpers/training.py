@@ -57,7 +57,7 @@ def grpo_config(profile: Profile, output_dir: str | Path, seed: int = 42, **over
     One that would not do what it says, as by an old name, which transformers ignores, is a ValueError.
     """
     if "chat_template_kwargs" in overrides:
-        raise ValueError("chat_template_kwargs are for training alone here; give them to the profile and load it anew")
+        raise ValueError("chat_template_kwargs reach only training here; set them in the profile, then load it again")
     if not 0 < (temperature := overrides.get("temperature", profile.temperature)) < math.inf:
         raise ValueError(f"temperature={temperature}: logits are divided by it, so it must be above 0")
     if old := [name for name in overrides if name.startswith("gradient_checkpointing")]:
@@ -148,8 +148,8 @@ def make_trainer(
     list(map(gold_text, dataset["answer"] if gold else []))
     prompt = dataset[0]["prompt"]
     if isinstance(prompt, str) and not any(token in prompt for token in tokenizer.all_special_tokens):
-        print("the prompts are plain strings, which TRL puts into no chat template: a chat model goes on writing and")
-        print("never ends its turn; give messages instead, [{'role': 'user', 'content': ...}]")
+        print("the prompts are plain strings, to which TRL applies no chat template: a chat model may run on and")
+        print("never end its turn; give messages instead, [{'role': 'user', 'content': ...}]")
     one_process = int(os.environ.get("WORLD_SIZE", "1")) == 1
     share = profile.shared_prompts and one_process and supports_sharing(model)
     trainer = (SharedPromptTrainer if share else GRPOTrainer)(
@@ -214,7 +214,7 @@ class FitsCheckpoint(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         kept = [] if self.begun else optimizer.state.items()
         if wrong := [p.shape for p, moments in kept if moments.get("exp_avg", p).shape != p.shape]:
-            raise ValueError(f"optimizer.pt is of another adapter than this one, whose weights are {wrong[0]}")
+            raise ValueError(f"optimizer.pt belongs to another adapter: this one has weights of shape {wrong[0]}")
         self.begun = True
 
 
@@ -245,7 +245,7 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
             if fits.begun or not checkpoint:
                 raise
             why = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise ValueError(f"{checkpoint} does not fit this run ({why}); delete it to go on from an older") from error
+            raise ValueError(f"{checkpoint} does not fit this run ({why}); delete it to use an older one") from error
         what = f"step {trainer.state.global_step} could not be saved ({error}); make room, then resume"
         raise OSError(errno.ENOSPC, what, without_root(trainer.args.output_dir)) from error
     finally:

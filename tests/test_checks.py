@@ -15,8 +15,8 @@ from grpo_helpers.checks.notebook_06 import LEARNED
 from grpo_helpers.checks.notebook_09 import SPLITS
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.profiles import ROOT
-from grpo_helpers.prompts import extract_hash_answer, extract_xml_answer, same_number
-from grpo_helpers.rewards import completion_text, correctness_reward_func, final_answer
+from grpo_helpers.prompts import extract_xml_answer
+from grpo_helpers.rewards import completion_text
 
 from .cells import definitions
 
@@ -35,7 +35,6 @@ RIGHT, CUT = "rewards/correctness_reward_func/mean", "completions/clipped_ratio"
 OF_VALUES = [checks.name_the_patients, checks.keeps_options, checks.is_shown]
 CHECKS = [check for check in vars(checks).values() if check not in OF_VALUES]
 paired_power = definitions("06_evaluation", "paired_power").paired_power
-naive_reward_func = definitions("03_reward_design", "naive_reward_func").naive_reward_func
 
 
 def said(check, solution, capsys) -> str:
@@ -100,10 +99,6 @@ def strictly(text, target):
 def one_by_one(pays, read=completion_text):
     """A reward that pays each completion on its own, as `read` reads it."""
     return lambda completions, answer, **kwargs: [pays(read(c), a) for c, a in zip(completions, answer, strict=True)]
-
-
-def read_strings(completion):
-    return completion if isinstance(completion, str) else ""
 
 
 ENDS = {"as it is": 0.1, "right in the layout": 0.9, "all five": 0.4}
@@ -178,6 +173,7 @@ def calls(price=0.2, easy=2, **settings):
 
 # those that train in the notebook
 RUNS = {checks.fewest_tests: [hidden_tests], checks.judge_gains: [gains], checks.mend_the_mix: [calls]}
+RUNS[checks.cheat] = [definitions("03_reward_design", "naive_reward_func").naive_reward_func]
 # check → solutions, and words of what those are told that miss something
 ANSWERS = {
     checks.name_the_patients: [
@@ -196,12 +192,10 @@ ANSWERS = {
         (claims(True, False, True, True), "claim D: 8 gained, 0 lost, p = 0.0078 (strict"),
         (claims(True, False, True, False), "claim E: None is neither"),
     ],
-    checks.read_gold: [(lambda text: float(extract_hash_answer(text)), "raised ValueError")],
     checks.tied_chance: [(lambda p, group_size: (1 - p) ** group_size, "for p=0.5")],
-    checks.break_the_reward: [
-        (correctness_reward_func, SOLVED),
-        (naive_reward_func, "gold with a comma: deserves pay, got 0.0"),
-        (one_by_one(lambda text, gold: 2.0 * same_number(final_answer(text), gold), read_strings), "conversation"),
+    checks.cheat: [
+        (lambda longest: "<answer>170, 2, 345</answer>", "for the gold answer 6 it earns nothing, nor for 88 others"),
+        (lambda longest: ",".join(map(str, range(100))), "returned 289 characters"),
     ],
     checks.disputed_group: [
         (lambda n: [(0.5, 2)] + [(0, 0)] * (n - 1), "both ways prefer"),
@@ -213,7 +207,7 @@ ANSWERS = {
     ],
     checks.three_numbers: [
         (one_by_one(holed), "digits of another script"),
-        (one_by_one(strictly, read_strings), "conversations"),
+        (one_by_one(strictly, lambda said: said if isinstance(said, str) else ""), "conversations"),
         (
             lambda completions, answer, **kwargs: [strictly(c, answer[0]) for c in map(completion_text, completions)],
             "other targets",
@@ -250,7 +244,7 @@ ANSWERS = {
         (lambda train: {n: "real" if train(n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, SOLVED),
         (lambda train: {n: "real" if len(train(n)) else "" for n in (8, 300)}, "for 8 questions 1.90 of 2 is paid"),
         (lambda train: {n: "overfit" if len(train(n)) else "" for n in (8, 300)}, "105 gained and 45 lost, +9"),
-        (lambda train: {8: "hacked" if len(train(8)) else ""}, "something else than right answers"),
+        (lambda train: {8: "hacked" if len(train(8)) else ""}, "something other than right answers"),
         (lambda train: {8: "overfit"}, "not yet tried: [8]"),
         (lambda train: {8: "overfit" if len(train(8)) else ""}, "returned None; return one of real, overfit, hacked"),
     ],
@@ -318,7 +312,7 @@ ANSWERS = {
         (by_the_rule, SOLVED),
         (lambda train, best: by_the_rule(lambda *run: 1, best), "groups of 32 the rule wants three seeds"),
         (lambda train, best: by_the_rule(lambda *run: train(*run) + 1, best), "0.585 with seed 43, 0.565 with seed 44"),
-        (lambda train, best: by_the_rule(train, 1), "temperature 0.7 there is 0.705 with seed 42, 0.688 with seed 43"),
+        (lambda train, best: by_the_rule(train, 1), "0.7 the averages are 0.705 with seed 42, 0.688 with seed 43"),
     ],
 }
 

@@ -4,11 +4,12 @@ import pytest
 
 from grpo_helpers import rewards
 from grpo_helpers.lessons import adversarial, flawed
-from grpo_helpers.lessons.adversarial import GOOD, SUITE
+from grpo_helpers.lessons.adversarial import SUITE
 from grpo_helpers.prompts import XML_COT_FORMAT
 
 from .cells import definitions
 
+GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 WRONG = GOOD.replace("72", "18")
 TWICE = f"{GOOD}\n<answer>\n73\n</answer>"
 

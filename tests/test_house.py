@@ -10,7 +10,7 @@ from grpo_helpers.profiles import ROOT
 from .tools.house import COMMANDS, PACKAGE, PLUMBING, House, lines
 
 # ceilings, as low as they have come; the aims are 2,000 (met), 5,500 and 7,000; raised by decisions 18 and 22 to 24
-LINES = {"core": 1805, "package": 6115, "tests": 9115}
+LINES = {"core": 1805, "package": 6095, "tests": 9115}
 FILES = {
     "core": [path for path in (ROOT / PACKAGE).glob("*.py") if path.stem not in PLUMBING],
     "package": (ROOT / PACKAGE).rglob("*.py"),
@@ -33,7 +33,9 @@ def test_the_core_holds_what_two_notebooks_need_without_import_circles():
 
 
 def test_figures_exercises_and_tables_do_not_wait_for_trl():
-    code = "import sys\nfrom grpo_helpers import evaluation, plotting, records\nprint('trl' in sys.modules)"
+    exercises = (f"checks.{path.stem}" for path in (ROOT / PACKAGE / "checks").glob("notebook_*.py"))
+    code = "".join(f"import grpo_helpers.{name}\n" for name in ("evaluation", "plotting", "records", *exercises))
+    code += "import sys\nprint('trl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "False\n"
 

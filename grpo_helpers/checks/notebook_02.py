@@ -2,22 +2,6 @@ from ._exercise import Solution, decided, exercise, expect, least, short_run
 
 
 @exercise
-def read_gold(function: Solution) -> None:
-    """GSM8K's gold answer as a float, or None when there is no number after the last ####."""
-    cases = {
-        "a plain answer": ("6 * 12 = <<6*12=72>>72 cups\n#### 72", 72.0),
-        "a dollar sign and cents": ("#### $1,234.50", 1234.5),
-        "a negative number": ("#### -5", -5.0),
-        "no hash marks": ("The answer is 72.", None),
-        "hash marks, then nothing": ("6 * 12\n####", None),
-        "words after the hash marks": ("#### seventy-two", None),
-        "hash marks twice": ("#### 12 was wrong\n#### 72", 72.0),
-    }
-    for case, (text, wanted) in cases.items():
-        expect(function(text), wanted, f"{case}, {text!r}")
-
-
-@exercise
 def tied_chance(function: Solution) -> None:
     """The chance that a group is tied when a right answer, of probability p, is all that pays: p^G + (1-p)^G."""
     for p, size in ((0.5, 2), (0.1, 8), (0.9, 8), (0.0, 4), (1.0, 4), (0.3, 1)):

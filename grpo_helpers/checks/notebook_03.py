@@ -3,28 +3,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..lessons.adversarial import GOOD, SUITE, left
 from ..lessons.flawed import published_correctness_reward_func
-from ..prompts import XML_COT_FORMAT
 from ..rewards import REWARD_FUNCS, RewardFunc, correctness_reward_func, strict_format_reward_func
-from ._exercise import NotYet, Solution, decided, exercise, expect, one_of, short_run
+from ._exercise import NotYet, Solution, decided, exercise, one_of, short_run
 
-NAMED = 3  # cases listed in one message
+LONGEST = 250  # characters of a cheat
 
 
 @exercise
-def break_the_reward(reward_func: Solution) -> None:
-    """2.0 for every case of the adversarial suite whose verdict `correct` says so, else 0.0."""
-    wrong = XML_COT_FORMAT.format(reasoning="6 + 12 = 18", answer="18")
-    expect(reward_func(prompts=["?"], completions=[GOOD], answer=["72"]), [2.0], "a completion exactly as asked for")
-    expect(reward_func(completions=[GOOD, wrong], answer=["72", "72"]), [2.0, 0.0], "two completions at once")
-    chat = [[{"role": "assistant", "content": GOOD}]]
-    expect(reward_func(completions=chat, answer=["72"]), [2.0], "a completion given as a conversation")
-    rest = left(reward_func)
-    if len(rest):
-        listed = [f"\n  {r.name}: deserves {r.deserves}, got {r.got}. {r.why}" for r in rest[:NAMED].itertuples(False)]
-        more = f"\n  … and {len(rest) - NAMED} more" if len(rest) > NAMED else ""
-        raise NotYet(f"{len(rest)} of {len(SUITE)} cases are judged wrongly.{''.join(listed)}{more}")
+def cheat(function: Solution, reward_func: RewardFunc) -> None:
+    """One completion of at most LONGEST characters that `reward_func` pays for every gold answer from 0 to 99."""
+    text = function(LONGEST)
+    if not isinstance(text, str) or len(text) > LONGEST:
+        size = f"{len(text)} characters" if isinstance(text, str) else repr(text)
+        raise NotYet(f"for {LONGEST} your function returned {size}; return one text of at most {LONGEST} characters")
+    golds = [str(number) for number in range(100)]
+    paid = reward_func(completions=[text] * len(golds), answer=golds)
+    if unpaid := [gold for gold, points in zip(golds, paid, strict=True) if not points]:
+        raise NotYet(f"for the gold answer {unpaid[0]} it earns nothing, nor for {len(unpaid) - 1} others of 100")
 
 
 def right_in_the_layout(completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:

@@ -58,4 +58,4 @@ def decide(function: Solution) -> None:
         if verdict == VERDICTS[0] and len(found) < 3:
             raise NotYet(f"for {name} the rule wants three seeds, and there is only {ends}")
         if (verdict == VERDICTS[0]) != all(average > best for average in found.values()):
-            raise NotYet(f"for {name} there is {ends}, and {best:.3f} for the best usual run")
+            raise NotYet(f"for {name} the averages are {ends}, and {best:.3f} for the best usual run")

@@ -58,7 +58,7 @@ def judge_gains(function: Solution, run: Run) -> None:
         verdict = got.get(count) if isinstance(got, dict) else got
         one_of(verdict, ("real", "overfit", "hacked"), (count,), made)
         if verdict == "hacked":
-            raise NotYet(f"for {verdict!r} something else than right answers would have to be paid; none is")
+            raise NotYet(f"for {verdict!r} something other than right answers would have to be paid; nothing is")
         gained, lost, n, paid = made[count].loc["new", ["gained", "lost", "n", "paid"]]
         low, high = gain_interval(gained, lost, n)
         if (verdict == "real") != (low > 0):

@@ -1,1 +1,1 @@
-"""A faster engine: the numbers of TRL's GRPOTrainer without its repeated work. `shared_prompts` switches it on."""
+"""A faster engine: TRL's numbers without its repeated work. `shared_prompts` has it train; it always evaluates."""

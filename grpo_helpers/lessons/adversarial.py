@@ -11,13 +11,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..profiles import DATA
-from ..prompts import XML_COT_FORMAT
 from ..rewards import RewardFunc
 from .validation import ask, growth
 
 LONG, PATIENCE = 100_000, 5.0  # characters; seconds for one of them
-
-GOOD = XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72")
 
 
 class Case(NamedTuple):

@@ -54,7 +54,7 @@ USUAL = Setting()
 class Watch(TrainerCallback):
     """Asks the held-out questions after every so many batches, greedily: `rows` are what is `measured`, and when.
 
-    Its seconds are the processor's, which others do not stretch, and those of training alone: asking does not count.
+    Seconds are CPU time, which other processes do not stretch, and of training alone: asking does not count.
     The first row is to be noted before training.
     """
 

@@ -135,7 +135,7 @@ def plan(
     Args:
         trainable: "lora", or "full" for all weights (then in float32, as a gradient scaler needs).
         on_gpu: a CPU does without checkpointing, and has another overhead. There the plan is for shared prompts only:
-            TRL's own scoring works in float32 on a CPU, and was measured to need twice of what this says.
+            TRL's own scoring works in float32 on a CPU, and was measured to need twice what this says.
         prompt_tokens: the longest prompt; None takes the profile's limit.
         shared_prefix: tokens that all prompts begin with; they are run once where prompts are shared.
     """

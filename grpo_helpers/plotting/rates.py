@@ -46,7 +46,7 @@ def plot_intervals(results: Mapping[str, tuple[int, int]], title: str) -> Figure
 def plot_before_after(comparison: pd.DataFrame) -> Figure:
     """Each rate before (hollow) and after (filled) with its 95 % interval, from `evaluation.compare`."""
     first = comparison.iloc[0]
-    title = f"Right, in the layout: from {first['before']:.0%} to {first['after']:.0%} of held-out questions"
+    title = f"Right, in the layout: {100 * first['before']:.1f} % before, {100 * first['after']:.1f} % after"
     of = f"% of {int(first['n'])} questions"
     return plot_rates(comparison, {"before": "before", "after": "after"}, title, of)
 
@@ -64,7 +64,7 @@ def plot_kinds(counts: pd.DataFrame, title: str) -> Figure:
 
 def plot_reward_matrix(table: pd.DataFrame, title: str) -> Figure:
     """Completions (rows) × reward functions (columns): the points are written into the cells."""
-    figure, ax = plt.subplots(figsize=(1.25 * table.shape[1] + 2.2, 0.36 * len(table) + 1.2))
+    figure, ax = plt.subplots(figsize=(1.1 * table.shape[1] + 2.2, 0.36 * len(table) + 1.2))
     most = max(1e-9, float(table.to_numpy().max()))
     ax.pcolormesh(table.to_numpy(), cmap="Blues", vmin=0, vmax=1.6 * most, edgecolor="white", linewidth=1.5)
     for i, row in enumerate(table.to_numpy()):

@@ -29,7 +29,7 @@ SETUP_TEXT = """\
 
 Run this cell first. In Colab and on Kaggle it fetches the repository and the pinned versions, in a minute or two (an
 estimate); elsewhere it installs nothing."""
-FOLDED = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}  # on the site, in JupyterLab
+FOLDED = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}  # site, JupyterLab, Colab
 
 
 def address_of(repo: str) -> str:

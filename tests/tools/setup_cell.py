@@ -1,3 +1,4 @@
+# @title Set-up
 import os
 import subprocess
 import sys

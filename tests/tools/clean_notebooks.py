@@ -15,7 +15,7 @@ import nbformat
 import numpy as np
 from PIL import Image
 
-AREAS = 24  # colours
+AREA = 0.0005  # of a picture: a colour that fills as much is not changed
 
 
 def last_line_state(text: str) -> str:
@@ -26,13 +26,13 @@ def last_line_state(text: str) -> str:
 def smaller(png: str) -> str:
     """The same picture (base64) in few colours, if that is shorter: charts have few, and notebooks a size limit.
 
-    Its AREAS commonest colours stay as they are, so that a pale band keeps its hue, with as many others as move less
-    than a twentieth of the pixels by more than 8 of 255. (Median cut makes one colour of a thin blue and green line.)
+    The colours of areas stay as they are, so that a pale band keeps its hue, with as many others as move less than a
+    twentieth of the pixels by more than 8 of 255. (Median cut makes one colour of a thin blue and green line.)
     """
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     found, place, count = np.unique(np.asarray(picture) @ (1 << 16, 1 << 8, 1), return_inverse=True, return_counts=True)
     found = found[:, None] >> (16, 8, 0) & 255
-    areas = found[count.argsort()[::-1][:AREAS]]
+    areas = found[count > AREA * count.sum()][:64]
     for others in (16, 40, 72, 104, 168):
         rest = picture.quantize(others, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette()
         palette = np.vstack([areas, np.reshape(rest[: 3 * others], (-1, 3))])

@@ -88,7 +88,7 @@ def test_machine_gets_the_profile_that_fits_and_is_told_why(monkeypatch, capsys,
 def test_card_without_kernels_is_named_with_the_ways_out(monkeypatch, chosen):
     have(monkeypatch, card="Tesla P100-PCIE-16GB", gb=17.1, capability=(6, 0))
     monkeypatch.setenv("GRPO_PROFILE", chosen)
-    ways_out = "Tesla P100.*6.0, it needs 7.5.*another accelerator.*CUDA_VISIBLE_DEVICES"
+    ways_out = "Tesla P100.*6.0, torch needs 7.5.*another accelerator.*CUDA_VISIBLE_DEVICES"
     for refuses in (detect, lambda: models.load_policy(TINY)):
         with pytest.raises(machine.UnusableGPU, match=ways_out):
             refuses()

@@ -270,7 +270,7 @@ def test_plain_strings_for_prompts_train_and_a_missing_template_is_told(template
     texts = texts if templated else list(questions["question"])
     questions = questions.remove_columns("prompt").add_column("prompt", texts)
     training.train(training.make_trainer(QUICK.with_(steps=1), model, tokenizer, questions, tmp_path))
-    assert ("never ends its turn" in capsys.readouterr().out) != templated
+    assert ("never end its turn" in capsys.readouterr().out) != templated
 
 
 def test_the_share_of_worked_replies_is_logged_beside_the_first_reward():

@@ -84,7 +84,8 @@ def train(folder: str | Path, batch: int, steps: int = 8, loss_type: str = "dapo
     trained = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     save_file(trained, folder / f"rank-{rank}.safetensors")
     records.history(trainer).to_csv(folder / f"history-{rank}.csv", index=False)
-    print(f"process {rank} of {processes}: {steps} steps, {batch} completions in each", flush=True)
+    line = f"process {rank} of {processes}: {steps} steps, {batch} completions in each\n"
+    print(line, end="", flush=True)  # one write a process: two at once may share a line
     trainer.accelerator.end_training()
 
 

@@ -16,8 +16,8 @@ from record import agents
 from .cells import definitions
 
 NAMES = """
-calculate load_policy call result says between_turns run_tools converse mask_by_hand loss_by_hand gradient_of
-make_trainer question split SIZES answer_of correct_func Guessing chance game_shown GAME GUESSES HIGHEST LONG
+calculate tool_policy call result says between_turns run_tools converse mask_by_hand loss_by_hand gradient_of
+tool_trainer question split SIZES answer_of correct_func Guessing chance game_shown GAME GUESSES HIGHEST LONG
 """
 taught = definitions("11_tools_and_turns", *NAMES.split())
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def policy():
-    return taught.load_policy()
+    return taught.tool_policy()
 
 
 def rows(count=16):
@@ -74,7 +74,7 @@ def test_a_tool_that_raises_or_does_not_exist_is_told_to_the_policy():
 
 def test_between_turns_are_the_tokens_that_trl_puts_there(policy):
     _, tokenizer = policy
-    trainer = taught.make_trainer(rows(), [taught.correct_func], tools=[taught.calculate], max_steps=1)
+    trainer = taught.tool_trainer(rows(), [taught.correct_func], tools=[taught.calculate], max_steps=1)
     one, two = taught.result("calculate", "4"), taught.result("calculate", "2")
     for results in ([one], [one, two]):
         assert taught.between_turns(tokenizer, results) == trainer._get_tool_suffix_ids(results)
@@ -90,7 +90,7 @@ def test_the_mask_by_hand_follows_the_turns():
 def some_batch():
     """A trainer, and the batch that TRL makes of calls and direct answers to one question, right and wrong ones."""
     data, options = rows(8), {"tools": [taught.calculate], "per_device_train_batch_size": 8, "max_steps": 1}
-    trainer = taught.make_trainer(data, [taught.correct_func], **options)
+    trainer = taught.tool_trainer(data, [taught.correct_func], **options)
     trainer.current_gradient_accumulation_steps = 1
     call = f"[calculate text={data[0]['text']}]"
     right, wrong = (f"The answer is {number}." for number in (data[0]["answer"], 1))
@@ -203,7 +203,7 @@ def test_a_rollout_that_is_killed_in_the_middle_resumes(tmp_path):
     def trainer(folder):
         more = {"max_completion_length": taught.LONG, "max_tool_calling_iterations": taught.GUESSES}
         more |= {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 8, "max_steps": 4}
-        return taught.make_trainer(data, [], game=Game, output_dir=str(folder), **more)
+        return taught.tool_trainer(data, [], game=Game, output_dir=str(folder), **more)
 
     whole = trainer(tmp_path / "whole")
     whole.train()
@@ -230,7 +230,7 @@ def test_a_rollout_that_is_killed_in_the_middle_resumes(tmp_path):
 @pytest.mark.trains
 def test_the_recorded_trainings_run(monkeypatch):
     for name, value in {"STEPS": 1, "BATCH": 8}.items():
-        monkeypatch.setitem(agents.taught.make_trainer.__globals__, name, value)
+        monkeypatch.setitem(agents.taught.tool_trainer.__globals__, name, value)
     few = TINY.with_(steps=1, eval_questions=20)
     tables = agents.tools(few, seed=1)
     trained = {"a price", "no price", "no KL penalty", "mask forgotten"}

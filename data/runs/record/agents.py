@@ -16,7 +16,7 @@ from tests.cells import definitions
 
 taught = definitions(
     "11_tools_and_turns",
-    *("load_policy", "calculate", "call", "result", "split", "by_head", "by_size", "make_trainer", "Forgetful"),
+    *("tool_policy", "calculate", "call", "result", "split", "by_head", "by_size", "tool_trainer", "Forgetful"),
     *("correct_func", "calls_func", "CHAT_TEMPLATE", "RESPONSE_TEMPLATE", "converse", "question", "says", "answer_of"),
     *("PRICE", "BETA", "STEPS", "GAME", "NEW", "HIGHEST", "GUESSES", "LONG", "Guessing", "play"),
 )
@@ -46,9 +46,9 @@ def tools(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
         "no KL penalty": {"weights": priced, "beta": 0.0},
         "mask forgotten": {"weights": priced, "trainer": taught.Forgetful},
     }
-    rates, histories = {"before": measured(*taught.load_policy())}, {}
+    rates, histories = {"before": measured(*taught.tool_policy())}, {}
     for name, special in trainings.items():
-        trainer = taught.make_trainer(questions, rewards, **settings | special)
+        trainer = taught.tool_trainer(questions, rewards, **settings | special)
         trainer.train()
         histories[name] = history(trainer)
         rates[name] = measured(trainer.model.eval(), trainer.processing_class)
@@ -66,7 +66,7 @@ def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     trainings = {"some secrets kept back": [s for s in everyone if s not in taught.NEW], "all secrets": everyone}
     settings = {"max_completion_length": taught.LONG, "max_tool_calling_iterations": taught.GUESSES}
     settings |= {"max_steps": min(taught.STEPS, profile.steps), "seed": seed}
-    model, tokenizer = taught.load_policy()
+    model, tokenizer = taught.tool_policy()
     games, histories = [], {}
 
     def note(training: str, policy: Any) -> None:
@@ -78,7 +78,7 @@ def game(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:
     note("none", model)
     for training, secrets in trainings.items():
         rows = Dataset.from_list([{"prompt": taught.GAME, "secret": secret} for secret in secrets * 40])
-        trainer = taught.make_trainer(rows, [], game=taught.Guessing, **settings)
+        trainer = taught.tool_trainer(rows, [], game=taught.Guessing, **settings)
         trainer.train()
         histories[training] = history(trainer)
         note(training, trainer.model.eval())

@@ -19,7 +19,7 @@ from .cells import definitions
 NOTEBOOK = "13_alternatives"
 taught = definitions(
     NOTEBOOK,
-    *("kept", "vote", "kl", "log_probs", "pretraining_texts", "apart", "best_rate", "rejection", "Looks", "run"),
+    *("kept", "vote", "kl", "log_probs", "pretraining_texts", "apart", "rejection", "Looks", "run"),
     *("QuickRLOO", "QuickDistillation", "verdict_func", "questions", "RECIPE", "shared", "teacher", "WAYS"),
     *("Race", "Reached", "on_the_way"),
 )
@@ -79,12 +79,6 @@ def test_pretraining_texts_are_new_and_of_two_kinds(policy):
 def test_two_ways_are_apart_only_if_all_seeds_are():
     values = pd.DataFrame([[0.5, 0.6], [0.7, 0.8], [0.6, 0.9]], index=["a", "b", "c"])
     assert taught.apart(values) == {("b", "a")}
-
-
-def test_the_best_rate_and_its_edges():
-    tried = pd.DataFrame({"rate": [1, 1, 2, 2, 4, 4], "right": [0.1, 0.3, 0.5, 0.5, 0.9, 0.0]})
-    assert taught.best_rate(tried) == (2, False)
-    assert taught.best_rate(tried[tried["rate"] < 4]) == (2, True)
 
 
 def test_a_race_is_over_where_the_target_is_reached():

@@ -40,19 +40,6 @@ def test_failed_write_leaves_the_old_file_or_none_and_nothing_else(monkeypatch, 
     assert os.listdir(tmp_path) == ["old.json"] and read_json(tmp_path / "old.json") == {"old": 1}
 
 
-def test_reader_sees_the_old_text_until_the_new_one_is_whole(monkeypatch, tmp_path):
-    write_text(tmp_path / "a.txt", "old")
-    seen, replace = [], os.replace
-
-    def look_then_replace(source, target):
-        seen.append(((tmp_path / "a.txt").read_text(), Path(source).read_text()))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", look_then_replace)
-    write_text(tmp_path / "a.txt", "new")
-    assert seen == [("old", "new")]
-
-
 @pytest.mark.parametrize("text", ["", '{"a": 1', "[]", "null", "{}", '{"a": 1}', "[" * 100_000])
 def test_json_that_is_broken_no_object_or_lacks_a_field_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)

@@ -3,16 +3,17 @@
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from trl import GRPOConfig
 
-from grpo_helpers import models
+from grpo_helpers import models, training
 from grpo_helpers.lessons import grids
 from grpo_helpers.profiles import ARTICLE, TINY
-from record import recipes
+from record import recipes, ten_minutes
 from record.recipes import OURS, OWN, PUBLISHED, REPAIRED, TRL, Clock, Recipe, learning_curve, recipe_trainer
 
 INF = float("inf")
@@ -77,3 +78,23 @@ def test_rates_come_from_two_seeds_on_other_questions_and_the_published_one_is_n
     assert curves.groupby("setting")["rate"].first().to_dict() == best and {*curves["seed"]} == {*range(7, 12)}
     assert {*asked[:5]} == {(False, 300, 0, INF)}  # ours, whose median of seconds the others have
     assert {*asked[5:]} == {(True, 200, 300, 9), (False, 300, 0, 9)}
+
+
+def test_ten_minutes_are_judged_by_other_questions_and_the_rate_follows_the_clock(monkeypatch):
+    def make_trainer(profile, model, tokenizer, questions, folder, callbacks, **how):
+        callbacks[0].start, callbacks[0].asked = 0, {*questions["question"]}
+        return Mock(state=Mock(global_step=3), callbacks=callbacks)
+
+    monkeypatch.setattr(training, "make_trainer", make_trainer)
+    monkeypatch.setattr(training, "train_to_end", lambda trainer: clocks.append(trainer.callbacks[1]))
+    monkeypatch.setattr(grids.Watch, "measure", lambda watch, model: {"held out": {*watch.held_out["question"]}})
+    clocks, settings = [], ten_minutes.SETTINGS
+    rows = [ten_minutes.timed_cell(TINY, settings[name], seed=1)["curves"] for name in settings]
+    assert [(row["step"], row["completions"]) for (row,) in rows] == [(3, 3 * int(name)) for name in settings]
+    assert len(rows[0][0]["held out"]) == 200 and not clocks[0].watch.asked & rows[0][0]["held out"]
+    (adam, control), args = (Mock(param_groups=[{}]), Mock(should_training_stop=False)), Mock(learning_rate=4)
+    for spent, rate, over in ((0, 0, False), (0.025, 2, False), (0.5, 2, False), (1, 0, True)):
+        clocks[0].watch = Mock(seconds=600 * spent)
+        clocks[0].on_step_begin(args, None, control, optimizer=adam)
+        clocks[0].on_step_end(args, None, control)
+        assert adam.param_groups[0]["lr"] == pytest.approx(rate, abs=0.01) and control.should_training_stop is over

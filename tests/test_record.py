@@ -170,8 +170,9 @@ def test_a_policy_that_is_not_there_is_named_with_the_command_that_makes_it(monk
     monkeypatch.setenv("GRPO_OUTPUT", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="policies/absent holds no policy.*pretrain.py --worked 0 --output"):
         record.RECORDERS["elicit"](TINY, 1)
-    with pytest.raises(ValueError, match="profile tiny: the recorded policies are small's"):
-        record.RECORDERS["carry_over"](TINY, 1)
+    for name in ("carry_over", "ten_minutes"):
+        with pytest.raises(ValueError, match="profile tiny: .* small's; use small"):
+            record.RECORDERS[name](TINY, 1)
     made = runpy.run_path(str(DATA / "tiny_policy" / "pretrain.py"))
     usual, rare = made["HABIT"], made["with_worked"](made["HABIT"], 1)
     assert made["with_worked"](usual, 26) == usual and rare["worked", "plain"] / rare["worked", "layout"] == 1.5

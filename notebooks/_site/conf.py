@@ -4,7 +4,9 @@ Sphinx with MyST-NB and Furo, because all of it is Python from one package index
 browser without a server, and its links between notebooks are checked. (Jupyter Book needs Node since its version 2.)
 """
 
+import base64
 import csv
+import html
 import json
 import re
 import sys
@@ -23,6 +25,24 @@ DATA = HERE.parents[1] / "data"
 MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"  # one file, glyphs included: pages work without a network
 PROJECT = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT.get("urls", {}).get("Repository")  # absent until published
+
+# the cell whose figure is on a notebook's card
+CARDS = {
+    "00_first_run": "curves",
+    "01_grpo_concepts": "def-clip",
+    "02_prompts_and_data": "e51a2f86",
+    "03_reward_design": "train-patched",
+    "04_lora_and_memory": "code-42",
+    "05_grpo_training": "code-47",
+    "06_evaluation": "b85e02c4",
+    "07_reading_training_runs": "length-tiny",
+    "08_experiments": "fair-rate",
+    "09_scaling_out": "code-12",
+    "10_your_own_task": "evaluate",
+    "11_tools_and_turns": "code-21",
+    "12_rewards_beyond_exact_match": "learned-figure-code",
+    "13_alternatives": "costs",
+}
 
 project = "GRPO, from the idea to a model you trained"
 extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx_design", "sphinx_copybutton"]
@@ -59,6 +79,34 @@ def adapt_links(app, docname, source):
     source[0] = re.sub(elsewhere, r"\1", text)
 
 
+def figure_of(name):
+    """The picture of a notebook's card, in base64, and its title in words."""
+    cells = json.loads((HERE.parent / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = next(cell["outputs"] for cell in cells if cell["id"] == CARDS[name])
+    png, alt = next(
+        (output["data"]["image/png"], output["metadata"]["image/png"]["alt"])
+        for output in outputs
+        if "image/png" in output.get("data", {})
+    )
+    title = re.search("“(.+?)”", alt)
+    return png, title[1] if title else alt
+
+
+def add_pictures(app, docname, source):
+    """Each card of a notebook on the first page gets its picture."""
+    if docname == "index":
+        for name in CARDS:
+            head = f":link: {name}\n:link-type: doc\n"
+            picture = f'<img class="card-picture" src="_static/{name}.png" alt="{html.escape(figure_of(name)[1])}">\n\n'
+            before, found, after = source[0].rpartition(head)  # the cards of "Three ways in" come first
+            source[0] = before + found + "\n" + picture + after
+
+
+def write_pictures(app, error):
+    for name in CARDS:
+        Path(app.outdir, "_static", f"{name}.png").write_bytes(base64.b64decode(figure_of(name)[0]))
+
+
 def write_recorded(app, error):
     """What "Try it here" shows of a recorded run, as a script, because a page opened from disk may not read files."""
     run = DATA / "runs" / "tiny-1"
@@ -71,7 +119,9 @@ def write_recorded(app, error):
 
 def setup(app):
     app.connect("source-read", adapt_links)
+    app.connect("source-read", add_pictures)
     app.connect("build-finished", write_recorded)
+    app.connect("build-finished", write_pictures)
 
 
 def with_alt(render):

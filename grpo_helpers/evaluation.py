@@ -103,13 +103,14 @@ def _generate(
 def score(question: str, gold: Any, completion: str, truncated: bool) -> dict[str, Any]:
     """One row of an evaluation; `gold` is a number, as text or of any library."""
     gold = gold_text(gold)
+    strict = has_strict_format(completion) and is_correct(completion, gold)
     return {
         "question": question,
         "gold": gold,
         "completion": completion,
         "extracted": extract_xml_answer(completion),
-        "strict": has_strict_format(completion) and is_correct(completion, gold),
-        "flexible": same_number(last_number(completion), gold),
+        "strict": strict,
+        "flexible": strict or same_number(last_number(completion), gold),  # "- 5" in a block is no "3 - 5" in a text
         "format": has_strict_format(completion),
         "worked": has_calculation(completion),
         "truncated": truncated,
@@ -231,7 +232,7 @@ def as_percentages(comparison: pd.DataFrame) -> pd.DataFrame:
 
 def before_after(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """`compare` for reading, with a last row for the mean length of a reply in tokens."""
-    shown = as_percentages(compare(before, after)).rename_axis(None)
+    shown = as_percentages(compare(before, after)).rename_axis(None).astype(object)  # room for text among the counts
     forms = ("{:.1f} ({:.1f}-{:.1f})", "{:.1f} ({:.1f}-{:.1f})", "{:+.1f} ({:+.1f} to {:+.1f})")
     lengths = (before["tokens"], after["tokens"], after["tokens"] - before["tokens"])
     cells = [form.format(x.mean(), *bootstrap_interval(x)) for form, x in zip(forms, lengths, strict=True)]

@@ -12,31 +12,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 
 from .machine import gpu_record
-from .models import causal_lm
 from .profiles import GB
 from .prompts import prompt_ids
 
 
 def largest_activation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[dict]) -> float:
-    """The largest magnitude that any layer puts out for `prompt`; float16 ends at 65,504.
+    """The largest magnitude of the hidden states for `prompt`; float16 ends at 65,504.
 
     Logits that are not finite in this precision are a ValueError.
     """
     ids = torch.tensor(prompt_ids(tokenizer, [prompt]), device=model.device)
-    seen = []
-
-    def note(module: torch.nn.Module, args: Any, output: Any) -> None:
-        seen.append((output[0] if isinstance(output, tuple) else output).abs().max())
-
-    handles = [layer.register_forward_hook(note) for layer in causal_lm(model).model.layers]
     with torch.no_grad():
-        logits = model(ids).logits
-    for handle in handles:
-        handle.remove()
-    if not logits.isfinite().all():
+        output = model(ids, output_hidden_states=True)
+    if not output.logits.isfinite().all():
         what = f"the policy's logits are not finite in {str(model.dtype).removeprefix('torch.')}: made for bfloat16, it"
         raise ValueError(f"{what} overflows; take a card that has bfloat16 (an L4, an A100) or another model")
-    return float(torch.stack(seen).max())
+    return max(float(states.abs().max()) for states in output.hidden_states)
 
 
 class Ledger(TrainerCallback):

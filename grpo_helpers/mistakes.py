@@ -39,7 +39,7 @@ def has_calculation(text: str) -> bool:
     >>> [has_calculation(text) for text in ("6 * 12 = 72", "Easy. 72", "6 * 12")]
     [True, False, False]
     """
-    return _SUM.search(text) is not None
+    return _SUM.search(text.replace("\u2212", "-")) is not None
 
 
 def false_sums(text: str) -> list[str]:
@@ -49,7 +49,7 @@ def false_sums(text: str) -> list[str]:
     ['90 km * 7 hours = 600']
     """
     found = []
-    for match in _SUM.finditer(text):
+    for match in _SUM.finditer(text.replace("\u2212", "-")):  # as long, and the minus of `parse_number`
         stated = parse_number(match[2])
         try:
             off = abs(_value(match[1]) - stated)
@@ -57,5 +57,5 @@ def false_sums(text: str) -> list[str]:
             off = Decimal("Infinity")
         shown = Decimal(1).scaleb(stated.as_tuple().exponent)
         if off > (shown / 2 if {"/", "÷"} & set(match[1]) else 0):
-            found.append(match[0].strip())
+            found.append(text[match.start() : match.end()].strip())
     return found

@@ -87,7 +87,7 @@ def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(profile))
     ends = end_ids(model, tokenizer)
-    known, rows = tokenizer.vocab_size, model.get_input_embeddings().num_embeddings
+    known, rows = len(tokenizer), model.get_input_embeddings().num_embeddings
     if known > rows:
         raise ValueError(f"the tokenizer has {known} tokens, the model {rows}; take both from the same model")
     fit_template(tokenizer, profile.chat_template_kwargs)

@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +61,9 @@ def provenance(profile: Profile, seed: int) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the code, "-dirty" when something but recorded runs differs from it."""
+
+    if not shutil.which("git"):
+        return "unknown"
 
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True).stdout.strip()

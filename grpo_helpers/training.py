@@ -1,4 +1,4 @@
-"""Training with TRL's GRPOTrainer: configuration, safe resume, and the history as a table."""
+"""Training with TRL's GRPOTrainer: configuration, checks before the first step, and safe resume."""
 
 import contextlib
 import errno
@@ -164,7 +164,6 @@ def make_trainer(
     if share:
         trainer.skip_tied = profile.skip_tied
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.remove_callback(transformers.ProgressCallback)
     return trainer
 
 
@@ -256,8 +255,7 @@ def train(trainer: GRPOTrainer, resume: bool = False) -> Outcome:
         if trainer.args.activation_checkpointing:
             trainer.model.activation_checkpointing_disable()
         trainer.model.config.use_cache = True
-    doctors = [c for c in trainer.callback_handler.callbacks if isinstance(c, DoctorCallback)]
-    finding = doctors[0].stopped_by if doctors else None
+    finding = next((c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, DoctorCallback)), None)
     how = STOPPED if finding else INTERRUPTED if stop.stopped else FINISHED
     return Outcome(how, trainer.state.global_step, finding)
 

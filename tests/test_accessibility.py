@@ -130,6 +130,8 @@ def test_a_panel_says_that_nothing_was_logged_and_a_single_run_shows_every_step(
     reward, entropy = plotting.plot_signals({"A": HISTORY}, "t", ["reward", "entropy"]).axes
     assert [line.get_ydata().tolist() for line in reward.lines] == [[0.5, 1, 2], [3.5 / 3] * 3]
     assert [text.get_text() for text in entropy.texts] == ["not logged"]
+    (eight,) = plotting.plot_signals({f"run {i}": HISTORY for i in range(8)}, "t", ["reward"]).axes
+    assert len(eight.lines) == 16, "more runs than line styles"
 
 
 def test_the_figure_of_a_run_begins_with_what_was_learned_and_marks_the_most_there_is():

@@ -211,6 +211,8 @@ def test_score_of_a_reply(completion, extracted, right):
     texts = {"question": "6 * 12?", "gold": "72", "completion": completion, "extracted": extracted}
     assert row == texts | {outcome: outcome in right for outcome in OUTCOMES}
     assert {type(row[outcome]) for outcome in OUTCOMES} == {bool}
+    apart = evaluation.score("3 - 8?", "-5", BLOCK.replace("72\n</a", "- 5\n</a"), False)
+    assert apart["strict"] and apart["flexible"], "what is strictly right is so by the other reading"
 
 
 def table(*rows):

@@ -5,7 +5,6 @@ import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 
-import pandas as pd
 import pytest
 
 import record
@@ -16,9 +15,7 @@ from grpo_helpers.lessons.grids import USUAL, Setting, random_reward_func, run_c
 from grpo_helpers.profiles import TINY
 from record import grid
 
-from .cells import definitions
-
-GRIDS, tables = grid.LAB.GRIDS, definitions("08_experiments", "tables").tables
+GRIDS = grid.LAB.GRIDS
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=4, eval_questions=6, max_samples=12)
 ALL = {f"{name}-{label}": setting for name, varied in GRIDS.items() for label, setting in varied.items()}
 
@@ -133,13 +130,6 @@ def test_an_interrupted_record_goes_on_if_the_code_is_the_same(commit, kept, mon
     asked = ["layout only", "random", "constant"], range(42, 45)
     assert found == [(*asked, []), (*asked, kept)]
     assert list((tmp_path / "grids").iterdir()) == []  # the next run is a run
-
-
-def test_tables_put_the_usual_setting_first_under_the_grids_own_name():
-    curves = tables("grid_placebo")["curves"]
-    assert [*curves["setting"].unique()] == ["real reward", "layout only", "random", "constant"]
-    usual = records.load("grid_usual", "tiny")["curves"]
-    pd.testing.assert_frame_equal(curves[curves["setting"] == "real reward"], usual.assign(setting="real reward"))
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -53,6 +53,8 @@ def test_shapes_and_tiles_are_the_public_ones_and_an_unknown_architecture_is_nam
     assert QWEN25_15B.parameters == 1_543_714_304  # the model card's "1.54B"
     assert memory.TRL_POSITIONS == chunked_logprob.TOKEN_CHUNK_SIZE and memory.SCORE_CHUNK == trainer.SCORE_CHUNK
     assert memory.TRL_VOCABULARY == utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    with pytest.raises(ValueError, match="trainable='Full'"):
+        plan(T4, QWEN25_15B, trainable="Full")
     with pytest.raises(ValueError, match="'gpt2'.*llama"):
         ModelShape.from_config(AutoConfig.for_model("gpt2", num_key_value_heads=12))
 

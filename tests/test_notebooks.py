@@ -3,6 +3,7 @@
 That they run is nbmake's part (`make test`), what their figures say that of test_accessibility.
 """
 
+import ast
 import json
 import re
 import statistics
@@ -16,7 +17,7 @@ import pytest
 from grpo_helpers.profiles import ROOT
 from tests.tools.clean_notebooks import fingerprint
 
-from .cells import definitions
+from .cells import defined_by, definitions
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = ("05_", "06_")  # these want a GPU when opened in Colab
@@ -138,6 +139,24 @@ def test_code_comes_in_small_pieces_prose_before_it_and_results_asserted_and_exp
     assert not EMOJI.search(prose(path))
     assert len(re.findall(r"^assert ", code(path), flags=re.MULTILINE)) >= 3, "executing a notebook tests it"
     assert prose(path).count("**What you should see:**") >= 3
+
+
+COMPREHENSION = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+
+
+def bound(node):
+    """The names that a statement gives to values in its notebook; those of functions and comprehensions stay inside."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | COMPREHENSION):
+        yield from (name for child in ast.iter_child_nodes(node) for name in bound(child))
+
+
+@every_notebook
+def test_no_value_takes_the_name_of_a_function_or_a_module(path):
+    body = [node for cell in cells(path, "code") if cell.id != SETUP for node in ast.parse(cell.source).body]
+    named = {name for node in body for name, by in defined_by(node).items() if not isinstance(by, ast.Assign)}
+    assert not named & {name for node in body for name in bound(node)}
 
 
 @every_notebook

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import record
-from grpo_helpers import records
+from grpo_helpers import records, run
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.files import held, read_json
 from grpo_helpers.lessons import probing
@@ -75,6 +75,11 @@ def test_what_fails_or_is_stopped_leaves_the_older_record_as_it_was(error, code,
     monkeypatch.setitem(record.RECORDERS, NAME, Mock(side_effect=error))
     assert main(arguments) == code and ("stopped by Ctrl-C" in capsys.readouterr().err) == (code == 130)
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert run.commit() == "unknown"
 
 
 @pytest.mark.trains

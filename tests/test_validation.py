@@ -131,7 +131,8 @@ def test_a_hostile_completion_of_ones_own_is_tried():
 def test_empty_input_reward_models_and_columns_that_are_trls_are_refused():
     columns = [row | {"completions": "x"} for row in ROWS]
     refused = {"0 rows": ([sound], []), "0 reward functions": ([], ROWS), "column 'completions'": ([sound], columns)}
-    for said, asked in (refused | {"reward model": ([sound, torch.nn.Linear(1, 1)], ROWS)}).items():
+    refused |= {"reward model": ([sound, torch.nn.Linear(1, 1)], ROWS), "'org/model'": ("org/model", ROWS)}
+    for said, asked in refused.items():
         with pytest.raises(ValueError, match=said):
             validate_rewards(*asked)
 

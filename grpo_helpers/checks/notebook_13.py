@@ -46,7 +46,8 @@ def judge_division(function: Solution) -> None:
 
     def train(**changes: Any) -> pd.DataFrame:
         history = short_run(verdict, **{"steps": 12, "problem_steps": (1, 2), "max_completion_length": 64} | changes)
-        ends[str(changes.get("scale_rewards", "group"))] = history["reward"].tail(5).mean()
+        if changes.keys() <= {"scale_rewards"}:
+            ends[str(changes.get("scale_rewards", "group"))] = history["reward"].tail(5).mean()
         return history
 
     got = function(train)

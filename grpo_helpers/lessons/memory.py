@@ -139,6 +139,8 @@ def plan(
         prompt_tokens: the longest prompt; None takes the profile's limit.
         shared_prefix: tokens that all prompts begin with; they are run once where prompts are shared.
     """
+    if trainable not in ("lora", "full"):
+        raise ValueError(f"trainable={trainable!r}: take 'lora' or 'full'")
     full, half = trainable == "full", BYTES[profile.dtype]  # half: bytes of a number while computing; 2 is autocast
     p = profile.with_(
         checkpointing=profile.checkpointing and on_gpu, max_prompt_length=prompt_tokens or profile.max_prompt_length

@@ -99,7 +99,7 @@ def validate_rewards(
     reward functions, or with a reward model, which only TRL can ask, it is a ValueError.
     """
     rows = [dict(r) for r in rows]
-    reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+    reward_funcs = [reward_funcs] if callable(reward_funcs) or is_model(reward_funcs) else list(reward_funcs)
     if not rows or not reward_funcs:
         raise ValueError(f"{len(reward_funcs)} reward functions and {len(rows)} rows: at least one of each is needed")
     if models := [f for f in reward_funcs if is_model(f)]:

@@ -1,6 +1,7 @@
 """Figures of a log: what TRL writes down at each step, one panel a column."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def plot_signals(
     figure = panels(len(columns), title, per_row)
     for ax, column in zip(figure.axes, columns, strict=True):
         name, unit = _signal(column)
-        for (label, history), look in zip(runs.items(), LOOKS, strict=False):
+        for (label, history), look in zip(runs.items(), itertools.cycle(LOOKS), strict=False):
             if column not in history or history[column].isna().all():
                 continue
             values = history[column].replace([np.inf, -np.inf], np.nan) * (100 if unit == "%" else 1)

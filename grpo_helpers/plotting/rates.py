@@ -1,6 +1,7 @@
 """Figures of an evaluation: rates with their intervals, counts before and after, who pays what."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -23,7 +24,7 @@ def plot_rates(
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.5, (0.3 + 0.15 * len(columns)) * len(rates) + 1.3))
-    for i, ((column, label), (marker, colour, face)) in enumerate(zip(columns.items(), MARKS, strict=False)):
+    for i, ((column, label), (marker, colour, face)) in enumerate(zip(columns.items(), cycle(MARKS), strict=False)):
         x, low, high = (100 * rates[c].astype(float) for c in (column, f"{column}_low", f"{column}_high"))
         y = [row + 0.25 * (i - (len(columns) - 1) / 2) for row in range(len(rates))]
         name = label if len(columns) > 1 else None

@@ -17,7 +17,7 @@ elicit              a skill that was absent, rare or common in pre-training, und
 elicit_shown        the first two of these after ten worked solutions, and after GRPO on top (13)
 entropy_bonus       a collapsed patient of 07 under an entropy bonus (08)
 countdown           the worked task of notebook 10
-ten_minutes         completions a step of `small`, at a budget of time (05)
+ten_minutes         completions a step of `small`, each at its own best rate, in ten minutes of one core (08)
 carry_over          ten minutes and an hour of training, on other problems, and with eight tries (05)
 checkpoints         every checkpoint of a run on the same held-out questions (06)
 ladder              how far an adapter must move for the layout to be learned (05)

@@ -103,7 +103,8 @@ def _generate(
 def score(question: str, gold: Any, completion: str, truncated: bool) -> dict[str, Any]:
     """One row of an evaluation; `gold` is a number, as text or of any library."""
     gold = gold_text(gold)
-    strict = has_strict_format(completion) and is_correct(completion, gold)
+    laid_out = has_strict_format(completion)
+    strict = laid_out and is_correct(completion, gold)
     return {
         "question": question,
         "gold": gold,
@@ -111,7 +112,7 @@ def score(question: str, gold: Any, completion: str, truncated: bool) -> dict[st
         "extracted": extract_xml_answer(completion),
         "strict": strict,
         "flexible": strict or same_number(last_number(completion), gold),  # "- 5" in a block is no "3 - 5" in a text
-        "format": has_strict_format(completion),
+        "format": laid_out,
         "worked": has_calculation(completion),
         "truncated": truncated,
     }

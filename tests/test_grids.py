@@ -15,7 +15,9 @@ from grpo_helpers.lessons.grids import USUAL, Setting, random_reward_func, run_c
 from grpo_helpers.profiles import TINY
 from record import grid
 
-GRIDS = grid.LAB.GRIDS
+from .cells import definitions
+
+GRIDS, tables = grid.LAB.GRIDS, definitions("08_experiments", "tables").tables
 QUICK = TINY.with_(batch=8, num_generations=4, max_completion_length=12, steps=4, eval_questions=6, max_samples=12)
 ALL = {f"{name}-{label}": setting for name, varied in GRIDS.items() for label, setting in varied.items()}
 
@@ -138,3 +140,6 @@ def test_what_is_recorded_is_what_is_defined(name):
     labels = [label for label, setting in GRIDS[name].items() if setting != USUAL] or ["usual"]
     assert list(dict.fromkeys(cells["setting"])) == labels
     assert set(cells.groupby("setting")["seed"].nunique()) == {6 if name == "grid_usual" else 3}
+    told, usual = tables(name)["curves"], records.load("grid_usual", "tiny")["curves"]
+    assert [*told["setting"].unique()] == [*GRIDS[name]], "the usual setting first, under the grid's own name"
+    assert told.head(len(usual)).equals(usual.assign(setting=next(iter(GRIDS[name]))))

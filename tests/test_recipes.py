@@ -82,19 +82,21 @@ def test_rates_come_from_two_seeds_on_other_questions_and_the_published_one_is_n
 
 def test_ten_minutes_are_judged_by_other_questions_and_the_rate_follows_the_clock(monkeypatch):
     def make_trainer(profile, model, tokenizer, questions, folder, callbacks, **how):
-        callbacks[0].start, callbacks[0].asked = 0, {*questions["question"]}
-        return Mock(state=Mock(global_step=3), callbacks=callbacks)
+        args = Mock(learning_rate=4, per_device_train_batch_size=profile.batch, gradient_accumulation_steps=1)
+        return SimpleNamespace(clock=callbacks[0], args=args, asked={*questions["question"]})
+
+    def train(trainer):
+        adam, control = Mock(param_groups=[{}]), Mock(should_training_stop=False)
+        for spent, rate, over in ((0, 0, False), (0.025, 2, False), (0.5, 2, False), (1, 0, True)):
+            monkeypatch.setattr(Clock, "seconds", 600 * spent)
+            trainer.clock.on_step_begin(trainer.args, None, control, optimizer=adam)
+            trainer.clock.on_step_end(trainer.args, Mock(global_step=3, max_steps=9), control)
+            assert adam.param_groups[0]["lr"] == pytest.approx(rate, abs=0.01) and control.should_training_stop is over
+        assert len(trainer.clock.rows[-1]["held out"]) == 200 and not trainer.asked & trainer.clock.rows[-1]["held out"]
 
     monkeypatch.setattr(training, "make_trainer", make_trainer)
-    monkeypatch.setattr(training, "train_to_end", lambda trainer: clocks.append(trainer.callbacks[1]))
+    monkeypatch.setattr(training, "train_to_end", train)
     monkeypatch.setattr(grids.Watch, "measure", lambda watch, model: {"held out": {*watch.held_out["question"]}})
-    clocks, settings = [], ten_minutes.SETTINGS
-    rows = [ten_minutes.timed_cell(TINY, settings[name], seed=1)["curves"] for name in settings]
-    assert [(row["step"], row["completions"]) for (row,) in rows] == [(3, 3 * int(name)) for name in settings]
-    assert len(rows[0][0]["held out"]) == 200 and not clocks[0].watch.asked & rows[0][0]["held out"]
-    (adam, control), args = (Mock(param_groups=[{}]), Mock(should_training_stop=False)), Mock(learning_rate=4)
-    for spent, rate, over in ((0, 0, False), (0.025, 2, False), (0.5, 2, False), (1, 0, True)):
-        clocks[0].watch = Mock(seconds=600 * spent)
-        clocks[0].on_step_begin(args, None, control, optimizer=adam)
-        clocks[0].on_step_end(args, None, control)
-        assert adam.param_groups[0]["lr"] == pytest.approx(rate, abs=0.01) and control.should_training_stop is over
+    for name, setting in ten_minutes.SETTINGS.items():
+        rows = ten_minutes.timed_cell(TINY, setting, seed=1)["curves"]
+        assert [(row["step"], row["completions"]) for row in rows] == [(0, 0), (3, 3 * int(name))]

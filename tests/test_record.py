@@ -33,7 +33,7 @@ def quick(monkeypatch):
     monkeypatch.setitem(record.RECORDERS, NAME, lambda profile, seed: TABLES)
 
 
-def test_a_record_can_be_loaded_and_says_where_it_comes_from_and_without_that_is_none(quick, tmp_path):
+def test_a_record_can_be_loaded_and_says_where_it_comes_from_and_without_that_is_none(quick, tmp_path, monkeypatch):
     target = record.record(NAME, TINY, seed=7, runs=tmp_path)
     assert target.name == "prompt_variants-tiny-7"
     loaded = records.load(NAME, "tiny", 7, runs=tmp_path)
@@ -48,6 +48,8 @@ def test_a_record_can_be_loaded_and_says_where_it_comes_from_and_without_that_is
     assert records.available(NAME, runs=tmp_path) == []
     with pytest.raises(FileNotFoundError, match="data/runs/record prompt_variants --profile tiny --seed 7"):
         records.load(NAME, "tiny", 7, runs=tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert run.commit() == "unknown", "without git"
 
 
 @pytest.mark.parametrize(
@@ -75,11 +77,6 @@ def test_what_fails_or_is_stopped_leaves_the_older_record_as_it_was(error, code,
     monkeypatch.setitem(record.RECORDERS, NAME, Mock(side_effect=error))
     assert main(arguments) == code and ("stopped by Ctrl-C" in capsys.readouterr().err) == (code == 130)
     assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
-
-
-def test_without_git_the_commit_is_unknown(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert run.commit() == "unknown"
 
 
 @pytest.mark.trains

@@ -6,6 +6,7 @@ browser without a server, and its links between notebooks are checked. (Jupyter 
 
 import base64
 import csv
+import functools
 import html
 import json
 import re
@@ -79,6 +80,7 @@ def adapt_links(app, docname, source):
     source[0] = re.sub(elsewhere, r"\1", text)
 
 
+@functools.cache  # for the card, and for its file
 def figure_of(name):
     """The picture of a notebook's card, in base64, and its title in words."""
     cells = json.loads((HERE.parent / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]

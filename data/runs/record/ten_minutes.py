@@ -13,14 +13,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import TrainerCallback
 
 from grpo_helpers import data, models, training
-from grpo_helpers.lessons.grids import Setting, Watch
+from grpo_helpers.lessons.grids import Setting
 from grpo_helpers.profiles import SMALL, Profile
 
 from .fair import ACCURACY, tried
 from .grid import kept
+from .recipes import Clock
 
 BUDGET = 600.0  # seconds of the processor, on one thread
 RATES = [2e-4, 4e-4, 8e-4]
@@ -31,38 +31,31 @@ SETTINGS = {
 }
 
 
-class ByTheClock(TrainerCallback):
-    """The learning rate by the share of `budget` that is spent, and the end when all of it is."""
-
-    def __init__(self, watch: Watch, budget: float) -> None:
-        self.watch, self.budget = watch, budget
+class ByTheClock(Clock):
+    """Sets the learning rate by the share of the budget that is spent, too."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
-        spent = min(1.0, self.watch.seconds / self.budget)
+        spent = min(1.0, self.seconds / self.budget)
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * min(1.0, 20 * spent) * (1 + math.cos(math.pi * spent)) / 2
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop |= self.watch.seconds >= self.budget
-
 
 def timed_cell(profile: Profile, setting: Setting, seed: int, points: int = 1, skip: int = 0) -> dict[str, Any]:
-    """Train for BUDGET seconds, then ask the questions that were kept back: rows of the tables of `run_grid`."""
+    """Train for BUDGET seconds, asked the questions kept back before and after: rows of the tables of `run_grid`."""
     torch.set_num_threads(1)
     profile = profile.with_(**setting.changes)
     model, tokenizer = models.load_policy(profile)
-    questions, watch = data.load_task(profile, "train", profile.max_samples), Watch(profile, tokenizer, every=10**6)
+    questions = data.load_task(profile, "train", profile.max_samples)
     first = len(questions) - KEPT_BACK
-    watch.held_out = questions.skip(first)
-    watch.rows.append({"seconds": 0.0})
+    clock = ByTheClock(profile, tokenizer, BUDGET, due=math.inf)
+    clock.held_out = questions.skip(first)
+    clock.note(model, step=0, completions=0)
     with tempfile.TemporaryDirectory() as folder:
         how = {"doctor": False, "save_strategy": "no", "lr_scheduler_type": "constant", "max_steps": 10_000}
-        how |= {"seed": seed, "callbacks": [watch, ByTheClock(watch, BUDGET)]}
+        how |= {"seed": seed, "callbacks": [clock]}
         trainer = training.make_trainer(profile, model, tokenizer, questions.take(first), folder, **how)
         training.train_to_end(trainer)
-        seconds, steps = watch.seconds, trainer.state.global_step
-        watch.note(trainer.model, seconds, step=steps, completions=steps * profile.batch)
-    return {"curves": watch.rows[1:], "history": [], "cells": [{"probe": 0}]}
+    return {"curves": clock.rows, "history": [], "cells": [{"probe": 0}]}
 
 
 def ten_minutes(profile: Profile, seed: int) -> dict[str, pd.DataFrame]:

@@ -28,9 +28,9 @@ def learns_from(function: Solution) -> None:
         "a good one between 1.2 and 1.28": ((1.25, 1.0, 0.2, 0.28), True),
         "the same under a symmetric clip": ((1.25, 1.0, 0.2, 0.2), False),
         "a good one that has become rarer": ((0.5, 0.3, 0.2, 0.28), True),
-        "a bad one, already lowered enough": ((0.7, -1.0, 0.2, 0.28), False),
+        "a bad one, already lowered enough": ((0.75, -1.0, 0.2, 0.28), False),
         "a bad one that has become likelier": ((1.9, -2.0, 0.2, 0.28), True),
-        "a bad one, still inside": ((0.9, -0.1, 0.2, 0.28), True),
+        "a bad one, inside a wider clip": ((0.75, -0.1, 0.3, 0.2), True),
         "an advantage of 0": ((1.0, 0.0, 0.2, 0.28), False),
     }
     expect_each(function, cases)

@@ -85,7 +85,7 @@ def test_the_kind_of_a_reply():
         (RIGHT, False, "right"), ("6 * 12 = 72. The answer is 72.", False, "no layout"),
         ("6 * 12 = 60 and", True, "cut off"), ("I do not know.", False, "no number"),
         (RIGHT.replace("72", "62"), False, "false sum"),
-        (XML_COT_FORMAT.format(reasoning="6 + 12 = 18", answer="18"), False, "wrong sum"),
+        (XML_COT_FORMAT.format(reasoning="6 + 12 = 18", answer="18"), False, "wrong number"),
     ):  # fmt: skip
         assert kinds.kind_of(pd.Series(score("?", "72", completion, truncated))) == kind
 

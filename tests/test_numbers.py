@@ -7,11 +7,9 @@ from functools import cache
 import nbformat
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
 from grpo_helpers.mistakes import false_sums
 from grpo_helpers.profiles import ROOT
-from grpo_helpers.statistics import gain_interval
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 THOUSANDS = r"\d{1,3}(?:,\d{3})+(?!\d)"  # 12,345: any other comma stands between two numbers
@@ -35,7 +33,7 @@ FORMULA, CURVE, BELOW = "the formula beside it", "the figure above", "asserted b
 ALLOWED = {
     ("02", "0.02"): FORMULA, ("02", "64"): FORMULA, ("02", "0.27"): FORMULA, ("02", "0.85"): FORMULA,
     ("03", "1.68"): "1.05 + 0.63", ("03", "0.42"): "1.05 - 0.63",
-    ("04", "1.008"): "1 + 2^-7, bfloat16's next number", ("05", "0.065"): BELOW, ("06", "3.1"): BELOW,
+    ("04", "1.008"): "1 + 2^-7, bfloat16's next number", ("06", "3.1"): BELOW,
     ("06", "3.5"): BELOW, ("08", "252"): FORMULA, ("10", "28"): "4 * 7", ("10", "0.4"): CURVE,
     ("11", "120"): "60 + 60", ("11", "470"): "seen when it was installed",
 }  # fmt: skip
@@ -127,8 +125,6 @@ def test_a_comma_belongs_to_a_number_only_before_three_digits():
 
 
 def test_numbers_that_are_allowed_because_they_were_counted_elsewhere():
-    assert round(binomtest(9, 11).pvalue, 3) == 0.065
-    assert gain_interval(9, 2, 100)[0] > 0
     replies = [*ROOT.glob("data/runs/small-1/before.jsonl"), *ROOT.glob("data/runs/small-[1-3]/after.jsonl")]
     tables = [pd.read_json(path, lines=True) for path in replies]
     rates = pd.Series([table["flexible"].mean() for table in tables[1:]])

@@ -51,9 +51,9 @@ def test_an_unsolved_or_broken_exercise_is_reported(check, capsys):
         raise KeyError("prompt")
 
     assert said(check, lambda *args, **kwargs: None, capsys).startswith("Not yet: for ")
-    assert said(check, broken, capsys) == "Not yet: broken raised KeyError: 'prompt'\n"
+    assert said(check, broken, capsys).startswith("Not yet: broken raised KeyError: 'prompt' with {'args': (")
     assert "raised TypeError" in said(check, lambda: None, capsys)
-    assert said(check, partial(broken), capsys) == "Not yet: your answer raised KeyError: 'prompt'\n"
+    assert said(check, partial(broken), capsys).startswith("Not yet: your answer raised KeyError: 'prompt'")
 
 
 def claims(*shown):
@@ -183,7 +183,7 @@ ANSWERS = {
         ({"A": "truncated"}, "patient B"),
     ],
     checks.keeps_options: [
-        *((..., "a number above 0"), (0, "a number above 0"), (1, "left with"), (2, "only 2.38")),
+        *((..., "a number above 0"), (0, "a number above 0"), (1, "left with"), (2, "only 2.37")),
         *((1.58, SOLVED), (1.92, SOLVED)),
     ],
     checks.is_shown: [
@@ -193,6 +193,8 @@ ANSWERS = {
         (claims(True, False, True, True), "claim D: 8 gained, 0 lost, p = 0.0078 (strict"),
         (claims(True, False, True, False), "claim E: None is neither"),
     ],
+    checks.learns_from: [(lambda r, a, e, up: (r < 1 + up if a > 0 else r > 0.8) and a != 0, "inside a wider clip")],
+    checks.choose_replies: [(lambda t, ok, n: [x for x, r in zip(t, ok, strict=True) if r and "=" in x], "lucky")],
     checks.tied_chance: [(lambda p, group_size: (1 - p) ** group_size, "for p=0.5")],
     checks.cheat: [
         (lambda longest: "<answer>170, 2, 345</answer>", "for the gold answer 6 it earns nothing, nor for 88 others"),
@@ -225,6 +227,7 @@ ANSWERS = {
     checks.next_scale: [
         (lambda scale, good, over: (scale / 2, 0) if over else (scale, good + 1), "the 2000th good step"),
         (lambda scale, good, over: (scale / 2, good) if over else (scale, good + 1), "an overflow"),
+        (lambda scale, good, over: (32768.0, 0) if over else (scale, good + 1), "an overflow"),
     ],
     checks.chance_to_notice: [
         (lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55"),
@@ -234,6 +237,7 @@ ANSWERS = {
     checks.reached_at: [
         (lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None), "accuracy 0.04"),  # of one seed
         (lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None), "accuracy 0.04"),
+        (lambda c, a: next((int(x) for x, v in mean_curve(c).items() if v > a), None), "accuracy 0.375"),
     ],
     checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
     checks.uses_at_most: [
@@ -247,7 +251,7 @@ ANSWERS = {
         (lambda train: {n: "overfit" if len(train(n)) else "" for n in (8, 300)}, "105 gained and 45 lost, +9"),
         (lambda train: {8: "hacked" if len(train(8)) else ""}, "something other than right answers"),
         (lambda train: {8: "overfit"}, "not yet tried: [8]"),
-        (lambda train: {8: "overfit" if len(train(8)) else ""}, "returned None; return one of real, overfit, hacked"),
+        (lambda train: {8: "overfit" if len(train(8)) else ""}, "'nothing for 300'; return one of real, overfit"),
     ],
     checks.mend_the_mix: [
         (lambda train: [train(), train(beta=0.4), train(easy=0)] and {"easy": 0}, SOLVED),

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,8 @@ def exercise(check: Callable[..., None]) -> Callable[..., None]:
             print(f"Not yet: {missing}")
         except Exception as error:
             name = getattr(solution, "__name__", "your answer")
-            print(f"Not yet: {name} raised {type(error).__name__}: {error}")
+            own = [f.frame.f_locals for f in inspect.trace() if f.frame.f_code is getattr(solution, "__code__", 0)]
+            print(f"Not yet: {name} raised {type(error).__name__}: {error}" + (f" with {own[0]}"[:200] if own else ""))
         else:
             print("Solved.")
 
@@ -38,7 +40,7 @@ def same(got: Any, wanted: Any) -> bool:
     """Equal, numbers up to the rounding of 32-bit floats: a solution may be written in torch, numpy or pandas."""
     got = got.tolist() if hasattr(got, "tolist") else got
     if isinstance(wanted, float):
-        return isinstance(got, (int, float)) and math.isclose(got, wanted, rel_tol=1e-5, abs_tol=1e-6)
+        return hasattr(got, "__float__") and math.isclose(got, wanted, rel_tol=1e-5, abs_tol=1e-6)
     if isinstance(wanted, list | tuple):
         return isinstance(got, list | tuple) and len(got) == len(wanted) and all(map(same, got, wanted))
     return got == wanted
@@ -108,7 +110,7 @@ def one_change(got: Any, made: Mapping[str, Any]) -> None:
     if not isinstance(got, dict) or len(got) != 1:
         raise NotYet(f"for this run your function returned {got!r}; return a dictionary of the one setting to change")
     if repr(got) not in made:
-        raise NotYet(f"for the change {got} no run was made; you have tried {', '.join(made) or 'nothing'}")
+        raise NotYet(f"for the change {got} no run was made; you have tried {', '.join(map(str, made)) or 'nothing'}")
 
 
 MENDED = 0.5  # points that the mean reward of a run has to rise by, from its first five steps to its last five

@@ -7,16 +7,16 @@ from ._exercise import NotYet, Solution, exercise, expect, expect_each
 @exercise
 def keeps_options(beta: Solution) -> None:
     """A beta whose best policy, p ∝ reference · e^(reward / beta), earns 2.4 points and keeps each reply at 5 %."""
-    if not isinstance(beta, int | float) or not beta > 0:
+    if not hasattr(beta, "__float__") or not beta > 0:
         raise NotYet(f"beta is a number above 0, not {beta!r}")
     reference, rewards = (0.1, 0.2, 0.5, 0.2), (4.0, 0.0, 2.0, 2.0)  # of the four-reply policy
     weights = [p * exp((reward - max(rewards)) / beta) for p, reward in zip(reference, rewards, strict=True)]
     chances = [w / sum(weights) for w in weights]
     points = sum(p * reward for p, reward in zip(chances, rewards, strict=True))
     if points < 2.4:
-        raise NotYet(f"at beta {beta:g} it earns only {points:.2f} points on average")
+        raise NotYet(f"at beta {beta:g} it earns only {points:.3f} points on average")
     if min(chances) < 0.05:
-        raise NotYet(f"at beta {beta:g} one reply is left with {min(chances):.1%}")
+        raise NotYet(f"at beta {beta:g} one reply is left with {min(chances):.2%}")
 
 
 @exercise

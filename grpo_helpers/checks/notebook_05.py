@@ -8,17 +8,17 @@ def steps_shown(reward_func: Solution) -> None:
     cases = {
         "a reasoning block with a calculation": (XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72"), 0.25),
         "a reasoning block without a calculation": (XML_COT_FORMAT.format(reasoning="easy", answer="72"), 0.0),
-        "an equals sign outside the reasoning block": (XML_COT_FORMAT.format(reasoning="easy", answer="x = 72"), 0.0),
-        "no tags at all": ("6 * 12 = 72", 0.0),
+        "an equals sign outside the reasoning block": ("=" + XML_COT_FORMAT.format(reasoning="easy", answer="="), 0.0),
+        "a reasoning block that is never opened": ("6 * 12 = 72\n</reasoning>", 0.0),
         "a reasoning block that is never closed": ("<reasoning>\n6 * 12 = 72", 0.0),
         "a calculation spread over lines": ("<reasoning>\n6 * 12\n= 72\n</reasoning>", 0.25),
     }
     for case, (text, wanted) in cases.items():
         expect(reward_func(completions=[text], answer=["72"], prompts=["?"]), [wanted], case)
     texts, wanted = map(list, zip(*cases.values(), strict=True))
-    expect(reward_func(completions=texts), wanted, f"{len(texts)} completions at once")
+    expect(reward_func(completions=texts, answer=texts, prompts=texts), wanted, f"{len(texts)} completions at once")
     chats = [[{"role": "assistant", "content": text}] for text in texts]
-    expect(reward_func(completions=chats), wanted, "completions given as conversations")
+    expect(reward_func(completions=chats, answer=texts, prompts=texts), wanted, "completions given as conversations")
 
 
 @exercise
@@ -33,7 +33,7 @@ def go_on_from(function: Solution) -> None:
     cases = {
         "two whole checkpoints": ({"checkpoint-20": True, "checkpoint-40": True}, 40),
         "a damaged newest one": ({"checkpoint-20": True, "checkpoint-40": False}, 20),
-        "names whose order as text misleads": ({"checkpoint-40": True, "checkpoint-100": True}, 100),
+        "names whose order as text misleads": ({"checkpoint-100": True, "checkpoint-40": True}, 100),
         "nothing but damage": ({"checkpoint-20": False}, 0),
         "no checkpoint": ({}, 0),
     }

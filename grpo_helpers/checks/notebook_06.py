@@ -11,7 +11,7 @@ RECIPES = {"A": {"learning_rate": 2e-5}, "B": {"reward_weights": [1.0, 1.0, 1.0,
 LEARNED = ("nothing we can see", "the layout alone", "right answers")
 
 
-def compared(letter: str) -> pd.DataFrame:
+def compared(letter: str, /) -> pd.DataFrame:
     """`compare` of the policy before and after the run with this letter."""
     from ..lessons.trials import trial  # with it comes TRL, which the other checks do not need
 
@@ -69,8 +69,7 @@ def is_shown(verdicts: Solution) -> None:
 @exercise
 def chance_to_notice(function: Solution) -> None:
     """The power of the paired test by simulation, to within 0.08 of the exact value."""
-    for (n, gained, lost), exact in {(50, 0.3, 0.1): 0.5467, (200, 0.1, 0.05): 0.3733, (100, 0.1, 0.1): 0.0294}.items():
+    for (n, gained, lost), exact in {(50, 0.3, 0.1): 0.5467, (50, 0.5, 0.25): 0.4766, (100, 0.1, 0.1): 0.0294}.items():
         got = function(n, gained, lost)
-        got = got.item() if hasattr(got, "item") else got  # a number of torch or numpy
-        if not isinstance(got, (int, float)) or abs(got - exact) > 0.08:
+        if not hasattr(got, "__float__") or abs(got - exact) > 0.08:
             expect(got, round(exact, 2), f"n={n}, gained={gained}, lost={lost} (0.08 either way is close enough)")

@@ -11,7 +11,7 @@ def name_the_patients(names: Solution) -> None:
         raise NotYet("give a dictionary such as {'A': 'truncated', …}")
     for letter, patient in PATIENTS.items():
         said, planted = names.get(letter), patient.illness
-        if said not in SYMPTOMS:
+        if said not in [*SYMPTOMS]:
             raise NotYet(f"patient {letter}: {said!r} is none of the doctor's words: {', '.join(SYMPTOMS)}")
         if said not in (planted, {"G": "reward hacked"}.get(letter)):  # G's reward pays for sameness
             raise NotYet(f"patient {letter}: not {said!r}; look at {COMPLAINTS[planted]['look']}")

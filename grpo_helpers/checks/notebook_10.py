@@ -8,8 +8,8 @@ def uses_at_most(function: Solution) -> None:
     """Whether each number in `used` occurs at most as often as in `numbers`; nothing handed in may be changed."""
     cases = {
         "all numbers, in another order": (([7, 4], [4, 7]), True),
-        "a number left over": (([4, 2], [4, 7, 2]), True),
-        "a number used twice": (([4, 4], [4, 7]), False),
+        "a number left over": (([7, 2], [4, 7, 2]), True),
+        "a number used twice": (([4, 4], [4, 7, 7]), False),
         "a number given twice and used twice": (([4, 4], [4, 7, 4]), True),
         "a number given twice and used three times": (([4, 4, 4], [4, 7, 4]), False),
         "a number that was not given": (([4, 3], [4, 7]), False),
@@ -26,17 +26,17 @@ def three_numbers(reward_func: Solution) -> None:
         "another right answer": ("9,2,1", 1.0),
         "a wrong sum": ("3, 4, 6", 0.0),
         "the target itself": ("12", 0.0),
-        "two numbers alike": ("5, 5, 2", 0.0),
-        "two numbers": ("5, 7", 0.0),
+        "two numbers alike": ("5, 2, 5", 0.0),
         "four numbers": ("1, 2, 4, 5", 0.0),
         "a zero": ("0, 5, 7", 0.0),
         "a number below 0": ("-3, 5, 10", 0.0),
         "numbers that are not whole": ("3.5, 4.5, 4", 0.0),
-        "words around it": ("3, 4, 5 or so", 0.0),
+        "words around it": ("so 3, 4, 5", 0.0),
         "two answers": ("3, 4, 5\n2, 4, 6", 0.0),
         "an empty answer": ("", 0.0),
         "digits of another script": ("٣, 4, 5", 0.0),
         "a superscript": ("³, 4, 5", 0.0),
+        "a sign": ("+3, 4, 5", 0.0),
         "a number of 5,000 digits": (f"{'9' * 5000}, 4, 5", 0.0),
     }
     texts = {case: (XML_COT_FORMAT.format(reasoning="so", answer=a), wanted) for case, (a, wanted) in answers.items()}
@@ -45,17 +45,17 @@ def three_numbers(reward_func: Solution) -> None:
         expect(reward_func(completions=[text], answer=["12"], prompts=["?"]), [wanted], case)
     both, wanted = map(list, zip(*texts.values(), strict=True))
     chats = [[{"role": "assistant", "content": text}] for text in both]
-    expect(reward_func(completions=chats, answer=["12"] * len(chats)), wanted, "completions given as conversations")
-    right = texts["a right answer"][0]
-    expect(reward_func(completions=[right] * 2, answer=["12", "13"]), [1.0, 0.0], "two completions with other targets")
+    expect(reward_func(completions=chats, answer=["12"] * len(chats), prompts=chats), wanted, "as conversations")
+    right = [XML_COT_FORMAT.format(reasoning="so", answer="10, 2, 3")] * 2
+    expect(reward_func(completions=right, answer=["15", "12"], prompts=right), [1.0, 0.0], "two with other targets")
 
 
 @exercise
 def judge_gains(function: Solution, run: Run) -> None:
     """A verdict on two runs: real if the paired interval on new questions lies above 0, else overfit."""
-    got, made = decided(function, run)
+    got, made = decided(function, lambda count, /: run(count))
     for count in (8, 300):
-        verdict = got.get(count) if isinstance(got, dict) else got
+        verdict = got.get(count, f"nothing for {count}") if isinstance(got, dict) else got
         one_of(verdict, ("real", "overfit", "hacked"), (count,), made)
         if verdict == "hacked":
             raise NotYet(f"for {verdict!r} something other than right answers would have to be paid; nothing is")

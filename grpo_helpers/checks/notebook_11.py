@@ -9,7 +9,7 @@ def mask_of_turns(function: Solution) -> None:
     cases = {
         "a reply without a tool": ([("policy", 3)], [1, 1, 1]),
         "a call, a result and an answer": ([("policy", 2), ("tool", 3), ("policy", 1)], [1, 1, 0, 0, 0, 1]),
-        "a rollout that ends with a result": ([("policy", 1), ("tool", 2)], [1, 0, 0]),
+        "a rollout that ends with two results": ([("policy", 1), ("tool", 1), ("tool", 1)], [1, 0, 0]),
         "a turn of no tokens": ([("policy", 1), ("tool", 1), ("policy", 0)], [1, 0]),
         "no turn at all": ([], []),
     }
@@ -42,9 +42,9 @@ def selective(function: Solution) -> None:
         "calls everywhere": (table((50, 50, 50), (50, 2, 50)), False),
         "no calls": (table((50, 50, 0), (50, 2, 0)), False),
         "exactly at both limits": (table((50, 45, 10), (50, 5, 45)), True),
-        "a size in between, always called": (table((50, 50, 0), (50, 25, 50), (50, 0, 50)), True),
+        "one in between, two sure ones": (table((90, 90, 0), (10, 10, 5), (50, 25, 30), (50, 0, 50)), True),
         "two failing sizes, together just enough": (table((50, 50, 0), (50, 0, 50), (50, 0, 40)), True),
-        "two failing sizes of different weight": (table((50, 50, 0), (10, 0, 10), (90, 0, 70)), False),
+        "two failing sizes of different weight": (table((50, 50, 0), (10, 0, 10), (90, 0, 74)), False),
         "nothing that the head is sure of": (table((50, 20, 0), (50, 0, 50)), False),
         "nothing that the head fails": (table((50, 50, 0)), False),
     }

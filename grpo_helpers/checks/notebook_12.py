@@ -12,7 +12,6 @@ def reads_a_booking(function: Solution) -> None:
     }
     bad = {
         "no JSON": "three nights",
-        "nothing": "",
         "no nights": '{"nights": 0, "breakfast": true}',
         "too many nights": '{"nights": 31, "breakfast": true}',
         "nights below 0": '{"nights": -3, "breakfast": true}',
@@ -27,6 +26,7 @@ def reads_a_booking(function: Solution) -> None:
         "nights that are no number": '{"nights": NaN, "breakfast": true}',
         "endless nights": '{"nights": Infinity, "breakfast": true}',
         "a list": '[{"nights": 3, "breakfast": true}]',
+        "JSON for nothing": "null",
         "two bookings": '{"nights": 3, "breakfast": true} {"nights": 4, "breakfast": true}',
         "a code fence": '```json\n{"nights": 3, "breakfast": true}\n```',
         "deep nesting": "[" * 100_000,
@@ -42,7 +42,7 @@ HIDDEN = (0, 1, 2, 3)  # tests
 @exercise
 def fewest_tests(function: Solution, run: Run) -> None:
     """The fewest hidden tests that bring nine tenths of the general replies of three, however well a run is paid."""
-    got, made = decided(function, run)
+    got, made = decided(function, lambda hidden, /: run(hidden))
     one_of(got, HIDDEN, (got,), made)
     if (copied := made[got]["only the shown test"]) > made[got]["general"]:
         paid = f"{made[got]['paid']:.2f} is paid, and {copied:.0%} of the replies pass only the shown test"
@@ -60,13 +60,13 @@ def gate(reward_func: Solution) -> None:
 
     replies = {
         "right, with a step": (reply("2 * 3 = 6"), 1.2),
-        "right, with three steps": (reply("1 + 1 = 2", "then", "2 * 3 = 6", "6 = 6", said="6.0"), 1.2),
+        "right, with three steps": (reply("1 + 1 = 2", "then", "2 * 3 = 6", "6 = 6 = 6", said="6.0"), 1.2),
         "right, without a step": (reply("easy"), 1.0),
         "right, with four steps": (reply(*["6 = 6"] * 4), 1.0),
         "wrong, with a step": (reply("2 * 3 = 7", said="7"), 0.0),
         "right in the working only": (reply("2 * 3 = 6", said="no idea"), 0.0),
         "twice": (reply("2 * 3 = 6") + reply("2 * 3 = 6"), 0.0),
-        "right, without the layout": ("2 * 3 = 6\nThe answer is 6", 0.0),
+        "right, without the layout": ("2 * 3 = 6\n<answer>\n6\n</answer>", 0.0),
         "nothing": ("", 0.0),
     }
     for case, (text, wanted) in replies.items():

@@ -21,12 +21,12 @@ def break_even(function: Solution) -> None:
 def choose_replies(function: Solution) -> None:
     """The right ones that state a calculation, each text once, at most so many, in order."""
     a, b, c = (XML_COT_FORMAT.format(reasoning=f"{n} * 2 = {2 * n}", answer=str(2 * n)) for n in (3, 4, 5))
-    guess = XML_COT_FORMAT.format(reasoning="Easy.", answer="6")
+    guess = XML_COT_FORMAT.format(reasoning="Easy: x = 6.", answer="6")
     cases = {
         "right and wrong replies": (([a, b, c], [True, False, True], 8), [a, c]),
         "a lucky guess": (([guess, a], [True, True], 8), [a]),
-        "the same reply twice": (([a, a, c], [True, True, True], 8), [a, c]),
-        "more than enough": (([a, b, c], [True, True, True], 2), [a, b]),
+        "the same reply twice": (([a, b, a, c], [True, True, True, False], 8), [a, b]),
+        "more than enough": (([guess, a, b, c], [True, True, True, True], 2), [a, b]),
         "the same reply twice, at most two": (([b, b, a], [True, True, True], 2), [b, a]),
         "nothing right": (([a, b], [False, False], 8), []),
     }
@@ -52,6 +52,6 @@ def judge_division(function: Solution) -> None:
 
     got = function(train)
     if not {"group", "none"} <= ends.keys():
-        raise NotYet(f"for a judgement two runs are needed, with the division and without it; you made {len(ends)}")
+        raise NotYet(f"for a judgement two runs are needed, with the division and without it; you made {[*ends] or 0}")
     gain = ends["none"] - ends["group"]
     expect(got, "no difference" if abs(gain) <= 0.1 else "better" if gain > 0 else "worse", f"a gain of {gain:.2f}")

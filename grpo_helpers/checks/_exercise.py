@@ -28,7 +28,7 @@ def exercise(check: Callable[..., None]) -> Callable[..., None]:
             print(f"Not yet: {missing}")
         except Exception as error:
             name = getattr(solution, "__name__", "your answer")
-            own = [f.frame.f_locals for f in inspect.trace() if f.frame.f_code is getattr(solution, "__code__", 0)]
+            own = [f.frame.f_locals for f in inspect.trace(0) if f.frame.f_code is getattr(solution, "__code__", 0)]
             print(f"Not yet: {name} raised {type(error).__name__}: {error}" + (f" with {own[0]}"[:200] if own else ""))
         else:
             print("Solved.")

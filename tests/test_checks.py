@@ -53,7 +53,7 @@ def test_an_unsolved_or_broken_exercise_is_reported(check, capsys):
     assert said(check, lambda *args, **kwargs: None, capsys).startswith("Not yet: for ")
     assert said(check, broken, capsys).startswith("Not yet: broken raised KeyError: 'prompt' with {'args': (")
     assert "raised TypeError" in said(check, lambda: None, capsys)
-    assert said(check, partial(broken), capsys).startswith("Not yet: your answer raised KeyError: 'prompt'")
+    assert said(check, partial(broken), capsys) == "Not yet: your answer raised KeyError: 'prompt'\n"
 
 
 def claims(*shown):
@@ -246,7 +246,7 @@ ANSWERS = {
         (lambda used, numbers: Counter(used) <= Counter(numbers), SOLVED),
     ],
     checks.judge_gains: [
-        (lambda train: {n: "real" if train(n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, SOLVED),
+        (lambda train: {n: "real" if train(count=n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, SOLVED),
         (lambda train: {n: "real" if len(train(n)) else "" for n in (8, 300)}, "for 8 questions 1.90 of 2 is paid"),
         (lambda train: {n: "overfit" if len(train(n)) else "" for n in (8, 300)}, "105 gained and 45 lost, +9"),
         (lambda train: {8: "hacked" if len(train(8)) else ""}, "something other than right answers"),
@@ -307,7 +307,7 @@ ANSWERS = {
         (lambda train: {"A": LEARNED[len(train("A")) // 3]}, "for run B your verdict is None"),
     ],
     checks.same_run: [
-        (lambda train: [s for s in SPLITS if train(*s)["reward"].eq(0.5).all()], SOLVED),
+        (lambda train: [s for s in SPLITS if train(s[0], times=s[1])["reward"].eq(0.5).all()], SOLVED),
         (lambda train: [s for s in SPLITS if len(train(*s)) and s[1] > 1], "for (64, 1) your verdict is wrong"),
         (lambda train: [s for s in SPLITS if len(train(*s)) and s[0] < 33] + SPLITS[:1], "for (16, 1) your verdict is"),
         (lambda train: SPLITS[:1] if len(train(*SPLITS[0])) else [], "runs are missing: [(16, 1)"),

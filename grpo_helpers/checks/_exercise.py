@@ -82,15 +82,15 @@ def short_run(*reward_funcs: Any, witnesses: Sequence[Any] = (), **changes: Any)
 def decided(function: Solution, run: Run) -> tuple[Any, dict[Any, Any]]:
     """What the learner's `function` decides, given `train`, which is `run`; and what the runs it made have returned.
 
-    A run is known by its one argument, by all of several, or by the text of the dictionary of its keywords.
+    A run is known by its one argument, or all of several, however given; else by the text of its dictionary of changes.
     """
     made: dict[Any, Any] = {}
+    needed = [name for name, p in inspect.signature(run).parameters.items() if p.default is p.empty]
 
     def train(*asked: Any, **changes: Any) -> Any:
-        several = (*asked, *changes.values())
-        known_by = repr(changes) if not asked else asked[0] if len(several) == 1 else several
-        made[known_by] = run(*asked, **changes)
-        return made[known_by].copy()
+        asked += tuple(changes.pop(name) for name in needed[len(asked) :] if name in changes)
+        known_by = repr(changes) if not asked else asked[0] if len(asked) == 1 else asked
+        return made.setdefault(known_by, run(*asked, **changes)).copy()  # the same run ends the same
 
     return function(train), made
 

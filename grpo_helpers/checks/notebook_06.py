@@ -11,7 +11,7 @@ RECIPES = {"A": {"learning_rate": 2e-5}, "B": {"reward_weights": [1.0, 1.0, 1.0,
 LEARNED = ("nothing we can see", "the layout alone", "right answers")
 
 
-def compared(letter: str, /) -> pd.DataFrame:
+def compared(letter: str) -> pd.DataFrame:
     """`compare` of the policy before and after the run with this letter."""
     from ..lessons.trials import trial  # with it comes TRL, which the other checks do not need
 

@@ -6,7 +6,7 @@ SPLITS, COMPARED = [(64, 1), (16, 1), (16, 4), (32, 2), (64, 4)], ["reward", "gr
 @exercise
 def same_run(function: Solution) -> None:
     """The splits that make the same run as the first: equal rewards, and equal gradients up to rounding."""
-    got, made = decided(function, lambda size, times, /: short_run(batch=size, accumulation=times, steps=2))
+    got, made = decided(function, lambda size, times: short_run(batch=size, accumulation=times, steps=2))
     if not isinstance(got, list | tuple) or any(split not in SPLITS for split in got):
         raise NotYet(f"for the splits your function returned {got!r}; return a list of some of {SPLITS}")
     if missing := [split for split in SPLITS if split not in made]:

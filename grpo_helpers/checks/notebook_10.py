@@ -53,7 +53,7 @@ def three_numbers(reward_func: Solution) -> None:
 @exercise
 def judge_gains(function: Solution, run: Run) -> None:
     """A verdict on two runs: real if the paired interval on new questions lies above 0, else overfit."""
-    got, made = decided(function, lambda count, /: run(count))
+    got, made = decided(function, run)
     for count in (8, 300):
         verdict = got.get(count, f"nothing for {count}") if isinstance(got, dict) else got
         one_of(verdict, ("real", "overfit", "hacked"), (count,), made)

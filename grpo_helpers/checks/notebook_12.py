@@ -42,7 +42,7 @@ HIDDEN = (0, 1, 2, 3)  # tests
 @exercise
 def fewest_tests(function: Solution, run: Run) -> None:
     """The fewest hidden tests that bring nine tenths of the general replies of three, however well a run is paid."""
-    got, made = decided(function, lambda hidden, /: run(hidden))
+    got, made = decided(function, run)
     one_of(got, HIDDEN, (got,), made)
     if (copied := made[got]["only the shown test"]) > made[got]["general"]:
         paid = f"{made[got]['paid']:.2f} is paid, and {copied:.0%} of the replies pass only the shown test"

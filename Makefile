@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 help:
 	@echo "make run        train a language model with GRPO and show what it learned (PROFILE=tiny|small|small_long|t4|t4_full|article, SEED=, ARGS=)"
 	@echo "make test       lint, unit tests, conventions, and every notebook executed on the tiny profile"
-	@echo "make quick      lint, and the tests that train nothing: two to four minutes"
+	@echo "make quick      lint, and the tests that train nothing: about two minutes"
 	@echo "make lab        JupyterLab on the notebooks"
 	@echo "make notebooks  execute the notebooks in place at full size"
 	@echo "make bench      speed of this package beside the libraries' defaults, in one run"

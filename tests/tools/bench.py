@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -80,22 +82,34 @@ def trl_trainer(profile: Profile, steps: int, work: str, same_precision: bool) -
     )
 
 
+WAYS = {
+    "this package": own_trainer,
+    "TRL, same precision": partial(trl_trainer, same_precision=True),
+    "TRL as it comes": partial(trl_trainer, same_precision=False),
+}
+
+
+def step_seconds(way: str, profile: Profile, steps: int, work: str) -> float:
+    """Median seconds of a step of one of WAYS."""
+    sampling.sample = full_length(sampling.sample)
+    trainer = WAYS[way](profile, steps, work)
+    trainer.remove_callback(PrinterCallback)  # its rows of numbers would bury ours
+    watch = Steps()
+    trainer.add_callback(watch)
+    trainer.train()
+    return watch.median
+
+
 def bench_training(profile: Profile, steps: int, work: str) -> dict[str, float]:
-    """Median seconds of a step of each way to train, one after another."""
-    ways = {
-        "this package": own_trainer,
-        "TRL, same precision": partial(trl_trainer, same_precision=True),
-        "TRL as it comes": partial(trl_trainer, same_precision=False),
-    }
+    """Median seconds of a step of each of WAYS, one after another.
+
+    Each has a process of its own: TRL's nearly fill 24 GB, and what another has left behind would be too much.
+    """
     seconds = {}
-    for name, make in ways.items():
-        trainer = make(profile, steps, work)
-        trainer.remove_callback(PrinterCallback)  # its rows of numbers would bury ours
-        watch = Steps()
-        trainer.add_callback(watch)
-        trainer.train()
-        seconds[name] = watch.median
-        print(f"  {name:22} {seconds[name]:7.2f} s a step", flush=True)
+    for way in WAYS:
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+            seconds[way] = alone.submit(step_seconds, way, profile, steps, work).result()
+        print(f"  {way:22} {seconds[way]:7.2f} s a step", flush=True)
     return seconds
 
 

@@ -103,8 +103,6 @@ def test_one_name_changes_the_whole_recipe_and_the_chat_is_the_one_of_the_series
 # Right, and refused: the number is compared as text. Spelled otherwise than the gold answer it earns nothing.
 SPELLED_OTHERWISE = {"answer with commas", "dollar sign", "decimal zeros", "whole as decimal", "typographic minus"}
 SPELLED_OTHERWISE |= {"full stop", "percent sign"}
-# Kept, and refused: a sign < in the reasoning is taken for a tag.
-TAKEN_FOR_A_TAG = {"markup inside reasoning"}
 
 
 @pytest.mark.parametrize("case", SUITE, ids=lambda case: case.name)
@@ -113,7 +111,7 @@ def test_rewards_never_pay_for_a_cheat(taught, case):
     (right,) = taught.correctness(as_completions(case.completion), [gold], prompts=[[]], step=1)
     (laid_out,) = taught.layout(as_completions(case.completion), answer=[gold], prompts=[[]])
     assert right == (case.correct and case.name not in SPELLED_OTHERWISE)
-    assert laid_out == 0.5 * (case.strict and case.name not in TAKEN_FOR_A_TAG)
+    assert laid_out == 0.5 * (case.strict and case.name != "markup inside reasoning")  # its < is taken for a tag
 
 
 def test_each_completion_is_judged_by_its_own_answer_which_must_be_text(taught):

@@ -7,6 +7,7 @@ import ast
 import json
 import re
 import statistics
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = ("05_", "06_")  # these want a GPU when opened in Colab
 FIRST_RUN = "00_first_run"  # plain libraries only: no exercise, whose check is ours, and a figure drawn by pandas
 
-MAX_BYTES = 1_000_000
-MAX_LINES, MAX_MEDIAN_LINES, MAX_WORDS = 40, 10, 200
+MAX_LINES, MAX_MEDIAN_LINES, MAX_WORDS, MAX_BYTES = 40, 10, 200, 1_000_000
 
 SETUP = "setup"  # the set-up cell's id
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|work|Users|tmp|content|mnt|opt|usr|var)/|\b[A-Z]:\\\\?\w")
@@ -157,6 +157,16 @@ def test_no_value_takes_the_name_of_a_function_or_a_module(path):
     body = [node for cell in cells(path, "code") if cell.id != SETUP for node in ast.parse(cell.source).body]
     named = {name for node in body for name, by in defined_by(node).items() if not isinstance(by, ast.Assign)}
     assert not named & {name for node in body for name in bound(node)}
+
+
+@every_notebook
+def test_what_exercises_take_from_their_notebook_is_given_by_one_cell(path):
+    given = Counter(name for cell in cells(path, "code") for name in {*bound(ast.parse(cell.source))})
+    for block in re.findall(r"```python\n(.*?)```", prose(path).partition("\n## Exercises")[2], re.DOTALL):
+        nodes = [*ast.walk(ast.parse(block))]
+        own = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        assert not {node.id for node in nodes if isinstance(node, ast.Name) and given[node.id] > 1} - own
 
 
 @every_notebook

@@ -140,11 +140,7 @@ def by_hand(hand, options, inputs):
     return with_gradient(hand(b, every.options(max_completion_length=LONGEST, **options)), policy())
 
 
-def named(case):
-    return f"{case[0].__name__}, " + " ".join(f"{k}={v}" for k, v in case[2].items())
-
-
-@pytest.mark.parametrize(("hand", "trainer_class", "options"), HAND, ids=map(named, HAND))
+@pytest.mark.parametrize(("hand", "trainer_class", "options"), HAND, ids=[f"{c[0].__name__} {c[2]}" for c in HAND])
 def test_every_loss_by_hand_is_trls_in_value_and_gradient(hand, trainer_class, options):
     inputs = batch()
     if hand in (loop_of_01, terms_of_01):  # where a step is one batch

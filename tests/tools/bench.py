@@ -91,7 +91,7 @@ WAYS = {
 
 def step_seconds(way: str, profile: Profile, steps: int, work: str) -> float:
     """Median seconds of a step of one of WAYS."""
-    sampling.sample = full_length(sampling.sample)
+    sampling.sample = full_length(sampling.sample)  # here too: a spawned process knows nothing of `main`
     trainer = WAYS[way](profile, steps, work)
     trainer.remove_callback(PrinterCallback)  # its rows of numbers would bury ours
     watch = Steps()

@@ -108,7 +108,7 @@ def choose(page: Page, *names: str) -> None:
 def run_all(page: Page) -> dict[str, Any]:
     """Runs all cells, waits for the end or the first error, and returns the last state."""
     choose(page, "Run", "Run All Cells")
-    page.locator(".jp-InputPrompt", has_text="*").first.wait_for()
+    page.locator(".jp-InputPrompt", has_text="*").first.wait_for(state="attached")  # a folded cell is not visible
     until = time.monotonic() + 60 * MINUTES
     state = page.evaluate(STATE)
     while time.monotonic() < until and state["waiting"] and not state["errors"]:

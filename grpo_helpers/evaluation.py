@@ -261,5 +261,5 @@ def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
     groups: dict[str, list[str]] = {"learned": [], "lost": [], "no change seen": []}
     for name, (then, now, p) in said.items():
         group = "no change seen" if p >= 0.05 else "learned" if now > then else "lost"
-        groups[group].append(f"{name} {100 * then:.0f} → {100 * now:.0f} %")
+        groups[group].append(f"{name} {100 * then:.3g} → {100 * now:.3g} %")
     return "; ".join(f"{group}: {', '.join(changes)}" for group, changes in groups.items() if changes) + unsaid

@@ -272,7 +272,7 @@ def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
         ),
         ([BLOCK] * 20, [GUT] * 20, "lost: working out 100 → 0 %; no change seen: layout 100 → 100 %.*"),
         ([BLOCK] * 3, [GUT] * 3, "no change seen: layout 100 → 100 %, working out 100 → 0 %.*"),
-        (["70"] * 19 + [BLOCK], [BLOCK] * 20, ".*arithmetic cannot be compared .1 → 20 replies with a calculation."),
+        (["70"] * 39 + [BLOCK], [BLOCK] * 40, "learned: layout 2.5 → 100 %.*be compared .1 → 40 replies with a.*"),
     ],
 )
 def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, said):

@@ -9,6 +9,7 @@ def steps_shown(reward_func: Solution) -> None:
         "a reasoning block with a calculation": (XML_COT_FORMAT.format(reasoning="6 * 12 = 72", answer="72"), 0.25),
         "a reasoning block without a calculation": (XML_COT_FORMAT.format(reasoning="easy", answer="72"), 0.0),
         "an equals sign outside the reasoning block": ("=" + XML_COT_FORMAT.format(reasoning="easy", answer="="), 0.0),
+        "an equals sign before a stray closing tag": ("<reasoning>\neasy\n</reasoning>\n= 72\n</reasoning>", 0.0),
         "a reasoning block that is never opened": ("6 * 12 = 72\n</reasoning>", 0.0),
         "a reasoning block that is never closed": ("<reasoning>\n6 * 12 = 72", 0.0),
         "a calculation spread over lines": ("<reasoning>\n6 * 12\n= 72\n</reasoning>", 0.25),

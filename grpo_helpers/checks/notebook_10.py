@@ -27,6 +27,8 @@ def three_numbers(reward_func: Solution) -> None:
         "a wrong sum": ("3, 4, 6", 0.0),
         "the target itself": ("12", 0.0),
         "two numbers alike": ("5, 2, 5", 0.0),
+        "two alike, written in two ways": ("3, 03, 6", 0.0),
+        "a line for each number": ("3,\n4,\n5", 0.0),
         "four numbers": ("1, 2, 4, 5", 0.0),
         "a zero": ("0, 5, 7", 0.0),
         "a number below 0": ("-3, 5, 10", 0.0),
@@ -40,14 +42,20 @@ def three_numbers(reward_func: Solution) -> None:
         "a number of 5,000 digits": (f"{'9' * 5000}, 4, 5", 0.0),
     }
     texts = {case: (XML_COT_FORMAT.format(reasoning="so", answer=a), wanted) for case, (a, wanted) in answers.items()}
-    texts["the numbers without an answer block"] = ("3, 4, 5", 0.0)
+    right, wrong = (XML_COT_FORMAT.format(reasoning="so", answer=a) for a in ("3, 4, 5", "3, 4, 6"))
+    texts |= {
+        "the numbers without an answer block": ("3, 4, 5", 0.0),
+        "a wrong answer, then a right one": (f"{wrong}\n{right}", 0.0),
+        "a right answer, then a wrong one": (f"{right}\n{wrong}", 0.0),
+        "a right answer, then more": (f"{right}\nor 3, 4, 6", 0.0),
+    }
     for case, (text, wanted) in texts.items():
         expect(reward_func(completions=[text], answer=["12"], prompts=["?"]), [wanted], case)
     both, wanted = map(list, zip(*texts.values(), strict=True))
     chats = [[{"role": "assistant", "content": text}] for text in both]
     expect(reward_func(completions=chats, answer=["12"] * len(chats), prompts=chats), wanted, "as conversations")
-    right = [XML_COT_FORMAT.format(reasoning="so", answer="10, 2, 3")] * 2
-    expect(reward_func(completions=right, answer=["15", "12"], prompts=right), [1.0, 0.0], "two with other targets")
+    twice = [XML_COT_FORMAT.format(reasoning="so", answer="10, 2, 3")] * 2
+    expect(reward_func(completions=twice, answer=["15", "12"], prompts=twice), [1.0, 0.0], "two with other targets")
 
 
 @exercise

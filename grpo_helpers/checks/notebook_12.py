@@ -12,26 +12,20 @@ def reads_a_booking(function: Solution) -> None:
     }
     bad = {
         "no JSON": "three nights",
-        "no nights": '{"nights": 0, "breakfast": true}',
-        "too many nights": '{"nights": 31, "breakfast": true}',
-        "nights below 0": '{"nights": -3, "breakfast": true}',
-        "half a night": '{"nights": 2.5, "breakfast": true}',
-        "true nights": '{"nights": true, "breakfast": true}',
-        "nights in quotes": '{"nights": "3", "breakfast": true}',
         "1 for breakfast": '{"nights": 3, "breakfast": 1}',
         "breakfast in quotes": '{"nights": 3, "breakfast": "true"}',
         "no breakfast": '{"nights": 3}',
         "a dog as well": '{"nights": 3, "breakfast": true, "dog": true}',
         "nights twice": '{"nights": 30, "nights": 3, "breakfast": true}',
-        "nights that are no number": '{"nights": NaN, "breakfast": true}',
-        "endless nights": '{"nights": Infinity, "breakfast": true}',
+        "breakfast twice": '{"nights": 3, "breakfast": false, "breakfast": true}',
         "a list": '[{"nights": 3, "breakfast": true}]',
         "JSON for nothing": "null",
         "two bookings": '{"nights": 3, "breakfast": true} {"nights": 4, "breakfast": true}',
         "a code fence": '```json\n{"nights": 3, "breakfast": true}\n```',
         "deep nesting": "[" * 100_000,
-        "ten thousand digits": f'{{"nights": {"9" * 10_000}, "breakfast": true}}',
     }
+    for nights in ("0", "31", "-3", "2.5", "true", '"3"', "[3]", "null", "NaN", "Infinity", "9" * 10_000):
+        bad[f"nights {nights[:8]}"] = f'{{"nights": {nights}, "breakfast": true}}'
     for case, (text, wanted) in (good | {case: (text, None) for case, text in bad.items()}).items():
         expect(function(text), wanted, f"{case}, {text[:60]!r},")
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from grpo_helpers.checks.notebook_09 import SPLITS
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.profiles import ROOT
 from grpo_helpers.prompts import extract_xml_answer
-from grpo_helpers.rewards import completion_text
+from grpo_helpers.rewards import completion_text, final_answer
 
 from .cells import definitions
 
@@ -60,11 +59,6 @@ def claims(*shown):
     return dict(zip("ABCDE", shown, strict=False))
 
 
-def changes_w(w, a, b, alpha):
-    w += alpha / a.shape[0] * b @ a
-    return w
-
-
 def cache(gb, layers, kv, dim, tokens, size):
     return gb * 1e9 / (2 * layers * kv * dim * size * tokens)
 
@@ -84,17 +78,16 @@ def removed_as_used(used, numbers):
 def holed(text, target):
     """What int reads, and a ValueError from 5,000 digits."""
     try:
-        numbers = set(map(int, extract_xml_answer(text).split(",")))
+        numbers = {*map(int, re.split(", ?", extract_xml_answer(text).replace("\n", "x")))}
     except ValueError:
         return 0.0
     return float(len(numbers) == 3 and sum(numbers) == int(target) and min(numbers) > 0)
 
 
-def strictly(text, target):
-    number = r"([1-9][0-9]{0,8})"
-    found = re.fullmatch(f"{number}, ?{number}, ?{number}", extract_xml_answer(text))
+def strictly(text, target, block=final_answer, number="([1-9][0-9]{0,8})", comma=", ?"):
+    found = re.fullmatch(f"{number}{comma}{number}{comma}{number}", block(text))
     numbers = list(map(int, found.groups())) if found else []
-    return float(len(set(numbers)) == 3 and sum(numbers) == int(target))
+    return float(len(set(found.groups() if found else ())) == 3 and sum(numbers) == int(target))
 
 
 def one_by_one(pays, read=completion_text):
@@ -206,10 +199,14 @@ ANSWERS = {
         (lambda n: [(0.25, 2)] * n, "there is a pair (0.25, 2"),
     ],
     checks.steps_shown: [
-        (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block")
+        (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block"),
+        (one_by_one(lambda text, _: 0.25 * bool(re.search("<reasoning>.*=.*</reasoning>", text, re.DOTALL))), "stray"),
     ],
     checks.three_numbers: [
         (one_by_one(holed), "digits of another script"),
+        (one_by_one(partial(strictly, comma=r",\s?")), "a line for each number"),
+        (one_by_one(partial(strictly, number="(0?[1-9][0-9]{0,8})")), "two alike, written in two ways"),
+        (one_by_one(partial(strictly, block=extract_xml_answer)), "a wrong answer, then a right one"),
         (one_by_one(strictly, lambda said: said if isinstance(said, str) else ""), "conversations"),
         (
             lambda completions, answer, **kwargs: [strictly(c, answer[0]) for c in map(completion_text, completions)],
@@ -218,10 +215,11 @@ ANSWERS = {
     ],
     checks.merged_weight: [
         (lambda w, a, b, alpha: w + alpha * b @ a, "rank 2, alpha 8"),
-        (changes_w, "changed W itself"),
+        (lambda w, a, b, alpha: w.add_(alpha / a.shape[0] * b @ a), "changed W itself"),
     ],
     checks.most_completions: [
         (lambda *args: int(2 * cache(*args)), "768 tokens each"),  # the keys alone
+        (lambda gb, *args: int(cache(int(gb), *args)), "768 tokens each"),
         (lambda *args: max(1, int(cache(*args))), "not even one fits"),
     ],
     checks.next_scale: [
@@ -238,12 +236,12 @@ ANSWERS = {
         (lambda c, a: next(iter(c[c["flexible"] >= a]["completions"]), None), "accuracy 0.04"),  # of one seed
         (lambda c, a: max((int(x) for x, v in mean_curve(c).items() if v >= a), default=None), "accuracy 0.04"),
         (lambda c, a: next((int(x) for x, v in mean_curve(c).items() if v > a), None), "accuracy 0.375"),
+        (lambda c, a: mean_curve(c).index[np.searchsorted(mean_curve(c), a)], "accuracy 0.375"),  # for what only rises
     ],
     checks.local_loss: [(lambda losses, tokens, processes: sum(losses) / tokens, "returned 1.5, expected 3.0")],
     checks.uses_at_most: [
         (lambda used, numbers: set(used) <= set(numbers), "used twice"),
         (removed_as_used, "work on copies"),
-        (lambda used, numbers: Counter(used) <= Counter(numbers), SOLVED),
     ],
     checks.judge_gains: [
         (lambda train: {n: "real" if train(count=n)["gained"]["new"] > 104 else "overfit" for n in (8, 300)}, SOLVED),

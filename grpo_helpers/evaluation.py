@@ -127,9 +127,9 @@ def evaluate(
     tokens, the length. `sampling` are keywords of `generate_predictions`; without any there is one greedy reply to each
     question. A gold answer that is no number is a ValueError.
     """
-    golds = list(map(gold_text, dataset["answer"]))
+    questions, golds = dataset["question"], list(map(gold_text, dataset["answer"]))
     replies = generate_predictions(model, tokenizer, dataset["prompt"], max_new_tokens, **sampling)
-    rows = zip(dataset["question"], golds, replies, strict=True)
+    rows = zip(questions, golds, replies, strict=True)
     table = pd.DataFrame([score(question, gold, *reply) for question, gold, group in rows for reply in group])
     if table["completion"].str.contains("</?think>").mean() >= 0.1:
         tell(THINKS)
@@ -192,6 +192,8 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """
     if list(before["question"]) != list(after["question"]):
         raise ValueError("the questions before and after differ; evaluate both on the same dataset")
+    if before["question"].duplicated().any():
+        tell("some questions occur more than once, each counted as another: intervals and p are too good")
     rows = []
     for column, label in RATES.items():
         test = paired_test(before[column], after[column])  # which refuses what is no verdict
@@ -235,7 +237,8 @@ def before_after(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """`compare` for reading, with a last row for the mean length of a reply in tokens."""
     shown = as_percentages(compare(before, after)).rename_axis(None).astype(object)  # room for text among the counts
     forms = ("{:.1f} ({:.1f}-{:.1f})", "{:.1f} ({:.1f}-{:.1f})", "{:+.1f} ({:+.1f} to {:+.1f})")
-    lengths = (before["tokens"], after["tokens"], after["tokens"] - before["tokens"])
+    then, now = (table["tokens"].to_numpy() for table in (before, after))  # paired by place, as the rates are
+    lengths = (then, now, now - then)
     cells = [form.format(x.mean(), *bootstrap_interval(x)) for form, x in zip(forms, lengths, strict=True)]
     shown.loc["mean length (tokens)"] = [*cells, "", "", ""]
     return shown
@@ -252,7 +255,7 @@ def what_was_learned(before: pd.DataFrame, after: pd.DataFrame) -> str:
     for name, column in (("layout", "format"), ("working out", "worked")):
         then, now = before[column], after[column]
         said[name] = then.mean(), now.mean(), paired_test(then, now)["p_value"]
-    then, now = (table.loc[table["worked"], "flexible"] for table in (before, after))
+    then, now = (t["flexible"].astype(bool)[t["worked"].astype(bool)] for t in (before, after))
     if min(len(then), len(now)) < FEW:
         unsaid = f"; arithmetic cannot be compared ({len(then)} → {len(now)} replies with a calculation)"
     else:

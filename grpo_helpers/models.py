@@ -78,14 +78,18 @@ def check_targets(model: torch.nn.Module, targets: Collection[str]) -> None:
 def load_policy(profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The untrained policy of a profile and its tokenizer, on the best device here.
 
-    Without weights it is WeightsNotFound, on a GPU that torch has no kernels for UnusableGPU; without a usable chat
-    template, end token or LoRA target, or with another model's tokenizer, a ValueError.
+    Without weights it is WeightsNotFound, on a GPU that torch has no kernels for UnusableGPU; with some of the weights,
+    another model's tokenizer, or no usable chat template, end token or LoRA target, a ValueError.
     """
     check_gpu()
     folder = find_weights(profile.model, profile.revision).folder
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(profile))
+        options = {"dtype": resolve_dtype(profile), "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
+    if random := sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]])):
+        what = f"{folder} lacks {len(random)} weights of its model, or has them in another shape: {random[0]}, ..."
+        raise ValueError(f"{what}; they would be random, so take a folder with config and weights of one whole model")
     ends = end_ids(model, tokenizer)
     known, rows = len(tokenizer), model.get_input_embeddings().num_embeddings
     if known > rows:

@@ -96,6 +96,10 @@ class Profile:
         for field in ("batch", "accumulation", "steps", "max_completion_length", "eval_questions", "eval_batch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1 is needed")
+        if self.dtype not in (kinds := ("float32", "bfloat16", "float16")):
+            raise ValueError(f"dtype={self.dtype!r}: choose one of {', '.join(kinds)}")
+        if not self.eval_temperatures:
+            raise ValueError("eval_temperatures=(): at least one is needed; 0.0 is greedy")
         completions, group = self.batch * self.accumulation, self.num_generations
         if group < 2:
             raise ValueError(f"num_generations={group}: a group needs at least 2 completions, to be compared")

@@ -107,6 +107,7 @@ def last_number(text: str) -> Decimal | None:
 
 def written_out(value: Any) -> str:
     """A text as it is, a number of any library as text, without an exponent: 0.1 → "0.1"."""
+    value = value.item() if hasattr(value, "numel") and value.numel() == 1 else value  # str: "tensor(72)"
     try:
         return value if isinstance(value, str) else f"{Decimal(str(value)):f}"
     except InvalidOperation:  # no number
@@ -133,4 +134,4 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[str | Sequence[Message]]) -> li
     if prompts and isinstance(prompts[0], str):
         return tokenizer(list(prompts))["input_ids"]
     texts = [tokenizer.apply_chat_template(list(p), tokenize=False, add_generation_prompt=True) for p in prompts]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

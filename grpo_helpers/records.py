@@ -29,7 +29,7 @@ def load(name: str, profile: str, seed: int = 42, runs: Path = RUNS) -> dict[str
 def available(name: str, runs: Path = RUNS) -> list[tuple[str, int]]:
     """(profile, seed) of every recorded run of an experiment."""
     found = sorted(p.parent.name.removeprefix(f"{name}-") for p in runs.glob(f"{name}-*-*/run.json"))
-    return [(profile, int(seed)) for profile, _, seed in (text.rpartition("-") for text in found)]
+    return [(profile, int(seed)) for profile, _, seed in (text.rpartition("-") for text in found) if seed.isdecimal()]
 
 
 def history(source: Any) -> pd.DataFrame:

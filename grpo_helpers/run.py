@@ -298,7 +298,8 @@ def run(
         raise FileNotFoundError(f"{output} holds no run to resume (no run.json); start one without --resume")
     with held(output):
         job = _prepare(profile, seed, output, resume, gsm8k)
-        if not resume:
+        whole = any(not checkpoints.damage(folder) for _, folder in checkpoints.found(output / "checkpoints"))
+        if not resume or ((output / "adapter").exists() and not whole):  # it would begin anew over what was trained
             move_aside(output)
         for name in MEASURED:
             (output / name).unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def gain_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     >>> [round(x, 2) for x in gain_interval(8, 1, 50)]
     [0.02, 0.25]
     """
-    if not 0 <= min(gained, lost) <= gained + lost <= n:
+    if not 0 <= min(gained, lost) <= gained + lost <= n or any(x != int(x) for x in (gained, lost, n)):
         raise ValueError(f"{gained} gained and {lost} lost of {n} questions: these are no counts")
     change = (gained - lost) / (n + 2)
     half = norm.ppf(0.975) * math.sqrt(((gained + lost + 1) / (n + 2) - change**2) / (n + 2))

@@ -1,9 +1,11 @@
 """The exercises' checks: nothing breaks run-all, near misses are told from solutions (these: test_notebooks.py)."""
 
+import json
 import math
 import re
 from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ from grpo_helpers.checks.notebook_06 import LEARNED
 from grpo_helpers.checks.notebook_09 import SPLITS
 from grpo_helpers.evaluation import RATES
 from grpo_helpers.profiles import ROOT
-from grpo_helpers.prompts import extract_xml_answer
+from grpo_helpers.prompts import extract_xml_answer, same_number
 from grpo_helpers.rewards import completion_text, final_answer
 
 from .cells import definitions
@@ -75,19 +77,43 @@ def removed_as_used(used, numbers):
     return True
 
 
-def holed(text, target):
-    """What int reads, and a ValueError from 5,000 digits."""
-    try:
-        numbers = {*map(int, re.split(", ?", extract_xml_answer(text).replace("\n", "x")))}
-    except ValueError:
-        return 0.0
-    return float(len(numbers) == 3 and sum(numbers) == int(target) and min(numbers) > 0)
-
-
 def strictly(text, target, block=final_answer, number="([1-9][0-9]{0,8})", comma=", ?"):
     found = re.fullmatch(f"{number}{comma}{number}{comma}{number}", block(text))
     numbers = list(map(int, found.groups())) if found else []
     return float(len(set(found.groups() if found else ())) == 3 and sum(numbers) == int(target))
+
+
+def shows(text):
+    """Whether the reasoning block holds an equals sign, and whether it is closed."""
+    inside, closed, _ = text.partition("<reasoning>")[2].partition("</reasoning>")
+    return "=" in inside, closed != ""
+
+
+def in_order(checkpoints):
+    return sorted(checkpoints, key=lambda name: int(name[11:]))
+
+
+def some_sure(table):
+    fails, sure = table[table["head"] <= 0.1 * table["n"]], table[table["head"] >= 0.9 * table["n"]]
+    enough = fails["called"].sum() >= 0.9 * fails["n"].sum()
+    return bool(len(fails) and enough and (sure["called"] <= 0.2 * sure["n"]).any())
+
+
+def four_tags(text, gold):
+    steps = sum("=" in line for line in text.splitlines())
+    right = text.count("<") == 4 and same_number(extract_xml_answer(text), gold)
+    return (1.0 + 0.2 * (1 <= steps <= 3)) * right
+
+
+def booking(text, also=dict):
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict | also) or set(found) != {"nights", "breakfast"}:
+        return None
+    fits = type(found["nights"]) is int and 1 <= found["nights"] <= 30 and type(found["breakfast"]) is bool
+    return (found["nights"], found["breakfast"]) if fits else None
 
 
 def one_by_one(pays, read=completion_text):
@@ -201,11 +227,24 @@ ANSWERS = {
     checks.steps_shown: [
         (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block"),
         (one_by_one(lambda text, _: 0.25 * bool(re.search("<reasoning>.*=.*</reasoning>", text, re.DOTALL))), "stray"),
+        (one_by_one(lambda text, _: 0.25 * (shows(text)[0] and "</reasoning>" in text)), "closed before it is opened"),
+        (one_by_one(lambda text, _: 0.25 * (all(shows(text)) and "=" not in text.partition("<")[0])), "block as well"),
+    ],
+    checks.go_on_from: [
+        (lambda found: max([0, *(int(n[11:]) for n in takewhile(found.get, in_order(found)))]), "a damaged older one"),
+        (lambda found: max([0, *(int(n[11:]) for n in in_order(found)[-2:] if found[n])]), "two damaged ones"),
+    ],
+    checks.selective: [(some_sure, "one of two sure sizes called in")],
+    checks.gate: [(one_by_one(four_tags), "right, and more behind it")],
+    checks.reads_a_booking: [
+        (lambda text: booking(text) if text.count('"nights"') < 2 else None, '"breakfast": true, "breakfast": false}'),
+        (lambda text: booking(text, list) if max(map(text.count, ('"nights"', '"breakfast"'))) < 2 else None, "raised"),
     ],
     checks.three_numbers: [
-        (one_by_one(holed), "digits of another script"),
-        (one_by_one(partial(strictly, comma=r",\s?")), "a line for each number"),
-        (one_by_one(partial(strictly, number="(0?[1-9][0-9]{0,8})")), "two alike, written in two ways"),
+        (one_by_one(partial(strictly, number=r"((?!0)\d{1,9})")), "the answer '٣, 4, 5'"),
+        (one_by_one(partial(strictly, comma=r",\s?")), "the answer '3,\\n4,\\n5'"),
+        (one_by_one(partial(strictly, number="(0?[1-9][0-9]{0,8})")), "the answer '3, 03, 6'"),
+        (one_by_one(partial(strictly, number="([1-9][0-9]{0,8}|0_3)")), "the answer '0_3, 4, 5'"),
         (one_by_one(partial(strictly, block=extract_xml_answer)), "a wrong answer, then a right one"),
         (one_by_one(strictly, lambda said: said if isinstance(said, str) else ""), "conversations"),
         (
@@ -220,6 +259,7 @@ ANSWERS = {
     checks.most_completions: [
         (lambda *args: int(2 * cache(*args)), "768 tokens each"),  # the keys alone
         (lambda gb, *args: int(cache(int(gb), *args)), "768 tokens each"),
+        (lambda *args: math.ceil(cache(*args)) - 1, "exactly a hundred fit"),
         (lambda *args: max(1, int(cache(*args))), "not even one fits"),
     ],
     checks.next_scale: [
@@ -230,6 +270,7 @@ ANSWERS = {
     checks.chance_to_notice: [
         (lambda n, gained, lost: paired_power(n, gained, 0.0), "expected 0.55"),
         (lambda *case: np.float32(paired_power(*case) + 0.05), SOLVED),
+        (lambda n, *rates: paired_power(50, *rates), "for n=100"),
     ],
     checks.chance_of_luck: [(lambda n, m: 1 / math.comb(n + m, n), "for n=1, m=1")],  # one side alone
     checks.reached_at: [

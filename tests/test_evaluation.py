@@ -226,7 +226,7 @@ BEFORE = table("flexible", "", "truncated", RIGHT, "format", "truncated", "", "f
 AFTER = table(RIGHT, RIGHT, RIGHT, "", "flexible", "", "flexible", "flexible")
 
 
-def test_compare_of_hand_made_tables_and_of_the_same_questions_only():
+def test_compare_of_hand_made_tables_and_of_the_same_questions_only(capsys):
     comparison = evaluation.compare(BEFORE, AFTER)
     assert list(comparison.index) == list(RATES.values())
     strict = comparison.loc[RATES["strict"]]
@@ -240,6 +240,10 @@ def test_compare_of_hand_made_tables_and_of_the_same_questions_only():
     for other in (AFTER[::-1], AFTER[:-1]):
         with pytest.raises(ValueError, match="questions before and after differ"):
             evaluation.compare(BEFORE, other)
+    evaluation.tell.cache_clear()
+    assert "more than once" not in capsys.readouterr().out
+    evaluation.compare(*(pd.concat([side, side]) for side in (BEFORE, AFTER)))
+    assert "more than once" in capsys.readouterr().out
 
 
 def replied(texts, tokens=5):
@@ -254,6 +258,7 @@ WRONG = BLOCK.replace("72", "70")
 
 def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
     before, after = replied(["70"] * 4, [1, 2, 3, 4]), replied([BLOCK] * 4, [11, 12, 13, 14])
+    after.index += 4  # paired by place
     shown = evaluation.before_after(before, after)
     assert shown.iloc[:-1].to_dict() == evaluation.as_percentages(evaluation.compare(before, after)).to_dict()
     (length,) = shown.loc[["mean length (tokens)"]].to_dict("records")
@@ -276,7 +281,9 @@ def test_before_after_has_a_row_for_each_rate_and_one_for_the_length():
     ],
 )
 def test_what_was_learned_is_said_only_where_chance_is_ruled_out(before, after, said):
-    assert re.fullmatch(said, evaluation.what_was_learned(replied(before), replied(after)))
+    for kind in (bool, int):
+        tables = (replied(texts).astype(dict.fromkeys(OUTCOMES, kind)) for texts in (before, after))
+        assert re.fullmatch(said, evaluation.what_was_learned(*tables))
 
 
 built = definitions("06_evaluation", "pass_chances", "average", "N", "KS")

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config, Qwen2Config
 from trl import GRPOTrainer
 
@@ -65,7 +66,7 @@ def test_a_prompt_is_the_same_in_training_evaluation_and_probes(made, template, 
     _, tokenizer = models.load_policy(made(template).with_(chat_template_kwargs=arguments))
     for prompt in (CHAT, CHAT[1:], "raw text 1 + 1 ="):
         train, lengths = read_in_training(tokenizer, prompt), probing.prompt_lengths(tokenizer, [prompt])
-        assert prompt_ids(tokenizer, [prompt]) == [train] and lengths == [len(train)]
+        assert prompt_ids(tokenizer, [prompt]) == [train] and lengths == [len(train)] and not prompt_ids(tokenizer, [])
         text = tokenizer.decode(train)
         if isinstance(prompt, str):
             assert text == prompt, "as TRL reads it: no template"
@@ -144,6 +145,17 @@ def test_a_tokenizer_of_another_model_is_refused(made, rows, refused, monkeypatc
     monkeypatch.setitem(SIZES, "vocab_size", rows)
     with pytest.raises(ValueError, match=f"1024 tokens, the model {rows}") if refused else contextlib.nullcontext():
         models.load_policy(made())
+
+
+def test_weights_that_would_be_random_are_refused(made, tmp_path):
+    profile, file, config = made(), tmp_path / "model.safetensors", tmp_path / "config.json"
+    config.write_text((whole := config.read_text()).replace('"intermediate_size": 64', '"intermediate_size": 32'))
+    with pytest.raises(ValueError, match="lacks 6 weights.*another shape"):
+        models.load_policy(profile)
+    config.write_text(whole)
+    save_file({f"base_model.model.{name}": w for name, w in load_file(file).items()}, file, {"format": "pt"})  # PEFT's
+    with pytest.raises(ValueError, match="they would be random"):
+        models.load_policy(profile)
 
 
 def test_a_system_text_is_folded_in_whatever_a_template_is_made_of(tokenizer):

@@ -110,6 +110,12 @@ def test_sizes_that_are_none_are_refused(field, value):
         TINY.with_(**{field: value})
 
 
+@pytest.mark.parametrize("change", [{"dtype": "bf16"}, {"eval_temperatures": ()}])
+def test_settings_that_no_run_could_end_with_are_refused(change):
+    with pytest.raises(ValueError, match=f"^{[*change][0]}="):
+        TINY.with_(**change)
+
+
 def test_sizes_that_do_not_divide_are_refused_with_every_group_and_the_nearest_batches_that_work():
     with pytest.raises(ValueError, match=r"batch=9 .*num_generations=4.*2, 3, 6, 9, 18.*a batch of .*8.*10"):
         TINY.with_(batch=9, accumulation=2, num_generations=4)

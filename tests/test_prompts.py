@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -145,6 +146,7 @@ def test_a_gold_answer_that_no_reply_can_earn_is_refused_by_name(gold):
     ("a", "b", "same"),
     [
         ("1,000", "$1000.0", True), ("0", "-0", True), (".5", "0.50", True), ("72", Decimal(72), True),
+        ("7.5", torch.tensor(7.5), True), ("7", torch.tensor([7, 7]), False),
         ("5", "-5", False), ("72", "71.99", False), ("0.2", "20%", False), ("", "", False), ("²", "²", False),
         (None, None, False), (None, "72", False),
     ],

@@ -43,7 +43,7 @@ def test_a_record_can_be_loaded_and_says_where_it_comes_from_and_without_that_is
     assert facts["command"] == "python data/runs/record prompt_variants --profile tiny --seed 7"
     assert facts["seed"] == 7 and facts["profile"]["name"] == "tiny"
     assert {"versions", "hardware", "commit", "weights_sha256"} <= set(facts)
-    assert records.available(NAME, runs=tmp_path) == [("tiny", 7)]
+    assert records.available(NAME, runs=tmp_path) == [("tiny", 7)] and records.available("gpu") == []
     (target / "run.json").unlink()
     assert records.available(NAME, runs=tmp_path) == []
     with pytest.raises(FileNotFoundError, match="data/runs/record prompt_variants --profile tiny --seed 7"):

@@ -272,6 +272,14 @@ def test_what_was_measured_before_is_not_said_of_a_run_that_went_on(again, short
 
 
 @pytest.mark.trains
+def test_a_run_that_has_lost_its_checkpoints_is_not_begun_anew_over_its_adapter(again, short):
+    trained = (short / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(short / "run" / "checkpoints")
+    assert main([*again, "--seed", "3"]) == 2 and main(again) == 0
+    assert (short / "run.old1" / "adapter" / "adapter_model.safetensors").read_bytes() == trained
+
+
+@pytest.mark.trains
 def test_replies_to_other_questions_are_asked_anew(again, short):
     kept = (short / "run" / "before.jsonl").read_text()
     for text in ("{cut", kept.replace("strict", "lax"), kept.splitlines()[0]):

@@ -86,7 +86,7 @@ def test_gain_interval_is_the_published_code(gained, lost, unchanged):
     assert gain_interval(gained, lost, n) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("gained", "lost", "n"), [(math.nan, 1, 30), (5, 1, 3), (-1, 2, 9), (0, 1, 0)])
+@pytest.mark.parametrize(("gained", "lost", "n"), [(math.nan, 1, 30), (5, 1, 3), (-1, 2, 9), (0, 1, 0), (0.3, 0.1, 50)])
 def test_what_are_no_counts_have_no_interval(gained, lost, n):
     with pytest.raises(ValueError, match="no counts"):
         gain_interval(gained, lost, n)

@@ -5,6 +5,7 @@ import math
 import re
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 
@@ -20,7 +21,10 @@ ROWS = [{"answer": gold, "prompt": CHAT} for gold in ("72", "-5", "1,000", "3.50
 patched_reward_func = definitions("03_reward_design", "patched_reward_func").patched_reward_func
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], [{"answer": "72", "prompt": "6 * 12?"}], [{"answer": "72"}]])
+RAGGED = [{"answer": "72", "prompt": "6 * 12?", "note": "-"}, {"answer": "5", "prompt": "2 + 3?"}]
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], RAGGED, pd.DataFrame(RAGGED), [{"answer": "72"}]])
 def test_the_rewards_of_the_series_pass(rows):
     findings = validate_rewards(REWARD_FUNCS, rows)
     assert findings.empty and list(findings.columns) == COLUMNS
@@ -54,6 +58,9 @@ def test_an_attack_that_is_the_ideal_reply_is_no_attack():
     assert validate_rewards([exact], [{"word": "x"}, {"word": "abba"}], lambda row: row["word"]).empty
     row = {"answer": "72"}
     assert not any("wrong" in name for name in attacks(row, [row, dict(row)], ideal_reply))
+    assert "the answer without the layout" in attacks({"answer": 72}, [], ideal_reply)
+    with pytest.raises(ValueError, match="no answer; pass a `render`"):
+        validate_rewards([exact], [{"word": "x"}])
 
 
 def test_rewards_are_asked_with_the_keywords_of_trl():

@@ -26,6 +26,7 @@ def most_completions(function: Solution) -> None:
         "Qwen2.5-1.5B, 768 tokens each, 10.6 GB free": (10.6, 28, 2, 128, 768, 2),
         "the same with one KV head for each of 12 query heads": (10.6, 28, 12, 128, 768, 2),
         "SmolLM2-135M in float32, 512 tokens each": (1.0, 30, 3, 64, 512, 4),
+        "exactly a hundred fit": (1.0, 5, 5, 100, 1000, 2),
         "not even one fits": (0.01, 28, 2, 128, 768, 2),
     }
     for case, (free_gb, layers, kv_heads, head_dim, tokens, size) in cases.items():

@@ -21,33 +21,22 @@ def uses_at_most(function: Solution) -> None:
 @exercise
 def three_numbers(reward_func: Solution) -> None:
     """1.0 for three different whole numbers above 0, separated by commas, whose sum is the target; TRL's signature."""
-    answers = {
-        "a right answer": ("3, 4, 5", 1.0),
-        "another right answer": ("9,2,1", 1.0),
-        "a wrong sum": ("3, 4, 6", 0.0),
-        "the target itself": ("12", 0.0),
-        "two numbers alike": ("5, 2, 5", 0.0),
-        "two alike, written in two ways": ("3, 03, 6", 0.0),
-        "a line for each number": ("3,\n4,\n5", 0.0),
-        "four numbers": ("1, 2, 4, 5", 0.0),
-        "a zero": ("0, 5, 7", 0.0),
-        "a number below 0": ("-3, 5, 10", 0.0),
-        "numbers that are not whole": ("3.5, 4.5, 4", 0.0),
-        "words around it": ("so 3, 4, 5", 0.0),
-        "two answers": ("3, 4, 5\n2, 4, 6", 0.0),
-        "an empty answer": ("", 0.0),
-        "digits of another script": ("٣, 4, 5", 0.0),
-        "a superscript": ("³, 4, 5", 0.0),
-        "a sign": ("+3, 4, 5", 0.0),
-        "a number of 5,000 digits": (f"{'9' * 5000}, 4, 5", 0.0),
-    }
-    texts = {case: (XML_COT_FORMAT.format(reasoning="so", answer=a), wanted) for case, (a, wanted) in answers.items()}
-    right, wrong = (XML_COT_FORMAT.format(reasoning="so", answer=a) for a in ("3, 4, 5", "3, 4, 6"))
+    right = ("3, 4, 5", "9,2,1")
+    wrong = [
+        *("3, 4, 6", "12", "1, 2, 4, 5", "so 3, 4, 5", "3, 4, 5\n2, 4, 6", ""),
+        *("5, 2, 5", "3, 03, 6"),  # not different
+        *("0, 5, 7", "-3, 5, 10", "3.5, 4.5, 4"),  # not whole and above 0
+        *("٣, 4, 5", "³, 4, 5", "+3, 4, 5", "0_3, 4, 5", f"{'9' * 5000}, 4, 5"),  # which int reads, or not
+        *("3,\n4,\n5", "3 , 4, 5"),  # white space elsewhere
+    ]
+    replies = {a: XML_COT_FORMAT.format(reasoning="so", answer=a) for a in (*right, *wrong)}
+    texts = {f"the answer {a[:20]!r}": (reply, float(a in right)) for a, reply in replies.items()}
+    good, bad = replies[right[0]], replies[wrong[0]]
     texts |= {
         "the numbers without an answer block": ("3, 4, 5", 0.0),
-        "a wrong answer, then a right one": (f"{wrong}\n{right}", 0.0),
-        "a right answer, then a wrong one": (f"{right}\n{wrong}", 0.0),
-        "a right answer, then more": (f"{right}\nor 3, 4, 6", 0.0),
+        "a wrong answer, then a right one": (f"{bad}\n{good}", 0.0),
+        "a right answer, then a wrong one": (f"{good}\n{bad}", 0.0),
+        "a right answer, then more": (f"{good}\nor 3, 4, 6", 0.0),
     }
     for case, (text, wanted) in texts.items():
         expect(reward_func(completions=[text], answer=["12"], prompts=["?"]), [wanted], case)

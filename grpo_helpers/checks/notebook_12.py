@@ -5,29 +5,18 @@ from ._exercise import NotYet, Run, Solution, decided, exercise, expect, least, 
 @exercise
 def reads_a_booking(function: Solution) -> None:
     """(nights, breakfast) of {"nights": 1 to 30, "breakfast": true or false}, None for everything else."""
-    good = {
-        "as asked": ('{"nights": 3, "breakfast": true}', (3, True)),
-        "the other order, other spaces": ('{ "breakfast":false,"nights":30 }', (30, False)),
-        "spread over lines": ('{\n  "nights": 1,\n  "breakfast": true\n}\n', (1, True)),
-    }
-    bad = {
-        "no JSON": "three nights",
-        "1 for breakfast": '{"nights": 3, "breakfast": 1}',
-        "breakfast in quotes": '{"nights": 3, "breakfast": "true"}',
-        "no breakfast": '{"nights": 3}',
-        "a dog as well": '{"nights": 3, "breakfast": true, "dog": true}',
-        "nights twice": '{"nights": 30, "nights": 3, "breakfast": true}',
-        "breakfast twice": '{"nights": 3, "breakfast": false, "breakfast": true}',
-        "a list": '[{"nights": 3, "breakfast": true}]',
-        "JSON for nothing": "null",
-        "two bookings": '{"nights": 3, "breakfast": true} {"nights": 4, "breakfast": true}',
-        "a code fence": '```json\n{"nights": 3, "breakfast": true}\n```',
-        "deep nesting": "[" * 100_000,
-    }
-    for nights in ("0", "31", "-3", "2.5", "true", '"3"', "[3]", "null", "NaN", "Infinity", "9" * 10_000):
-        bad[f"nights {nights[:8]}"] = f'{{"nights": {nights}, "breakfast": true}}'
-    for case, (text, wanted) in (good | {case: (text, None) for case, text in bad.items()}).items():
-        expect(function(text), wanted, f"{case}, {text[:60]!r},")
+    asked = '{"nights": 3, "breakfast": true}'
+    good = {asked: (3, True), '{ "breakfast":false,"nights":30 }': (30, False), asked.replace("3,", "1,\n"): (1, True)}
+    nights = ("0", "31", "-3", "2.5", "true", '"3"', "null", "NaN", "Infinity", "9" * 10_000)
+    inside = [f'"nights": {n}, "breakfast": true' for n in nights]
+    inside += [
+        f'"nights": 3, "breakfast": {b}' for b in ("1", '"true"', 'true, "dog": true', 'true, "breakfast": false')
+    ]
+    inside += ['"nights": 3', '"nights": 30, "nights": 3, "breakfast": true']
+    bad = [f"{{{fields}}}" for fields in inside] + [f"[{asked}]", f"{asked} {asked}", f"```json\n{asked}\n```"]
+    bad += ["three nights", "null", "3", "[" * 100_000, '["nights", "breakfast"]']
+    for text, wanted in [*good.items(), *((text, None) for text in bad)]:
+        expect(function(text), wanted, f"the reply {text[:60]!r}")
 
 
 HIDDEN = (0, 1, 2, 3)  # tests
@@ -61,6 +50,8 @@ def gate(reward_func: Solution) -> None:
         "right in the working only": (reply("2 * 3 = 6", said="no idea"), 0.0),
         "twice": (reply("2 * 3 = 6") + reply("2 * 3 = 6"), 0.0),
         "right, without the layout": ("2 * 3 = 6\n<answer>\n6\n</answer>", 0.0),
+        "right, and more behind it": (reply("2 * 3 = 6") + "\nor 7", 0.0),
+        "right, the answer first": ("<answer>\n6\n</answer>\n<reasoning>\n2 * 3 = 6\n</reasoning>", 0.0),
         "nothing": ("", 0.0),
     }
     for case, (text, wanted) in replies.items():

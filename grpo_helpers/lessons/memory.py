@@ -59,12 +59,12 @@ class ModelShape:
 
         Options that no released model of these families uses, such as Llama's biases, are not counted.
         """
+        if config.model_type not in (known := ("llama", "qwen2", "qwen3")):
+            raise ValueError(f"model_type {config.model_type!r}: the planner knows only {', '.join(known)}")
         heads, kv_heads, hidden = config.num_attention_heads, config.num_key_value_heads, config.hidden_size
         head_dim = getattr(config, "head_dim", None) or hidden // heads
         # of q, k and v; norms of queries and keys
         biases = {"llama": 0, "qwen2": (heads + 2 * kv_heads) * head_dim, "qwen3": 2 * head_dim}
-        if config.model_type not in biases:
-            raise ValueError(f"model_type {config.model_type!r}: the planner knows only {', '.join(biases)}")
         sizes = (config.num_hidden_layers, heads, kv_heads, head_dim, config.intermediate_size, config.vocab_size)
         return cls(hidden, *sizes, config.tie_word_embeddings, biases[config.model_type])
 

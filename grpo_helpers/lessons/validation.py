@@ -34,6 +34,8 @@ def shorten(text: str, width: int = 60) -> str:
 
 def ideal_reply(row: Row) -> str:
     """The gold answer in the layout of this series. For another layout, pass a `render` of your own."""
+    if "answer" not in row:
+        raise ValueError(f"a row has the columns {[*row]} and no answer; pass a `render` that writes its ideal reply")
     return XML_COT_FORMAT.format(reasoning="One step after the other.", answer=row["answer"])
 
 
@@ -45,7 +47,7 @@ def attacks(row: Row, rows: Iterable[Row], render: Callable[[Row], str]) -> dict
     found |= {"the ideal reply twice": f"{ideal}\n{ideal}", "the ideal reply backwards": ideal[::-1]}
     found |= {"the ideal reply, then more": f"{ideal}\nBut I may be wrong.", "the first half": ideal[: len(ideal) // 2]}
     found |= {"control characters": "\0\x1b[0m\ufeff\u202e" * 8, "broken characters": "\ufffd\U0001f600\u0301" * 8}
-    if isinstance(row.get("answer"), str):
+    if pd.api.types.is_scalar(row.get("answer", [])):
         found["the answer without the layout"] = f"The answer is {row['answer']}."
     if wrong:
         found |= {"a wrong answer": wrong[0], "a wrong answer, then the right one": f"{wrong[0]}\n{ideal}"}
@@ -64,7 +66,7 @@ def ask(reward_func: RewardFunc, completions: Sequence[str], rows: Sequence[Row]
     (name,), prompts = reward_names([reward_func]), [row.get("prompt", "") for row in rows]
     chats = [not isinstance(prompt, str) for prompt in prompts]
     said = [[{"role": "assistant", "content": c}] if chat else c for c, chat in zip(completions, chats, strict=True)]
-    keywords = {k: [r[k] for r in rows] for k in rows[0] if k not in ("prompt", "completion")}
+    keywords = {k: [r.get(k) for r in rows] for k in rows[0] if k not in ("prompt", "completion")}
     check_columns(keywords)
     keywords |= {"completion_ids": [[0]] * len(said), "trainer_state": None, "log_extra": None, "log_metric": None}
     try:
@@ -98,7 +100,7 @@ def validate_rewards(
     Returns a row for each finding: COLUMNS, the completion shortened; an empty table is the good news. Without rows or
     reward functions, or with a reward model, which only TRL can ask, it is a ValueError.
     """
-    rows = [dict(r) for r in rows]
+    rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else [dict(r) for r in rows]
     reward_funcs = [reward_funcs] if callable(reward_funcs) or is_model(reward_funcs) else list(reward_funcs)
     if not rows or not reward_funcs:
         raise ValueError(f"{len(reward_funcs)} reward functions and {len(rows)} rows: at least one of each is needed")

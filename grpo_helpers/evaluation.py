@@ -192,8 +192,8 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """
     if list(before["question"]) != list(after["question"]):
         raise ValueError("the questions before and after differ; evaluate both on the same dataset")
-    if before["question"].duplicated().any():
-        tell("some questions occur more than once, each counted as another: intervals and p are too good")
+    if again := before["question"].duplicated().sum():
+        tell(f"{again} rows repeat a question, so intervals and p are too good: keep one row of each question")
     rows = []
     for column, label in RATES.items():
         test = paired_test(before[column], after[column])  # which refuses what is no verdict

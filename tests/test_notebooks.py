@@ -70,13 +70,14 @@ def output_texts(output: dict[str, Any]) -> list[str]:
     return [value if isinstance(value, str) else json.dumps(value) for value in data.values()]
 
 
-def exercises(path: Path) -> list[tuple[str, str, bool]]:
-    """(cell as the learner finds it, solution, whether the solution trains) of every exercise, in order."""
+def exercises(path: Path) -> list[tuple[str, str, bool, str]]:
+    """(cell as the learner finds it, solution, whether it trains, what the page shows) of every exercise, in order."""
     found = []
     for cell, after in zip(read(path).cells, read(path).cells[1:], strict=False):
         if cell.cell_type == "code" and "exercise" in (tags := cell.metadata.get("tags", [])):
             solution = SOLUTION.search(after.source)
-            found.append((cell.source, solution[1] if solution else "", "trains" in tags))
+            shown = "".join(text for output in cell.outputs for text in output_texts(output))
+            found.append((cell.source, solution[1] if solution else "", "trains" in tags, shown))
     return found
 
 
@@ -199,9 +200,9 @@ TRAIN = {"10": ("ex3-data", "ex3-train"), "11": ("part-2", "code-18", "ex2-train
 def checked(path: Path, source: str, stub: str) -> None:
     """Run what a learner hands in, and the check that ends the exercise's cell."""
     imports = "import math, torch, pandas as pd\nfrom grpo_helpers import data, evaluation, prompts, records, rewards\n"
-    imports += f"from grpo_helpers.checks import notebook_{path.stem[:2]} as checks\n"
+    imports += f"import json\nfrom grpo_helpers.checks import notebook_{path.stem[:2]} as checks\n"
     assert (check := stub.strip().splitlines()[-1]).startswith("checks.")
-    space = dict.fromkeys(re.findall(r"\w+", check))  # an unsolved exercise asks for no training
+    space = dict.fromkeys(re.findall(r"\w+", check), lambda: None)  # an unsolved exercise asks for no training
     handed = [name for name in space if name.endswith("_reward_func")]
     if source != stub and ("train_with" in space or handed):
         space = vars(definitions(path.stem, *handed, run=TRAIN.get(path.stem[:2], ()) if "train_with" in space else ()))
@@ -213,18 +214,18 @@ def test_unsolved_exercises_say_so_and_solutions_pass(path, capsys):
     found = exercises(path)
     assert 2 <= len(found) <= 4 or (path.stem == FIRST_RUN and not found)
     assert len(EFFORT.findall(prose(path))) == len(found), "minutes and difficulty"
-    for stub, solution, trains in found:
+    for stub, solution, trains, shown in found:
         checked(path, stub, stub)
-        assert capsys.readouterr().out.startswith("Not yet: ")
+        assert capsys.readouterr().out == shown and shown.startswith("Not yet: ")
         if not trains:
             checked(path, solution, stub)
             assert capsys.readouterr().out == "Solved.\n", stub
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if any(t for *_, t in exercises(p))], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if any(t for *_, t, _ in exercises(p))], ids=lambda p: p.stem)
 def test_solutions_that_train_pass(path, capsys):
-    for stub, solution, trains in exercises(path):
+    for stub, solution, trains, _ in exercises(path):
         if trains:
             checked(path, solution, stub)
             assert capsys.readouterr().out.endswith("Solved.\n"), stub

@@ -298,9 +298,9 @@ def run(
         raise FileNotFoundError(f"{output} holds no run to resume (no run.json); start one without --resume")
     with held(output):
         job = _prepare(profile, seed, output, resume, gsm8k)
-        whole = any(not checkpoints.damage(folder) for _, folder in checkpoints.found(output / "checkpoints"))
-        if not resume or ((output / "adapter").exists() and not whole):  # it would begin anew over what was trained
-            move_aside(output)
+        saved = checkpoints.found(output / "checkpoints")
+        if not resume or ((output / "adapter").exists() and all(checkpoints.damage(folder) for _, folder in saved)):
+            move_aside(output)  # what a run from the first step would write over
         for name in MEASURED:
             (output / name).unlink(missing_ok=True)
         try:

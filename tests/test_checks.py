@@ -79,8 +79,8 @@ def removed_as_used(used, numbers):
 
 def strictly(text, target, block=final_answer, number="([1-9][0-9]{0,8})", comma=", ?"):
     found = re.fullmatch(f"{number}{comma}{number}{comma}{number}", block(text))
-    numbers = list(map(int, found.groups())) if found else []
-    return float(len(set(found.groups() if found else ())) == 3 and sum(numbers) == int(target))
+    said = found.groups() if found else ()
+    return float(len(set(said)) == 3 and sum(map(int, said)) == int(target))
 
 
 def shows(text):
@@ -228,11 +228,12 @@ ANSWERS = {
         (lambda completions, **kwargs: [0.25 * ("=" in c) for c in completions], "outside the reasoning block"),
         (one_by_one(lambda text, _: 0.25 * bool(re.search("<reasoning>.*=.*</reasoning>", text, re.DOTALL))), "stray"),
         (one_by_one(lambda text, _: 0.25 * (shows(text)[0] and "</reasoning>" in text)), "closed before it is opened"),
+        (one_by_one(lambda text, _: 0.25 * shows(text.split("</reasoning>")[0])[0]), "never closed"),
         (one_by_one(lambda text, _: 0.25 * (all(shows(text)) and "=" not in text.partition("<")[0])), "block as well"),
     ],
     checks.go_on_from: [
-        (lambda found: max([0, *(int(n[11:]) for n in takewhile(found.get, in_order(found)))]), "a damaged older one"),
-        (lambda found: max([0, *(int(n[11:]) for n in in_order(found)[-2:] if found[n])]), "two damaged ones"),
+        (lambda c: max([0, *(int(n[11:]) for n in takewhile(c.get, in_order(c)))]), "-20': False, 'checkpoint-40"),
+        (lambda c: max([0, *(int(n[11:]) for n in in_order(c)[-2:] if c[n])]), "'checkpoint-60': False}"),
     ],
     checks.selective: [(some_sure, "one of two sure sizes called in")],
     checks.gate: [(one_by_one(four_tags), "right, and more behind it")],

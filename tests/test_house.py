@@ -10,7 +10,7 @@ from grpo_helpers.profiles import ROOT
 from .tools.house import COMMANDS, PACKAGE, PLUMBING, House, lines
 
 # ceilings, as low as they have come; the aims are 2,000 (met), 5,500 and 7,000; raised by decisions 18, 22 to 24 and 46
-LINES = {"core": 1814, "package": 6095, "tests": 9196}
+LINES = {"core": 1814, "package": 6093, "tests": 9195}
 FILES = {
     "core": [path for path in (ROOT / PACKAGE).glob("*.py") if path.stem not in PLUMBING],
     "package": (ROOT / PACKAGE).rglob("*.py"),

@@ -18,10 +18,8 @@ from .cells import definitions
 
 CHAT = [{"role": "user", "content": "6 * 12?"}]
 ROWS = [{"answer": gold, "prompt": CHAT} for gold in ("72", "-5", "1,000", "3.50", "9")]
-patched_reward_func = definitions("03_reward_design", "patched_reward_func").patched_reward_func
-
-
 RAGGED = [{"answer": "72", "prompt": "6 * 12?", "note": "-"}, {"answer": "5", "prompt": "2 + 3?"}]
+patched_reward_func = definitions("03_reward_design", "patched_reward_func").patched_reward_func
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], RAGGED, pd.DataFrame(RAGGED), [{"answer": "72"}]])

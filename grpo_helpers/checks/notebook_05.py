@@ -11,6 +11,7 @@ def steps_shown(reward_func: Solution) -> None:
         "an equals sign outside the reasoning block": ("=" + XML_COT_FORMAT.format(reasoning="easy", answer="="), 0.0),
         "an equals sign before a stray closing tag": ("<reasoning>\neasy\n</reasoning>\n= 72\n</reasoning>", 0.0),
         "a reasoning block that is never opened": ("6 * 12 = 72\n</reasoning>", 0.0),
+        "a reasoning block that is never closed": ("<reasoning>\n6 * 12 = 72", 0.0),
         "a reasoning block that is closed before it is opened": ("</reasoning>\n<reasoning>\n6 * 12 = 72", 0.0),
         "an equals sign before the block as well": ("x = ?\n<reasoning>\n6 * 12 = 72\n</reasoning>", 0.25),
         "a calculation spread over lines": ("<reasoning>\n6 * 12\n= 72\n</reasoning>", 0.25),
@@ -32,13 +33,8 @@ def mend(function: Solution) -> None:
 @exercise
 def go_on_from(function: Solution) -> None:
     """The step of the newest whole checkpoint, 0 if there is none; names map to whether they are whole."""
-    cases = {
-        "two whole checkpoints": ({"checkpoint-20": True, "checkpoint-40": True}, 40),
-        "names whose order as text misleads": ({"checkpoint-100": True, "checkpoint-40": True}, 100),
-        "a damaged older one": ({"checkpoint-20": False, "checkpoint-40": True}, 40),
-        "two damaged ones at the end": ({"checkpoint-20": True, "checkpoint-40": False, "checkpoint-60": False}, 20),
-        "nothing but damage": ({"checkpoint-20": False}, 0),
-        "no checkpoint": ({}, 0),
-    }
-    for case, (checkpoints, wanted) in cases.items():
-        expect(function(dict(checkpoints)), wanted, f"{case}, {checkpoints}")
+    cases = [({20: True, 40: True}, 40), ({100: True, 40: True}, 100), ({20: True, 40: False}, 20), ({20: False}, 0)]
+    cases += [({}, 0), ({20: False, 40: True}, 40), ({20: True, 40: False, 60: False}, 20)]
+    for steps, wanted in cases:
+        checkpoints = {f"checkpoint-{step}": whole for step, whole in steps.items()}
+        expect(function(dict(checkpoints)), wanted, f"the checkpoints {checkpoints}")

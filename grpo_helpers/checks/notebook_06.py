@@ -69,7 +69,8 @@ def is_shown(verdicts: Solution) -> None:
 @exercise
 def chance_to_notice(function: Solution) -> None:
     """The power of the paired test by simulation, to within 0.08 of the exact value."""
-    for (n, gained, lost), exact in {(50, 0.3, 0.1): 0.5467, (50, 0.5, 0.25): 0.4766, (100, 0.1, 0.3): 0.8780}.items():
+    cases = {(50, 0.3, 0.1): 0.5467, (50, 0.5, 0.25): 0.4766, (100, 0.1, 0.1): 0.0294, (100, 0.1, 0.3): 0.8780}
+    for (n, gained, lost), exact in cases.items():
         got = function(n, gained, lost)
         if not hasattr(got, "__float__") or abs(got - exact) > 0.08:
             expect(got, round(exact, 2), f"n={n}, gained={gained}, lost={lost} (0.08 either way is close enough)")

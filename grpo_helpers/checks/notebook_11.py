@@ -39,6 +39,7 @@ def selective(function: Solution) -> None:
 
     cases = {
         "calls where they are needed": (table((50, 50, 0), (50, 2, 50)), True),
+        "calls everywhere": (table((50, 50, 50), (50, 2, 50)), False),
         "no calls": (table((50, 50, 0), (50, 2, 0)), False),
         "exactly at both limits": (table((50, 45, 10), (50, 5, 45)), True),
         "one in between, two sure ones": (table((90, 90, 0), (10, 10, 5), (50, 25, 30), (50, 0, 50)), True),
